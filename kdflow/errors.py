@@ -1,0 +1,81 @@
+"""What kdflow raises, and how it speaks to the person who made the mistake."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+
+class KdflowError(Exception):
+    """Root of everything kdflow raises on purpose; the command line prints it without a traceback."""
+
+
+@dataclass(frozen=True, order=True)
+class Fault:
+    """One mistake in one place: ``file:line:col  path: problem``.
+
+    Attributes:
+        file: The file as the user named it, or a word such as ``graph`` where no file is at fault.
+        line: 1-based line, 0 where unknown.
+        column: 1-based column, 0 where unknown.
+        path: Dotted path inside the document, for example ``terms.neck.weight``.
+        problem: What is wrong, what would be right, and what to do next.
+    """
+
+    file: str
+    line: int
+    column: int
+    path: str
+    problem: str
+
+    def __str__(self) -> str:
+        place = f"{self.file}:{self.line}:{self.column}" if self.line else self.file
+        return f"{place}  {self.path}: {self.problem}" if self.path else f"{place}  {self.problem}"
+
+
+class SpecError(KdflowError, ValueError):
+    """All faults of a spec, a bench or the graph they make, in the order of the file."""
+
+    def __init__(self, faults: Sequence[Fault]) -> None:
+        self.faults = tuple(sorted(set(faults)))
+        count = f"{len(self.faults)} problem{'s' if len(self.faults) != 1 else ''}, nothing was run."
+        super().__init__("\n".join([*map(str, self.faults), count]))
+
+
+class DataError(KdflowError, ValueError):
+    """Broken data: missing files, boxes outside their image, unknown classes."""
+
+
+class UsageError(KdflowError, ValueError):
+    """A wrong option or argument, outside any file."""
+
+
+class MissingPackageError(KdflowError, ImportError):
+    """An optional package that a chosen part needs is not installed."""
+
+
+class InvariantError(KdflowError, RuntimeError):
+    """Training was stopped because it had silently gone wrong.
+
+    Attributes:
+        culprit: The term, module or parameter at fault.
+    """
+
+    def __init__(self, culprit: str, message: str) -> None:
+        self.culprit = culprit
+        super().__init__(f"{culprit}: {message}")
+
+
+def choices(word: str, known: Iterable[str], limit: int = 12) -> str:
+    """The end of a message about an unknown ``word``: close matches, then what exists."""
+    names = sorted(set(known))
+    close = difflib.get_close_matches(word, names, n=2, cutoff=0.6)
+    hint = f' Did you mean {" or ".join(repr_name(name) for name in close)}?' if close else ""
+    listed = ", ".join(names[:limit]) + (", ..." if len(names) > limit else "")
+    return f"{hint} (known: {listed})" if names else f"{hint} (none are known)"
+
+
+def repr_name(name: str) -> str:
+    """``name`` in double quotes, as every message shows names."""
+    return f'"{name}"'
