@@ -38,7 +38,8 @@ class SpecError(KdflowError, ValueError):
     """All faults of a spec, a bench or the graph they make, in the order of the file."""
 
     def __init__(self, faults: Sequence[Fault]) -> None:
-        self.faults = tuple(sorted(set(faults)))
+        by_place = {(f.file, f.line, f.column, f.problem): f for f in sorted(faults, reverse=True)}
+        self.faults = tuple(sorted(by_place.values()))
         count = f"{len(self.faults)} problem{'s' if len(self.faults) != 1 else ''}, nothing was run."
         super().__init__("\n".join([*map(str, self.faults), count]))
 

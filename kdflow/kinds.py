@@ -102,7 +102,11 @@ def stacked(element: Kind, stack: str | None) -> Kind:
 
 @dataclass(frozen=True)
 class Meta:
-    """A parameter that the compiler fills in from what it knows of another input, never the user."""
+    """A parameter that the compiler fills in from what it knows of another input, never the user.
+
+    ``strides`` are those of the first stack of levels, ``canvas`` is (H, W) of the padded images, ``axes`` are the axis names of
+    one entry of the op's first input.
+    """
 
     name: str
 
@@ -141,6 +145,7 @@ if TYPE_CHECKING:
     Losses: TypeAlias = dict[str, Tensor]
     Strides: TypeAlias = tuple[int, ...]
     Canvas: TypeAlias = tuple[int, int]
+    Axes: TypeAlias = tuple[str, ...]
 else:
     AnyValue = Annotated[Any, ANY]
     AnyTensor = Annotated[Any, TENSOR]
@@ -173,3 +178,4 @@ else:
     Losses = Annotated[Any, LOSSES]
     Strides = Annotated[Any, Meta("strides")]
     Canvas = Annotated[Any, Meta("canvas")]
+    Axes = Annotated[Any, Meta("axes")]

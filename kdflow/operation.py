@@ -118,6 +118,12 @@ class Op:
         return {n: i for n, i in _read(self.call, self.defaults).items() if isinstance(i, Input)}
 
     @cached_property
+    def observes(self) -> dict[str, Input]:
+        """Inputs of ``observe``, for ops that prepare something over the data; empty for all others."""
+        observe = getattr(self.target, "observe", None)
+        return {} if observe is None else {n: i for n, i in _read(observe, self.defaults).items() if isinstance(i, Input)}
+
+    @cached_property
     def metas(self) -> dict[str, str]:
         """Parameters that the compiler fills in: parameter name -> what is wanted (``strides``, ``canvas``)."""
         return {n: m.name for n, m in _read(self.call, self.defaults).items() if isinstance(m, Meta)}

@@ -1,0 +1,1 @@
+"""Pure functions of tensors, shared by ops and detectors."""

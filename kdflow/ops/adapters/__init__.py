@@ -1,0 +1,1 @@
+"""Adapters: trainable layers between student and teacher that are not exported."""

@@ -1,0 +1,1 @@
+"""Losses: what a student is told about its difference from a teacher. They keep their elements; a term reduces them."""

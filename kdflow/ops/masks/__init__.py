@@ -1,0 +1,1 @@
+"""Masks: which places of a map count."""

@@ -1,0 +1,1 @@
+"""Taps: choosing and pairing levels."""

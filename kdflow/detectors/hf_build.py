@@ -1,0 +1,174 @@
+"""Building the library's models: backbones, class names, weights, and the source of a model without kdflow."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from kdflow.errors import UsageError, choices
+
+RESNETS: Mapping[str, dict[str, Any]] = {
+    "resnet18": {"layer_type": "basic", "hidden_sizes": [64, 128, 256, 512], "depths": [2, 2, 2, 2]},
+    "resnet34": {"layer_type": "basic", "hidden_sizes": [64, 128, 256, 512], "depths": [3, 4, 6, 3]},
+    "resnet50": {"layer_type": "bottleneck", "hidden_sizes": [256, 512, 1024, 2048], "depths": [3, 4, 6, 3]},
+    "resnet101": {"layer_type": "bottleneck", "hidden_sizes": [256, 512, 1024, 2048], "depths": [3, 4, 23, 3]},
+}
+TIMM = "timm/"
+
+
+def backbone_config(
+    backbone: str, widths: Sequence[int], depths: Sequence[int], stages: Sequence[int], model_type: str = "resnet"
+) -> Any:
+    """Configuration of a backbone, without weights.
+
+    Args:
+        backbone: ``resnet18`` ... ``resnet101`` (the library's own), or ``timm/<name>``.
+        widths: Channels of the four stages; empty for the usual ones. The stem then gets the first width.
+        depths: Blocks of the four stages; empty for the usual ones.
+        stages: Stages handed on, 1 (stride 4) to 4 (stride 32).
+        model_type: The library's ResNet variant.
+
+    Raises:
+        UsageError: The name is unknown, or widths are asked of a timm model.
+    """
+    from transformers import AutoConfig
+
+    if backbone.startswith(TIMM):
+        if widths or depths:
+            raise UsageError(f'widths and depths belong to the library\'s own ResNets, not to "{backbone}"')
+        name = backbone.removeprefix(TIMM)
+        return AutoConfig.for_model("timm_backbone", backbone=name, use_pretrained_backbone=False, out_indices=[*stages])
+    if backbone not in RESNETS:
+        raise UsageError(f'no backbone "{backbone}".{choices(backbone, RESNETS)} or {TIMM}<name of a timm model>')
+    settings = dict(RESNETS[backbone])
+    settings |= {"hidden_sizes": [*widths], "embedding_size": widths[0]} if widths else {"embedding_size": 64}
+    settings |= {"depths": [*depths]} if depths else {}
+    return AutoConfig.for_model(model_type, out_features=[f"stage{s}" for s in stages], **settings)
+
+
+def channels_of(config: Any, stages: Sequence[int]) -> list[int]:
+    """Channels of the handed-on stages of a backbone configuration."""
+    if config.model_type != "timm_backbone":
+        return [config.hidden_sizes[s - 1] for s in stages]
+    import timm
+
+    model = timm.create_model(config.backbone, features_only=True, pretrained=False, out_indices=tuple(stages))
+    return list(model.feature_info.channels())
+
+
+def class_names(classes: Sequence[str]) -> dict[str, Any]:
+    """Configuration entries that carry the class names."""
+    return {"id2label": dict(enumerate(classes)), "label2id": {name: i for i, name in enumerate(classes)}}
+
+
+def build_model(
+    model_class: Any, settings: Mapping[str, Any], classes: Sequence[str], weights: str | None, attention: str
+) -> tuple[Any, tuple[str, ...]]:
+    """The library's model and its class names.
+
+    Args:
+        model_class: ``...ForObjectDetection``.
+        settings: Keywords of its configuration class.
+        classes: Class names in label order.
+        weights: None for random weights; a file with a state dict, loaded strictly; a folder that ``save_pretrained`` wrote or a
+            hub name, whose own configuration and class names then count instead of ``settings`` and ``classes``.
+        attention: ``sdpa`` or ``eager``.
+
+    Raises:
+        UsageError: The weights do not fit.
+    """
+    file = Path(weights).expanduser() if weights else None
+    if weights is None or (file is not None and file.is_file()):
+        config = model_class.config_class(**settings, **class_names(classes))
+        model = model_class(config)
+        if file is not None:
+            load_file(model, file)
+        names = tuple(classes)
+    else:
+        model = pretrained(model_class, weights)
+        names = names_of(model.config, classes, weights)
+    if attention == "eager":
+        model.set_attn_implementation(attention)
+    return model, names
+
+
+def pretrained(model_class: Any, name: str) -> Any:
+    """A model by folder or hub name; UsageError when there is none or it is of another architecture."""
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(name)
+        wanted = model_class.config_class.model_type
+        if config.model_type != wanted:
+            raise UsageError(f'"{name}" holds a model of type "{config.model_type}", this detector needs "{wanted}"')
+        return model_class.from_pretrained(name)
+    except OSError as error:
+        raise UsageError(
+            f'weights "{name}": no such file, no folder written by save_pretrained, and no model of this name could be fetched '
+            f"({str(error).splitlines()[0]})"
+        ) from error
+
+
+def names_of(config: Any, classes: Sequence[str], source: str) -> tuple[str, ...]:
+    """Class names of stored weights; the given ones where the weights carry no names of their own."""
+    stored = tuple(str(config.id2label[i]) for i in range(config.num_labels))
+    if not all(name == f"LABEL_{i}" for i, name in enumerate(stored)):
+        return stored
+    if len(classes) != len(stored):
+        raise UsageError(f'"{source}" has {len(stored)} classes without names, but {len(classes)} are asked for: {", ".join(classes)}')
+    return tuple(classes)
+
+
+def load_file(module: nn.Module, file: Path) -> None:
+    """Load a state dict (``.safetensors``, else torch) strictly; UsageError names what does not fit."""
+    if file.suffix == ".safetensors":
+        from safetensors.torch import load_file as load
+
+        state = load(file)
+    else:
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    try:
+        module.load_state_dict(state.get("model", state))
+    except RuntimeError as error:
+        raise UsageError(f'"{file}" does not fit this model: {error}') from error
+
+
+def source_of(model: Any) -> str:
+    """A few lines of Python whose ``build()`` makes an untrained model of the same architecture; load the weights strictly."""
+    name, config = type(model).__name__, type(model.config).__name__
+    settings = json.loads(model.config.to_json_string(use_diff=True))
+    dropped = ("transformers_version", "architectures", "dtype", "_name_or_path")
+    text = json.dumps({k: v for k, v in settings.items() if k not in dropped}, indent=1)
+    return (
+        f'"""{name} of the transformers library; load the weights with build().load_state_dict(state)."""\n\n'
+        "import json\n\n"
+        f"from transformers import {config}, {name}\n\n"
+        f"CONFIG = json.loads(r'''\n{text}\n''')\n\n\n"
+        "def build():\n"
+        f"    return {name}({config}.from_dict(CONFIG))\n"
+    )
+
+
+def without_gradient(model: nn.Module, dead: Sequence[str]) -> tuple[str, ...]:
+    """Names of the trainable parameters below any of the given module prefixes, in the model's order."""
+    return tuple(n for n, p in model.named_parameters() if p.requires_grad and n.startswith(tuple(dead))) if dead else ()
+
+
+def load_backbone(module: nn.Module, source: str) -> None:
+    """Give a backbone its weights: a state-dict file, or a folder or hub name of one of the library's backbones."""
+    file = Path(source).expanduser()
+    if file.is_file():
+        load_file(module, file)
+        return
+    from transformers import AutoBackbone
+
+    try:
+        donor = AutoBackbone.from_pretrained(source)
+        module.load_state_dict(donor.state_dict())
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UsageError(f'backbone_weights "{source}": {error}') from error

@@ -1,0 +1,328 @@
+"""Stages of RT-DETR and its relatives (RT-DETRv2, D-FINE) in the transformers library, with contrastive denoising.
+
+Query sets: ``content`` (B, N, D) and ``anchors`` or ``references`` (B, N, 4) cxcywh; a query's position is computed from its
+reference inside the decoder, so references may come from a model of any width. In training the library puts the denoising
+queries first; the ports carry the others only. The library has no padding mask here: all images of a batch fill the canvas.
+
+The library caches anchors and position codes by map size. A pass on fake tensors would leave fake tensors in that cache, so the
+stages concerned declare their shapes instead (``infer``).
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kdflow.detectors.hf_parts import Criterion, Grid, ImageSizes, flatten, grid_of, to_labels, unsigmoid
+from kdflow.errors import UsageError
+
+
+class Backbone(nn.Module):
+    """The library's backbone; ``maps`` are its stages, finest first."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixels: Tensor) -> dict[str, Any]:
+        """``maps``: one (B, C, H, W) per stage."""
+        return {"maps": list(self.model(pixels).feature_maps)}
+
+
+class Projection(nn.Module):
+    """One 1x1 convolution and norm per level, to the encoder's width."""
+
+    def __init__(self, layers: nn.ModuleList) -> None:
+        super().__init__()
+        self.layers = layers
+
+    def forward(self, maps: list[Tensor]) -> dict[str, Any]:
+        """``maps`` (B, D, H, W) per level."""
+        return {"maps": [layer(m) for layer, m in zip(self.layers, maps)]}
+
+
+class Encoder(nn.Module):
+    """Attention on the coarsest map, then fusion over the levels."""
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, maps: list[Tensor]) -> dict[str, Any]:
+        """``maps`` of the same sizes; the inputs are kept (the library writes into the list it is given)."""
+        return {"maps": list(self.encoder(list(maps)).last_hidden_state)}
+
+    def infer(self, maps: list[Tensor]) -> dict[str, Any]:
+        """The shapes do not change."""
+        return {"maps": [m.new_empty(m.shape) for m in maps]}
+
+
+class Tokens(nn.Module):
+    """The decoder's own projection of the encoder's maps, flattened to one sequence."""
+
+    def __init__(self, layers: nn.ModuleList) -> None:
+        super().__init__()
+        self.layers = layers
+
+    def forward(self, maps: list[Tensor]) -> dict[str, Any]:
+        """``tokens`` (B, S, D) and their ``grid``; levels beyond the given maps are made from the coarsest one."""
+        sources = [layer(maps[min(i, len(maps) - 1)]) for i, layer in enumerate(self.layers)]
+        return {"tokens": flatten(sources), "grid": grid_of(sources)}
+
+
+@dataclass
+class Noise:
+    """Denoising queries of one batch.
+
+    Attributes:
+        content: (B, M, D) embedded, partly wrong labels.
+        anchors: (B, M, 4) shifted boxes, before the sigmoid.
+        mask: Additive self-attention mask over M + N queries.
+        meta: The library's bookkeeping: which query stands for which object.
+    """
+
+    content: Tensor
+    anchors: Tensor
+    mask: Tensor
+    meta: dict[str, Any]
+
+    @property
+    def count(self) -> int:
+        """M."""
+        return int(self.meta["dn_num_split"][0])
+
+    def mask_for(self, queries: int) -> Tensor:
+        """The mask beside another number of queries: these never see the denoising part, which sees them."""
+        if self.mask.shape[0] == self.count + queries:
+            return self.mask
+        mask = self.mask.new_zeros((self.count + queries,) * 2)
+        mask[: self.count, : self.count] = self.mask[: self.count, : self.count]
+        mask[self.count :, : self.count] = -torch.inf
+        return mask
+
+
+class Denoising(nn.Module):
+    """Makes the library's contrastive denoising queries from the ground truth, in training mode only. Draws random numbers."""
+
+    def __init__(self, core: Any) -> None:
+        super().__init__()
+        self.config = core.config
+        self.embed = core.denoising_class_embed if core.config.num_denoising > 0 else None
+        self.construct = vars(sys.modules[type(core).__module__])["get_contrastive_denoising_training_group"]
+
+    def forward(self, boxes: list[Tensor], labels: list[Tensor], image_sizes: ImageSizes) -> dict[str, Any]:
+        """``noise``: a :class:`Noise`, or None in evaluation mode and for a batch without objects."""
+        if self.embed is None or not self.embed.training:
+            return {"noise": None}
+        content, anchors, mask, meta = self.construct(
+            targets=to_labels(boxes, labels, image_sizes),
+            num_classes=self.config.num_labels,
+            num_queries=self.config.num_queries,
+            class_embed=self.embed,
+            num_denoising_queries=self.config.num_denoising,
+            label_noise_ratio=self.config.label_noise_ratio,
+            box_noise_scale=self.config.box_noise_scale,
+        )
+        return {"noise": None if content is None else Noise(content, anchors, mask, meta)}
+
+    def infer(self, **values: Any) -> dict[str, Any]:
+        """Shapes are inferred as in evaluation mode."""
+        del values
+        return {"noise": None}
+
+
+class Selection(nn.Module):
+    """Scores every encoder token and takes the best as queries (content and first boxes)."""
+
+    def __init__(self, core: Any) -> None:
+        super().__init__()
+        self.project, self.score, self.box = core.enc_output, core.enc_score_head, core.enc_bbox_head
+        self.learned = core.weight_embedding if core.config.learn_initial_query else None
+        self.config = core.config
+        self._core = (core,)  # in a tuple, so that this stage owns the selection's layers alone
+
+    def anchors(self, tokens: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
+        """The library's anchors before the sigmoid (1, S, 4), and which of them lie inside the image."""
+        core = self._core[0]
+        if self.score.training or self.config.anchor_image_size is None:
+            return core.generate_anchors(tuple(grid.sizes), device=tokens.device, dtype=tokens.dtype)
+        return core.anchors.to(tokens), core.valid_mask.to(tokens)
+
+    def forward(self, tokens: Tensor, grid: Grid) -> dict[str, Any]:
+        """The queries, the chosen token indices, and logits and boxes (with gradient) of all and of the chosen tokens."""
+        anchors, valid = self.anchors(tokens, grid)
+        memory = self.project(valid.to(tokens.dtype) * tokens)
+        logits = self.score(memory)
+        boxes = self.box(memory) + anchors
+        indices = torch.topk(logits.max(-1).values, self.config.num_queries, dim=1)[1]
+        first = chosen(boxes, indices)
+        if self.learned is None:
+            content = chosen(memory, indices).detach()
+        else:
+            content = self.learned.weight.tile([len(tokens), 1, 1])
+        queries = {"content": content, "references": first.detach().sigmoid(), "anchors": first.detach()}
+        return {
+            "queries": queries, "indices": indices, "all_logits": logits,
+            "logits": [chosen(logits, indices)], "boxes": [first.sigmoid()],
+        }
+
+    def infer(self, tokens: Tensor, grid: Grid) -> dict[str, Any]:
+        """Shapes from the configuration."""
+        batch, count, classes = len(tokens), self.config.num_queries, self.config.num_labels
+        box = tokens.new_empty(batch, count, 4)
+        return {
+            "queries": {"content": tokens.new_empty(batch, count, tokens.shape[-1]), "references": box, "anchors": box},
+            "indices": tokens.new_empty(batch, count, dtype=torch.long),
+            "all_logits": tokens.new_empty(batch, tokens.shape[1], classes),
+            "logits": [tokens.new_empty(batch, count, classes)], "boxes": [box],
+        }
+
+
+def chosen(values: Tensor, indices: Tensor) -> Tensor:
+    """Rows ``indices`` (B, N) of ``values`` (B, S, C)."""
+    return values.gather(1, indices.unsqueeze(-1).repeat(1, 1, values.shape[-1]))
+
+
+class Decoder(nn.Module):
+    """All decoder layers with their heads.
+
+    Args:
+        decoder: The library's decoder.
+        attention: Hand out attention weights too (needs eager attention).
+    """
+
+    def __init__(self, decoder: Any, attention: bool) -> None:
+        super().__init__()
+        self.decoder = decoder
+        self.attention = attention
+        extra = ("self_attention", "cross_attention") if attention else ()
+        self.outputs = ("states", "logits", "boxes", "references", "denoised", *extra)
+
+    def forward(
+        self, queries: dict[str, Tensor], noise: Noise | None, tokens: Tensor, grid: Grid, denoising: bool = True
+    ) -> dict[str, Any]:
+        """Per layer states (B, N, D), logits (B, N, K), boxes and input references (B, N, 4); ``denoised`` for the others.
+
+        Args:
+            queries: Any number of queries.
+            noise: Denoising queries, which are put before them.
+            tokens: Projected memory.
+            grid: Its level sizes.
+            denoising: False leaves the denoising queries out (cheaper, equal up to rounding).
+        """
+        content, anchors = check_queries(queries, tokens)
+        noise = noise if denoising else None
+        count, mask = 0, None
+        if noise is not None:
+            count, mask = noise.count, noise.mask_for(content.shape[1])
+            content, anchors = torch.concat([noise.content, content], 1), torch.concat([noise.anchors, anchors], 1)
+        anchors = anchors.detach()
+        out = self.decoder(
+            inputs_embeds=content, encoder_hidden_states=tokens, encoder_attention_mask=mask, reference_points=anchors,
+            spatial_shapes=grid.shapes, spatial_shapes_list=grid.sizes, level_start_index=grid.starts,
+            **({"output_attentions": True} if self.attention else {}),
+        )
+        return {**self.split(out, anchors, count), **(attentions(out, count) if self.attention else {})}
+
+    def split(self, out: Any, anchors: Tensor, count: int) -> dict[str, Any]:
+        """The library's output as lists over layers, its first ``count`` queries apart."""
+        states = out.intermediate_hidden_states.unbind(1)
+        logits, boxes = out.intermediate_logits.unbind(1), out.intermediate_reference_points.unbind(1)
+        references = [anchors.sigmoid(), *(b.detach() for b in boxes[:-1])]
+        layered = {"states": states, "logits": logits, "boxes": boxes, "references": references}
+        denoised = {k: [x[:, :count] for x in v] for k, v in layered.items()} if count else None
+        return {**{k: [x[:, count:] for x in v] for k, v in layered.items()}, "denoised": denoised}
+
+    def infer(self, queries: dict[str, Tensor], noise: Noise | None, tokens: Tensor, grid: Grid, **options: Any) -> dict[str, Any]:
+        """Shapes from the queries and the configuration."""
+        del noise, options
+        content, anchors = check_queries(queries, tokens)
+        config, (batch, count, width) = self.decoder.config, content.shape
+        layers = range(config.decoder_layers)
+        box, heads = [anchors.new_empty(anchors.shape) for _ in layers], config.decoder_attention_heads
+        sampled = len(grid.sizes) * config.decoder_n_points
+        return {
+            "states": [content.new_empty(batch, count, width) for _ in layers],
+            "logits": [content.new_empty(batch, count, config.num_labels) for _ in layers],
+            "boxes": box, "references": list(box), "denoised": None,
+            "self_attention": [content.new_empty(batch, heads, count, count) for _ in layers],
+            "cross_attention": [content.new_empty(batch, heads, count, sampled) for _ in layers],
+        }
+
+
+def check_queries(queries: dict[str, Tensor], tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """Content and anchors of a query set; UsageError when an entry is missing or the width is another."""
+    content, anchors = queries.get("content"), queries.get("anchors")
+    if anchors is None and "references" in queries:
+        anchors = unsigmoid(queries["references"])
+    if content is None or anchors is None:
+        raise UsageError(f"this decoder reads query content and references; these queries have {', '.join(queries) or 'nothing'}")
+    if content.shape[-1] != tokens.shape[-1] or anchors.shape[-1] != 4:
+        raise UsageError(
+            f"queries of width {content.shape[-1]} with {anchors.shape[-1]} reference numbers do not fit this decoder "
+            f"(width {tokens.shape[-1]}, 4 numbers); put an adapter between"
+        )
+    return content, anchors
+
+
+def attentions(out: Any, count: int) -> dict[str, Any]:
+    """Attention weights without the first ``count`` queries: (B, h, N, N), and (B, h, N, sampled points)."""
+    return {
+        "self_attention": [a[:, :, count:, count:] for a in out.attentions],
+        "cross_attention": [a[:, count:].flatten(3).transpose(1, 2) for a in out.cross_attentions],
+    }
+
+
+class ProposalLoss(nn.Module):
+    """The library's loss on the chosen encoder tokens, under the names it gives to one more auxiliary layer."""
+
+    def __init__(self, criterion: Criterion, layers: int) -> None:
+        super().__init__()
+        self.inside = Criterion(criterion.make, criterion.base, criterion.weights, None, 1)
+        self.names = tuple(f"{name}_aux_{layers - 1}" for name in criterion.base)
+
+    def forward(self, **values: Any) -> dict[str, Any]:
+        """Scalars; the arguments are those of :class:`kdflow.detectors.hf_parts.Criterion`."""
+        terms = self.inside(**values)
+        return {name: terms[base] for name, base in zip(self.names, self.inside.base)}
+
+    def infer(self, logits: list[Tensor], **rest: Any) -> dict[str, Any]:
+        """Scalars."""
+        del rest
+        return {name: logits[0].new_zeros(()) for name in self.names}
+
+
+class DenoisingLoss(nn.Module):
+    """The library's loss on the denoising queries of all layers; 0 without such queries."""
+
+    def __init__(self, criterion: Criterion, layers: int) -> None:
+        super().__init__()
+        self.make = criterion.make
+        self.names = tuple(f"{name}_dn_{i}" for i in range(layers) for name in criterion.base)
+
+    def forward(
+        self, noise: Noise | None, denoised: dict[str, list[Tensor]] | None, boxes: list[Tensor], labels: list[Tensor],
+        image_sizes: ImageSizes,
+    ) -> dict[str, Any]:
+        """Scalars by name; the divisor is the number of objects times the number of denoising groups."""
+        if noise is None or denoised is None:
+            return {name: boxes[0].new_zeros(()) for name in self.names}
+        targets = to_labels(boxes, labels, image_sizes)
+        criterion = self.make().to(boxes[0].device)
+        pairs = criterion.get_cdn_matched_indices(noise.meta, targets)
+        divisor = float(max(sum(map(len, labels)), 1)) * noise.meta["dn_num_group"]
+        terms: dict[str, Any] = {}
+        for i, (logits, found) in enumerate(zip(denoised["logits"], denoised["boxes"])):
+            for loss in criterion.losses:
+                values = criterion.get_loss(loss, {"logits": logits, "pred_boxes": found}, targets, pairs, divisor)
+                terms |= {f"{n}_dn_{i}": v * criterion.weight_dict[n] for n, v in values.items() if n in criterion.weight_dict}
+        return terms
+
+    def infer(self, boxes: list[Tensor], **rest: Any) -> dict[str, Any]:
+        """Scalars."""
+        del rest
+        return {name: boxes[0].new_zeros(()) for name in self.names}

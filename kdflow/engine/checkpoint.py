@@ -1,0 +1,149 @@
+"""Checkpoints of a run: written so that a kill at any moment leaves a whole one, and read with suspicion.
+
+``last.pt`` is the newest, ``previous.pt`` the one before, ``best.pt`` holds the student of the best evaluation.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kdflow.errors import UsageError
+
+FORMAT = 1
+LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.pt"
+
+
+@dataclass(frozen=True)
+class Found:
+    """What was read back.
+
+    Attributes:
+        state: The saved state.
+        notes: What had to be passed over, in words.
+    """
+
+    state: dict[str, Any]
+    notes: tuple[str, ...] = ()
+
+
+class BrokenCheckpointError(Exception):
+    """The file is cut off or damaged."""
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """The checkpoint files of one run.
+
+    Attributes:
+        folder: Where they lie; made when the first is written.
+        run_hash: Identity of the run; checkpoints of another run are refused.
+        world_size: Processes that train together; the position in the data depends on it.
+    """
+
+    folder: Path
+    run_hash: str = ""
+    world_size: int = 1
+
+    def save(self, state: Mapping[str, Any]) -> None:
+        """Make ``state`` the newest checkpoint and keep the one before."""
+        written = _write(self.folder / LAST, self._labelled(state))
+        if (self.folder / LAST).exists():
+            # A hard link first, so that at no moment there is no last.pt.
+            link = self.folder / f"{PREVIOUS}.new"
+            link.unlink(missing_ok=True)
+            os.link(self.folder / LAST, link)
+            os.replace(link, self.folder / PREVIOUS)
+        _publish(written, self.folder / LAST)
+
+    def save_best(self, state: Mapping[str, Any]) -> None:
+        """Replace the best student."""
+        _publish(_write(self.folder / BEST, self._labelled(state)), self.folder / BEST)
+
+    def load(self) -> Found | None:
+        """The newest whole checkpoint, or None where there is none.
+
+        Raises:
+            UsageError: It belongs to another run or to another number of processes.
+        """
+        notes: list[str] = []
+        for name in (LAST, PREVIOUS):
+            path = self.folder / name
+            if not path.exists():
+                continue
+            try:
+                state = read(path)
+            except BrokenCheckpointError as fault:
+                notes.append(f"{path}: {fault}; it was passed over")
+                continue
+            self._check(path, state)
+            return Found(state, tuple(notes))
+        if notes:
+            raise UsageError("; ".join(notes) + ". No whole checkpoint is left: delete the folder to start again")
+        return None
+
+    def clear(self) -> None:
+        """Delete the run's checkpoints."""
+        for name in (LAST, PREVIOUS, BEST):
+            (self.folder / name).unlink(missing_ok=True)
+
+    def _labelled(self, state: Mapping[str, Any]) -> dict[str, Any]:
+        return {"kdflow": FORMAT, "run": self.run_hash, "world_size": self.world_size, **state}
+
+    def _check(self, path: Path, state: Mapping[str, Any]) -> None:
+        if state["run"] != self.run_hash:
+            raise UsageError(
+                f'{path} was written by run "{state["run"]}", this is run "{self.run_hash}": the spec, bench, seed or code '
+                "differ. Restore them to resume, or start again in another folder (or without resuming)"
+            )
+        if state["world_size"] != self.world_size:
+            raise UsageError(
+                f"{path} was written by {state['world_size']} processes and {self.world_size} are running; "
+                "start as many as before to resume"
+            )
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A checkpoint's content on the CPU; plain tensors and Python values only, nothing in it is executed.
+
+    Raises:
+        BrokenCheckpointError: The file is cut off, damaged or no checkpoint.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+        if damaged is not None:
+            raise BrokenCheckpointError(f"damaged at {damaged}")
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (zipfile.BadZipFile, RuntimeError, EOFError, OSError, pickle.UnpicklingError) as fault:
+        raise BrokenCheckpointError(f"cut off or damaged ({type(fault).__name__})") from fault
+    if not isinstance(state, dict) or state.get("kdflow") != FORMAT:
+        raise BrokenCheckpointError("not a checkpoint of this kdflow")
+    return state
+
+
+def _write(target: Path, state: Mapping[str, Any]) -> Path:
+    """Write beside ``target`` and flush to the disk."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f"{target.name}.new")
+    with temporary.open("wb") as file:
+        torch.save(dict(state), file)
+        file.flush()
+        os.fsync(file.fileno())
+    return temporary
+
+
+def _publish(temporary: Path, target: Path) -> None:
+    os.replace(temporary, target)
+    folder = os.open(target.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

@@ -1,0 +1,139 @@
+"""Four moments of a run at which others may look: started, step ended, evaluation ended, run ended.
+
+Hooks run in the first process only. Everything they receive is plain Python, already off the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+
+class StopRun(Exception):  # noqa: N818 - a signal, not an error
+    """Raised by a hook to end the run early (a pruned trial); the run then ends with status ``stopped`` and this reason."""
+
+
+@dataclass(frozen=True)
+class RunStarted:
+    """The run is about to take its first step.
+
+    Attributes:
+        folder: Where checkpoints lie.
+        total_steps: Length of the run.
+        resumed_from_step: Steps taken over from a checkpoint; 0 for a fresh run.
+        device: ``cpu`` or ``cuda:0``.
+        world_size: Processes that train together.
+        terms: Names of all terms.
+        notes: Sentences for the log (what was guaranteed about teachers, which checkpoint was used).
+    """
+
+    folder: Path
+    total_steps: int
+    resumed_from_step: int
+    device: str
+    world_size: int
+    terms: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class StepEvent:
+    """Values since the last such event (every ``log_every`` steps and at the end of a phase), averaged over steps and ranks.
+
+    Attributes:
+        step: Steps done.
+        total_steps: Length of the run.
+        phase: Name of the phase, empty without phases.
+        total: The loss that is minimised.
+        raw: Each term before weight and schedule.
+        weighted: What each term adds to the total.
+        lr: Largest learning rate of the last step.
+        step_time: Seconds per step.
+        images_per_second: Over all processes.
+        repeated: The step was already reported before the run was resumed; a logger should skip it.
+    """
+
+    step: int
+    total_steps: int
+    phase: str
+    total: float
+    raw: Mapping[str, float]
+    weighted: Mapping[str, float]
+    lr: float
+    step_time: float
+    images_per_second: float
+    repeated: bool = False
+
+
+@dataclass(frozen=True)
+class EvaluationEvent:
+    """The student was evaluated.
+
+    Attributes:
+        step: Steps done.
+        metrics: Metric name -> value.
+        metric: The one that chooses the best checkpoint.
+        value: Its value.
+        is_best: No earlier evaluation was better.
+        repeated: As in :class:`StepEvent`.
+    """
+
+    step: int
+    metrics: Mapping[str, float]
+    metric: str
+    value: float
+    is_best: bool
+    repeated: bool = False
+
+
+@dataclass(frozen=True)
+class RunEnded:
+    """The run is over.
+
+    Attributes:
+        status: ``finished``, ``interrupted`` (SIGTERM; resumable), ``stopped`` (by a hook) or ``failed``.
+        step: Steps done.
+        reason: Words for every status but ``finished``.
+    """
+
+    status: str
+    step: int
+    reason: str = ""
+
+
+class Hook(Protocol):
+    """What a listener implements; :class:`Silent` does nothing at every moment and may be subclassed."""
+
+    def run_started(self, event: RunStarted) -> None:
+        """Before the first step."""
+        ...
+
+    def step_ended(self, event: StepEvent) -> None:
+        """Every ``log_every`` steps."""
+        ...
+
+    def evaluation_ended(self, event: EvaluationEvent) -> None:
+        """After each evaluation; may raise :class:`StopRun`."""
+        ...
+
+    def run_ended(self, event: RunEnded) -> None:
+        """Once, whatever happened."""
+        ...
+
+
+class Silent:
+    """A hook that does nothing."""
+
+    def run_started(self, event: RunStarted) -> None:
+        """Nothing."""
+
+    def step_ended(self, event: StepEvent) -> None:
+        """Nothing."""
+
+    def evaluation_ended(self, event: EvaluationEvent) -> None:
+        """Nothing."""
+
+    def run_ended(self, event: RunEnded) -> None:
+        """Nothing."""

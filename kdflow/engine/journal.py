@@ -1,0 +1,76 @@
+"""What a run has reported so far, in a file that survives a kill: each step once, however often the run was resumed."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from kdflow.engine.hooks import EvaluationEvent, StepEvent
+
+NAME = "journal.jsonl"
+
+
+class Journal:
+    """One line per reported step or evaluation, written before the hooks are told.
+
+    Args:
+        folder: The run's folder.
+        run_hash: Identity of the run; the journal of another run is replaced.
+        keep: Continue the file that is there.
+        writes: False in all processes but the first, which then only remember.
+    """
+
+    def __init__(self, folder: Path, run_hash: str, keep: bool, writes: bool = True) -> None:
+        self.path = folder / NAME
+        self.writes = writes
+        self.steps: dict[int, StepEvent] = {}
+        self.evaluations: dict[int, EvaluationEvent] = {}
+        if not (keep and self._read(run_hash)):
+            self.steps, self.evaluations = {}, {}
+        if writes:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._rewrite(run_hash)
+
+    def knows(self, event: StepEvent | EvaluationEvent) -> bool:
+        """True when this step was reported before."""
+        return event.step in (self.steps if isinstance(event, StepEvent) else self.evaluations)
+
+    def add(self, event: StepEvent | EvaluationEvent) -> None:
+        """Remember a report; one that is known stays as it was."""
+        if self.knows(event):
+            return
+        self._remember(event)
+        if self.writes:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(_line(event))
+
+    def _remember(self, event: StepEvent | EvaluationEvent) -> None:
+        if isinstance(event, StepEvent):
+            self.steps[event.step] = event
+        else:
+            self.evaluations[event.step] = event
+
+    def _read(self, run_hash: str) -> bool:
+        if not self.path.exists():
+            return False
+        lines = self.path.read_text(encoding="utf-8").split("\n")[:-1]  # what follows the last newline is cut off
+        entries: list[dict[str, Any]] = [json.loads(line) for line in lines]
+        if not entries or entries[0] != {"run": run_hash}:
+            return False
+        for entry in entries[1:]:
+            kind = StepEvent if entry.pop("event") == "step" else EvaluationEvent
+            self._remember(kind(**entry))
+        return True
+
+    def _rewrite(self, run_hash: str) -> None:
+        lines = [json.dumps({"run": run_hash}) + "\n", *map(_line, self.steps.values()), *map(_line, self.evaluations.values())]
+        temporary = self.path.with_name(f"{NAME}.new")
+        temporary.write_text("".join(lines), encoding="utf-8")
+        temporary.replace(self.path)
+
+
+def _line(event: StepEvent | EvaluationEvent) -> str:
+    kind = "step" if isinstance(event, StepEvent) else "evaluation"
+    return json.dumps({"event": kind, **asdict(event)}) + "\n"

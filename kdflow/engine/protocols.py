@@ -1,0 +1,108 @@
+"""What the engine asks of a plan, its outcome, and the streams of batches: protocols, so that the engine knows no graph."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+
+from kdflow.ports import Batch
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+Loader: TypeAlias = Callable[[int], Iterable[Batch]]
+"""``loader(first)`` gives batches ``first``, ``first + 1``, ... without end; batch ``k`` depends on (seed, rank, ``k``) only."""
+
+Passes: TypeAlias = Callable[[], Iterable[Batch]]
+"""One pass over the whole training set, in order and without augmentation, the same on every rank."""
+
+Metrics: TypeAlias = Mapping[str, float]
+"""Metric name -> value; average precisions are in percent, as in the literature."""
+
+
+class TermInfo(Protocol):
+    """What the engine knows of a term: its name (``kd/neck``, ``det/loss_box_reg``) and whether it distils."""
+
+    @property
+    def name(self) -> str:
+        """Name, the same key as in :class:`Outcome`."""
+        ...
+
+    @property
+    def is_distillation(self) -> bool:
+        """True for terms of the method, False for the detector's own losses."""
+        ...
+
+
+class Outcome(Protocol):
+    """Result of one pass. ``raw`` values are before weight and schedule and still carry gradient."""
+
+    @property
+    def total(self) -> Tensor:
+        """The scalar that is minimised."""
+        ...
+
+    @property
+    def raw(self) -> Mapping[str, Tensor]:
+        """Unscheduled, unweighted scalar of each term."""
+        ...
+
+    @property
+    def weighted(self) -> Mapping[str, Tensor]:
+        """What each term adds to ``total``."""
+        ...
+
+    @property
+    def empty(self) -> Collection[str]:
+        """Terms whose group of rows, places or objects was empty in this batch."""
+        ...
+
+
+class Preparation(Protocol):
+    """Work over the data before training (``every: start``) or before each epoch; its result lives in the plan's state."""
+
+    @property
+    def name(self) -> str:
+        """Unique among the plan's preparations."""
+        ...
+
+    @property
+    def every(self) -> str:
+        """``start`` or ``epoch``."""
+        ...
+
+    def run(self, plan: Any, batches: Iterable[Batch]) -> None:
+        """Go over ``batches`` and leave the prepared values in the plan's buffers."""
+        ...
+
+
+class Plan(Protocol):
+    """The compiled method with its detectors, an ``nn.Module`` (see :class:`kdflow.graph.plan.Plan`).
+
+    ``parameters()`` and ``state_dict()`` hold the student and the method's own modules, never a frozen teacher;
+    ``train()`` keeps teachers in evaluation mode.
+    """
+
+    student: nn.Module
+    teachers: Mapping[str, nn.Module]
+    terms: Sequence[TermInfo]
+    preparations: Sequence[Preparation]
+
+    def advance(self, step: int, total_steps: int, steps_per_epoch: int, part: int = 0) -> None:
+        """Set schedule weights and random streams for ``step``.
+
+        ``part`` tells apart the passes of one step: accumulated batches and ranks draw different numbers.
+        """
+        ...
+
+    def enter(self, phase: str) -> None:
+        """Begin the phase of this name: its terms count from now on."""
+        ...
+
+    def __call__(self, batch: Batch) -> Outcome: ...
+    def train(self, mode: bool = True) -> Any: ...
+    def eval(self) -> Any: ...
+    def to(self, device: Any) -> Any: ...
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> Any: ...
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]: ...

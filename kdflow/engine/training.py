@@ -1,0 +1,188 @@
+"""Everything that changes while a run trains, and how it is saved and continued."""
+
+from __future__ import annotations
+
+import gc
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from kdflow.engine import ranks
+from kdflow.engine.average import MovingAverage
+from kdflow.engine.invariants import FiniteWatch, LifeWatch, TeacherWatch
+from kdflow.engine.machine import Machine, Session
+from kdflow.engine.meter import Meter
+from kdflow.engine.norms import prepare_norms, training_mode
+from kdflow.engine.optim import STUDENT, build_optimizer, build_scheduler
+from kdflow.engine.phases import Phase, select_parameters
+from kdflow.engine.protocols import Loader, Outcome, Plan
+from kdflow.engine.randomness import generator_state, generators_untouched, set_generator_state
+from kdflow.ports import Batch
+from kdflow.spec.bench import Recipe
+
+
+@dataclass
+class Training:
+    """A plan under training.
+
+    Attributes:
+        plan: What is trained.
+        recipe: How.
+        machine: Where.
+        phases: Stretches of the run, in order.
+        steps_per_epoch: Optimizer steps in one pass over the data.
+        seed: Seed of the run.
+        step: Optimizer steps done.
+        at: Index of the present phase; -1 before the first.
+        prepared: Preparation -> epoch it was last run for.
+        evaluated: Step of the last evaluation; -1 before the first.
+        best: Metric, value and step of the best evaluation.
+    """
+
+    plan: Plan
+    recipe: Recipe
+    machine: Machine
+    phases: Sequence[Phase]
+    steps_per_epoch: int
+    seed: int = 0
+    step: int = 0
+    at: int = -1
+    prepared: dict[str, int] = field(default_factory=dict)
+    evaluated: int = -1
+    best: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.plan.to(self.machine.device)
+        for teacher in self.plan.teachers.values():
+            teacher.to(self.machine.device)
+        prepare_norms(self.plan.student, self.recipe.norms, self.machine.world_size, self.machine.device)
+        self.trainable = frozenset(name for name, p in self.plan.named_parameters() if p.requires_grad)
+        self.average = MovingAverage(self.plan.student, self.recipe.ema) if self.recipe.ema else None
+
+    # Made anew by each phase (enter), the stream of batches by open.
+    session: Session = field(init=False)
+    optimizer: Optimizer = field(init=False)
+    scheduler: LambdaLR = field(init=False)
+    parameters: dict[str, nn.Parameter] = field(init=False)
+    reached: list[nn.Parameter] = field(init=False)
+    meter: Meter = field(init=False)
+    finite: FiniteWatch = field(init=False)
+    gradient: FiniteWatch = field(init=False)
+    life: LifeWatch = field(init=False)
+    teachers: TeacherWatch = field(init=False)
+    batches: Iterator[Batch] = field(init=False)
+
+    @property
+    def phase(self) -> Phase:
+        """The present phase."""
+        return self.phases[self.at]
+
+    @property
+    def total_steps(self) -> int:
+        """Length of the run."""
+        return self.phases[-1].end
+
+    @property
+    def epoch(self) -> int:
+        """Passes over the data that are complete."""
+        return self.step // self.steps_per_epoch
+
+    @property
+    def trains_student(self) -> bool:
+        """True when the present phase changes the student."""
+        return any(name.startswith(STUDENT) for name in self.parameters)
+
+    def enter(self, index: int, saved: Mapping[str, Any] | None = None) -> None:
+        """Begin phase ``index``: its terms, its parameters, a fresh optimizer and schedule, fresh watches.
+
+        Args:
+            index: Which phase.
+            saved: A :meth:`state` of that phase to continue from.
+        """
+        self.at = index
+        if self.phase.name:
+            self.plan.enter(self.phase.name)
+        self.parameters = select_parameters(self.plan, self.phase, self.trainable)
+        student = [p for name, p in self.parameters.items() if name.startswith(STUDENT)]
+        self.reached = student or list(self.parameters.values())
+        self.optimizer = build_optimizer(self.recipe.optimizer, self.parameters)
+        self.scheduler = build_scheduler(self.recipe.schedule, self.optimizer, self.phase.steps)
+        self.session = self.machine.session(self.recipe.precision)
+        gc.collect()  # a forgotten DDP wrapper of the last phase would keep its gradient hooks
+        self.session.take(self.plan, self.optimizer)
+        self.meter, self.finite, self.gradient = Meter(), FiniteWatch(), FiniteWatch()
+        self.life = LifeWatch(t.name for t in self.plan.terms if t.is_distillation and self.phase.counts(t.name))
+        if saved is not None:
+            self._continue(saved)
+        self.training_mode()
+        self.teachers = TeacherWatch(self.plan.teachers, self.optimizer, self.parameters.values())
+
+    def training_mode(self) -> None:
+        """Training mode under the recipe's norm policy."""
+        training_mode(self.plan, self.recipe.norms)
+
+    def open(self, loader: Loader) -> None:
+        """Start the stream of batches at the present position; what the loader draws to start moves no generator here."""
+        with generators_untouched():
+            stream = iter(loader(self.step * self.recipe.accumulate))
+            self.batches = itertools.chain([next(stream)], stream)
+
+    def watch(self, outcome: Outcome) -> None:
+        """Judge one pass, before its backward."""
+        values = self.meter.add(outcome)
+        self.finite.see(self.meter.names, values, self.step)
+        self.life.judge(outcome, self.reached, scale=2.0**12 if self.session.scaled else 1.0)
+
+    def watch_gradient(self, norm: Tensor) -> None:
+        """Judge the norm of the gradient; in fp16 an overflow is legal, the step is then skipped."""
+        if not self.session.scaled:
+            self.gradient.see(("gradient",), norm.detach().reshape(1), self.step)
+
+    def check(self, thorough: bool = False) -> None:
+        """Raise InvariantError if a term or gradient was not finite or a teacher moved; ``thorough`` compares its weights too."""
+        self.finite.check()
+        self.gradient.check()
+        self.teachers.check(thorough)
+
+    def state(self) -> dict[str, Any]:
+        """All that is needed to continue; in the same types on every machine."""
+        return {
+            "step": self.step,
+            "phase": self.at,
+            "plan": self.plan.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+            "scaler": self.session.state_dict(),
+            "average": self.average.state_dict() if self.average else None,
+            "random": ranks.gather(generator_state()),
+            "prepared": dict(self.prepared),
+            "evaluated": self.evaluated,
+            "best": dict(self.best),
+            "meter": self.meter.state_dict(),
+            "life": self.life.state_dict(),
+        }
+
+    def resume(self, saved: Mapping[str, Any], loader: Loader) -> None:
+        """Continue from a saved state, with every random stream where it was."""
+        self.enter(saved["phase"], saved)
+        self.open(loader)
+        set_generator_state(saved["random"][self.machine.rank])
+
+    def _continue(self, saved: Mapping[str, Any]) -> None:
+        self.step, self.evaluated = saved["step"], saved["evaluated"]
+        self.prepared, self.best = dict(saved["prepared"]), dict(saved["best"])
+        self.plan.load_state_dict(saved["plan"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.scheduler.load_state_dict(saved["scheduler"])
+        self.session.load_state_dict(saved["scaler"])
+        if self.average is not None:
+            self.average.load_state_dict(saved["average"])
+        self.meter.load_state_dict(saved["meter"], self.machine.device)
+        self.life.load_state_dict(saved["life"])

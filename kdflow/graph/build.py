@@ -1,0 +1,454 @@
+"""Resolve names: from a method and its detectors to a graph. Faults are collected, so that all of a spec's mistakes show at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from kdflow.errors import choices
+from kdflow.graph.node import Graph, Node, Operand, Role, Value
+from kdflow.kinds import ANY, LOSSES, Kind
+from kdflow.operation import OPS, Op
+from kdflow.ports import BATCH_PORTS, STANDARD_PORTS, Call, Detector, PortSpec
+from kdflow.spec.faults import validate
+from kdflow.spec.load import Document, Steps
+from kdflow.spec.method import Method, NodeEntry, Preparation, TermEntry
+from kdflow.spec.reference import Reference, parse_reference
+
+
+@dataclass
+class Rewiring:
+    """What a call replaces: whole ports, single arguments of stages, and options of stages."""
+
+    name: str
+    owner: str
+    call: Call
+    ports: dict[str, str] = field(default_factory=dict)
+    arguments: dict[tuple[str, str], str] = field(default_factory=dict)
+    options: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+class Builder:
+    """Builds the graph of one method on the detectors of one bench.
+
+    Args:
+        method: The resolved method.
+        document: Where its lines stand; receives the faults.
+        detectors: Owner (``student``, ``teacher``, ...) -> detector.
+        given: Reference -> value, for evaluations on given values: the graph is cut at these places.
+    """
+
+    def __init__(
+        self, method: Method, document: Document, detectors: Mapping[str, Detector], given: Mapping[str, Any] | None = None
+    ) -> None:
+        self.method = method
+        self.document = document
+        self.detectors = detectors
+        self.given = dict(given or {})
+        self.graph = Graph()
+        self._stages: dict[tuple[str, str, str], str] = {}
+        self._built: dict[str, str | Rewiring | None] = {}
+        self._building: list[str] = []
+
+    def build(self) -> Graph:
+        """The whole graph: the student's own wiring and losses, then the method's nodes and terms."""
+        for owner, detector in self.detectors.items():
+            for stage in detector.stages if owner == "student" and not self.given else ():
+                self._stage(owner, stage, None)
+        for name in self.method.prepare:
+            self._node(name)
+        for name in self.method.nodes:
+            self._node(name)
+        for name, entry in self.method.distillation_terms.items():
+            self._term(name, entry)
+        self._detector_terms()
+        return self.graph
+
+    # references
+
+    def reference(self, text: Any, path: Steps) -> str | None:
+        """Node that ``text`` refers to; None after recording a fault. A list takes the first reference that exists."""
+        if isinstance(text, (list, tuple)):
+            return self._first_offered(text, path)
+        if not isinstance(text, str):
+            self.document.report(path, f"expected a reference such as student.neck, got {text!r}")
+            return None
+        try:
+            parsed = parse_reference(text)
+        except ValueError as error:
+            self.document.report(path, str(error))
+            return None
+        whole = self._whole(parsed, path)
+        return None if whole is None else self._part(whole, parsed)
+
+    def _first_offered(self, texts: Any, path: Steps) -> str | None:
+        for text in texts:
+            if isinstance(text, str) and self._offered(text):
+                return self.reference(text, path)
+        self.document.report(path, f"none of {', '.join(map(str, texts))} is offered by these detectors")
+        return None
+
+    def _offered(self, text: str) -> bool:
+        try:
+            parsed = parse_reference(text)
+        except ValueError:
+            return False
+        if parsed.whole in self.given or parsed.whole in BATCH_PORTS:
+            return True
+        detector = self.detectors.get(parsed.base)
+        return parsed.rest in detector.ports if detector else parsed.base in self.method.nodes
+
+    def _part(self, whole: str, parsed: Reference) -> str:
+        """The entry or slice of a stack that the reference asks for."""
+        if parsed.index is None and parsed.span is None:
+            return whole
+        key: Any = parsed.index if parsed.span is None else slice(*parsed.span)
+        name = f"{whole}{str(parsed)[len(parsed.whole):]}"
+        if name not in self.graph:
+            self.graph.add(Node(name, Role.SLICE, {"stack": whole}, key=key))
+        return name
+
+    def _whole(self, parsed: Reference, path: Steps) -> str | None:
+        text = parsed.whole
+        if text in self.given:
+            return self._given(text)
+        if parsed.base in self.detectors:
+            return self._owned(parsed, path)
+        if text in BATCH_PORTS:
+            return self._input(text, BATCH_PORTS[text])
+        if parsed.base in self.method.nodes or parsed.base in self.method.prepare:
+            return self._output(parsed, path)
+        known = [*self.detectors, *self.method.nodes, *self.method.prepare, *BATCH_PORTS]
+        if parsed.base.startswith("teacher"):
+            self.document.report(path, f'"{text}": this run has no "{parsed.base}"; name one in the bench ({", ".join(self.detectors)})')
+        else:
+            self.document.report(path, f'"{text}": no owner, node or batch value "{parsed.base}".{choices(parsed.base, known)}')
+        return None
+
+    def _input(self, name: str, kind: Kind) -> str:
+        return name if name in self.graph else self.graph.add(Node(name, Role.INPUT, value=Value(kind)))
+
+    def _given(self, text: str) -> str:
+        if text in self.graph:
+            return text
+        spec = self._given_port(text)
+        value = Value(spec.kind if spec else ANY, strides=spec.strides if spec else (), form=spec.form if spec else "")
+        if spec is None and text in BATCH_PORTS:
+            value.kind = BATCH_PORTS[text]
+        owner = text.split(".")[0]
+        return self.graph.add(Node(
+            text, Role.INPUT, port=spec, owner=owner if owner in self.detectors else "", value=value, given=self.given[text]
+        ))
+
+    def _given_port(self, text: str) -> PortSpec | None:
+        """What a given value stands for: a port of an owner, an output of a call, or a node's result."""
+        base, _, rest = text.partition(".")
+        if base in self.detectors:
+            return self.detectors[base].ports.get(rest)
+        entry = self.method.nodes.get(base) or self.method.prepare.get(base)
+        if isinstance(entry, NodeEntry) and entry.call is not None:
+            owner, _, call = entry.call.partition(".")
+            for name in (f"{call}.{rest}", rest):
+                if name in STANDARD_PORTS and owner in self.detectors:
+                    standard = STANDARD_PORTS[name]
+                    node = standard.node[1 if self.detectors[owner].family == "transformer" else 0]
+                    return PortSpec(standard.kind, "", rest, node=node)
+        if entry is not None and entry.op in OPS:
+            kind = _declared_kind(OPS.get(entry.op), rest)
+            return PortSpec(kind, "", rest) if kind else None
+        return None
+
+    # detectors
+
+    def _owned(self, parsed: Reference, path: Steps) -> str | None:
+        detector = self.detectors[parsed.base]
+        if parsed.module:
+            return self._interior(parsed, detector, path)
+        if parsed.rest not in detector.ports:
+            known = detector.ports
+            self.document.report(path, f'{parsed.base} ({detector.name}) has no port "{parsed.rest}".{choices(parsed.rest, known)}')
+            return None
+        return self.port(parsed.base, parsed.rest, None)
+
+    def port(self, owner: str, port: str, rewiring: Rewiring | None) -> str:
+        """The node of a port, under the owner's own wiring or a rewired one."""
+        if port in BATCH_PORTS:
+            return self._input(port, BATCH_PORTS[port])
+        if rewiring and port in rewiring.ports:
+            return rewiring.ports[port]
+        text = f"{owner}.{port}"
+        if text in self.given:
+            return self._given(text)
+        spec = self.detectors[owner].ports[port]
+        stage = self._stage(owner, spec.stage, rewiring)
+        name = text if self.graph[stage].name == f"{owner}:{spec.stage}" else f"{stage}.{port}"
+        if name not in self.graph:
+            self.graph.add(Node(
+                name, Role.PICK, {"stage": stage}, owner=owner, key=spec.key, port=spec,
+                value=Value(spec.kind, strides=spec.strides, form=spec.form),
+            ))
+        return name
+
+    def _stage(self, owner: str, stage: str, rewiring: Rewiring | None) -> str:
+        if rewiring and not self._depends(owner, stage, rewiring):
+            rewiring = None
+        key = (owner, stage, rewiring.name if rewiring else "")
+        if key in self._stages:
+            return self._stages[key]
+        run = self.detectors[owner].stages[stage]
+        inputs = {argument: self._stage_input(owner, stage, argument, port, rewiring) for argument, port in run.inputs.items()}
+        options = {**run.options, **(rewiring.options.get(stage, {}) if rewiring else {})}
+        name = f"{rewiring.name}:{stage}" if rewiring else f"{owner}:{stage}"
+        self._stages[key] = self.graph.add(
+            Node(name, Role.STAGE, dict(inputs), options, owner=owner, stage=stage, run=run, value=Value(LOSSES))
+        )
+        return name
+
+    def _stage_input(self, owner: str, stage: str, argument: str, port: str, rewiring: Rewiring | None) -> str:
+        if rewiring and (stage, argument) in rewiring.arguments:
+            return rewiring.arguments[stage, argument]
+        return self.port(owner, port, rewiring)
+
+    def _depends(self, owner: str, stage: str, rewiring: Rewiring) -> bool:
+        """True when the stage, or one it needs, is touched by the rewiring."""
+        if stage in rewiring.options or any(s == stage for s, _ in rewiring.arguments):
+            return True
+        detector = self.detectors[owner]
+        for port in detector.stages[stage].inputs.values():
+            if port in rewiring.ports:
+                return True
+            if port not in BATCH_PORTS and self._depends(owner, detector.ports[port].stage, rewiring):
+                return True
+        return False
+
+    def _interior(self, parsed: Reference, detector: Detector, path: Steps) -> str | None:
+        """The output of a submodule: the stage that runs it is asked to hand it out as well."""
+        modules = dict(detector.model.named_modules())
+        if parsed.module not in modules:
+            self.document.report(path, f'{parsed.base} has no module "{parsed.module}".{choices(parsed.module, modules)}')
+            return None
+        wanted = modules[parsed.module]
+        stage = next((n for n, s in detector.stages.items() if any(m is wanted for m in s.run.modules())), None)
+        if stage is None:
+            self.document.report(path, f'"{parsed.module}" is run by no stage of {detector.name}')
+            return None
+        node = self.graph[self._stage(parsed.base, stage, None)]
+        node.options.setdefault("taps", {})[parsed.module] = wanted
+        name = parsed.whole
+        if name not in self.graph:
+            spec = PortSpec(ANY, stage, f"@{parsed.module}", node=_node_of_stage(detector, stage))
+            self.graph.add(Node(
+                name, Role.PICK, {"stage": node.name}, owner=parsed.base, key=spec.key, port=spec, value=Value(ANY)
+            ))
+        return name
+
+    # nodes of the method
+
+    def _node(self, name: str) -> str | Rewiring | None:
+        if name in self._built:
+            return self._built[name]
+        if name in self._building:
+            loop = " -> ".join([*self._building[self._building.index(name):], name])
+            self.document.report(("nodes", name), f"the nodes form a circle: {loop}")
+            return None
+        self._building.append(name)
+        if name in self.method.prepare:
+            self._built[name] = self._prepared(name, self.method.prepare[name])
+        else:
+            self._built[name] = self._declared(name, self.method.nodes[name])
+        self._building.pop()
+        return self._built[name]
+
+    def _declared(self, name: str, entry: NodeEntry) -> str | Rewiring | None:
+        path: Steps = ("nodes", name)
+        if name in self.detectors or name in BATCH_PORTS:
+            self.document.report(path, f'"{name}" is the name of a detector or batch value; choose another')
+            return None
+        if entry.call is not None:
+            return self._call(name, entry, path)
+        options, operation, weights = dict(entry.arguments), entry.op, name
+        if entry.module is not None:
+            if entry.module not in self.method.modules:
+                self.document.report((*path, "module"), f'no module "{entry.module}".{choices(entry.module, self.method.modules)}')
+                return None
+            shared = self.method.modules[entry.module]
+            options, operation, weights = {**shared.arguments, **options}, shared.op, entry.module
+        return self._op(name, operation or "", options, path, share=entry.share == "levels", weights=weights)
+
+    def _prepared(self, name: str, entry: Preparation) -> str | None:
+        return self._op(name, entry.op, dict(entry.arguments), ("prepare", name), prepared=True)
+
+    def _op(
+        self, name: str, operation: str, arguments: dict[str, Any], path: Steps, *,
+        share: bool = False, weights: str = "", prepared: bool = False,
+    ) -> str | None:
+        """Add an op node; None after recording what is wrong with its keys."""
+        op = self._find_op(operation, (*path, "loss" if path[0] == "terms" else "op"))
+        if op is None:
+            return None
+        before = len(self.document.faults)
+        call_inputs = dict(op.observes) if prepared else op.inputs
+        known = [*call_inputs, *op.options.model_fields]
+        for key in arguments:
+            if key not in known:
+                self.document.report((*path, key), f'{op.name} has no input or option "{key}".{choices(key, known)}')
+        options = validate(op.options, {k: v for k, v in arguments.items() if k in op.options.model_fields}, self.document, path)
+        inputs: dict[str, Operand] = {}
+        for key, wanted in call_inputs.items():
+            if (text := arguments.get(key, wanted.default)) is None:
+                if wanted.required:
+                    self.document.report(path, f'{op.name} needs the input "{key}" ({wanted.kind}); write {key}: REFERENCE')
+                continue
+            operand = self._operand(text, wanted.many, (*path, key))
+            if operand is not None:
+                inputs[key] = operand
+        if len(self.document.faults) > before or options is None:
+            return None
+        for key, meta in op.metas.items():
+            if meta == "canvas" and not prepared:
+                inputs[key] = self._whole(Reference("images"), path) or ""
+        return self.graph.add(Node(
+            name, Role.OP, inputs, {k: getattr(options, k) for k in op.options.model_fields}, path, op=op, share=share,
+            weights=weights or name, prepared=prepared,
+        ))
+
+    def _operand(self, text: Any, many: bool, path: Steps) -> Operand | None:
+        if not many:
+            return self.reference(text, path)
+        texts = text if isinstance(text, (list, tuple)) else [text]
+        found = [self.reference(t, (*path, i)) for i, t in enumerate(texts)]
+        return None if None in found else tuple(f for f in found if f is not None)
+
+    def _find_op(self, operation: str, path: Steps) -> Op | None:
+        if operation in OPS:
+            return OPS.get(operation)
+        group = operation.split(".")[0]
+        hint = f'"kdflow ops \'{group}.*\'" lists all' if any(n.startswith(f"{group}.") for n in OPS) else '"kdflow ops" lists all'
+        self.document.report(path, f'no op "{operation}".{choices(operation, OPS)}; {hint}')
+        return None
+
+    def _call(self, name: str, entry: NodeEntry, path: Steps) -> Rewiring | None:
+        owner, _, called = str(entry.call).partition(".")
+        if owner not in self.detectors:
+            self.document.report((*path, "call"), f'no detector "{owner}" in this run.{choices(owner, self.detectors)}')
+            return None
+        detector = self.detectors[owner]
+        if called not in detector.calls:
+            if any(key.startswith(f"{name}.") for key in self.given):
+                return None
+            known = [f"{owner}.{c}" for c in detector.calls]
+            self.document.report((*path, "call"), f'{detector.name} has no call "{called}".{choices(f"{owner}.{called}", known)}')
+            return None
+        call = detector.calls[called]
+        rewiring = Rewiring(name, owner, call)
+        for key, value in entry.arguments.items():
+            self._rewire(rewiring, key, value, (*path, key))
+        return rewiring
+
+    def _rewire(self, rewiring: Rewiring, key: str, value: Any, path: Steps) -> None:
+        call = rewiring.call
+        if key in call.options:
+            rewiring.options.setdefault(call.options[key], {})[key] = value
+        elif key in call.inputs:
+            if (node := self.reference(value, path)) is None:
+                return
+            target = call.inputs[key]
+            if ":" in target:
+                stage, _, argument = target.partition(":")
+                rewiring.arguments[stage, argument] = node
+            else:
+                rewiring.ports[target] = node
+        else:
+            self.document.report(path, f'this call has no input or option "{key}".{choices(key, [*call.inputs, *call.options])}')
+
+    def _output(self, parsed: Reference, path: Steps) -> str | None:
+        """A node of the method, or one output of it."""
+        built = self._node(parsed.base)
+        if isinstance(built, Rewiring):
+            outputs = built.call.outputs
+            if not parsed.rest and len(outputs) == 1:
+                return self.port(built.owner, next(iter(outputs.values())), built)
+            if parsed.rest not in outputs:
+                self.document.report(path, f'the call "{parsed.base}" gives {", ".join(outputs)}, not "{parsed.rest}"')
+                return None
+            return self.port(built.owner, outputs[parsed.rest], built)
+        if built is None:
+            if not self.document.faults:
+                self.document.report(path, f'"{parsed.whole}" cannot be evaluated: {parsed.base} gives no such value here')
+            return None
+        op = self.graph[built].op
+        gives = op.gives if op else {}
+        if isinstance(gives, Mapping):
+            return self._named_output(built, parsed, gives, path)
+        if parsed.rest:
+            self.document.report(path, f'"{parsed.base}" gives one value; write "{parsed.base}" without ".{parsed.rest}"')
+            return None
+        return built
+
+    def _named_output(self, built: str, parsed: Reference, gives: Mapping[str, Any], path: Steps) -> str | None:
+        if parsed.rest not in gives:
+            self.document.report(path, f'"{parsed.base}" gives {", ".join(gives)}; write {parsed.base}.{next(iter(gives))} or another')
+            return None
+        name = f"{built}.{parsed.rest}"
+        if name not in self.graph:
+            self.graph.add(Node(name, Role.PICK, {"stage": built}, key=parsed.rest))
+        return name
+
+    # terms
+
+    def _term(self, name: str, entry: TermEntry) -> None:
+        path: Steps = ("terms", name)
+        if (entry.loss is None) == (entry.value is None):
+            self.document.report(path, "a term has exactly one of loss: and value:")
+            return
+        inputs: dict[str, Operand | None] = {}
+        if entry.loss is not None:
+            inputs["value"] = self._op(f"{name}.loss", entry.loss, dict(entry.arguments), path, weights=f"{name}.loss")
+        else:
+            inputs["value"] = self.reference(entry.value, (*path, "value"))
+            for key in entry.arguments:
+                self.document.report((*path, key), f'unknown key "{key}" in a term with value:')
+        inputs["factors"] = self._operand(list(entry.factors), True, (*path, "factors"))
+        rows = entry.rows if isinstance(entry.rows, str) or entry.rows is None else list(entry.rows)
+        inputs["rows"] = self._operand([] if rows is None else rows, True, (*path, "rows"))
+        divisors = [d for d in entry.reduce.over if isinstance(d, str) and not is_word(d)]
+        inputs["over"] = self._operand(divisors, True, (*path, "reduce", "over"))
+        if inputs["value"] is not None and (loss := self.graph[str(inputs["value"])]).role is Role.OP:
+            inputs["student"] = loss.inputs.get("student")
+        ready: dict[str, Operand] = {k: v for k, v in inputs.items() if v is not None}
+        if not {"value", "factors", "rows", "over"} <= set(ready):
+            return
+        self.graph.add(Node(f"kd/{name}", Role.TERM, ready, path=path, term=entry))
+
+    def _detector_terms(self) -> None:
+        if "student" not in self.detectors:
+            return
+        losses, changes = self.detectors["student"].losses, self.method.detector_terms
+        for name in changes:
+            if name not in losses:
+                self.document.report(("terms", f"det.{name}"), f'the student has no loss "{name}".{choices(name, losses)}')
+        for name, port in losses.items():
+            entry = changes.get(name, TermEntry())
+            if not entry.drop:
+                value = self.port("student", port, None)
+                self.graph.add(Node(f"det/{name}", Role.TERM, {"value": value}, path=("terms", f"det.{name}"), term=entry))
+
+
+WORDS = {"rows", "elements", "b", "c", "y", "x", "n", "r", "q", "h", "k", "e", "i", "j", "m"}
+
+
+def is_word(divisor: str) -> bool:
+    """True for axis names and the words ``rows`` and ``elements`` in ``over``, which are no references."""
+    return divisor in WORDS
+
+
+def _declared_kind(op: Op, output: str) -> Kind | None:
+    gives = op.gives.get(output) if isinstance(op.gives, Mapping) else op.gives
+    return gives if isinstance(gives, Kind) else None
+
+
+def _node_of_stage(detector: Detector, stage: str) -> str | None:
+    """Taxonomy node of a stage's ports, for taps inside it."""
+    nodes: list[str] = [p.node for p in detector.ports.values() if p.stage == stage and p.node]
+    return nodes[0] if nodes else None

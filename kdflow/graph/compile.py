@@ -1,0 +1,91 @@
+"""Compile: build the graph, run the passes, lower it to a plan."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from kdflow.graph.build import Builder
+from kdflow.graph.given import given_detectors
+from kdflow.graph.node import Graph, Role
+from kdflow.graph.passes.infer import Inference, example_batch
+from kdflow.graph.passes.merge import merge_equal
+from kdflow.graph.passes.prune import report_unused
+from kdflow.graph.passes.taxonomy import place_terms, rewired_nodes
+from kdflow.graph.plan import Plan, PlanReport, TermInfo, op_weights
+from kdflow.graph.runtime import Streams
+from kdflow.ports import Detector
+from kdflow.spec.load import Document
+from kdflow.spec.method import Method, TermEntry
+from kdflow.spec.schedule import Schedule, read_schedule
+
+
+def compile_method(
+    method: Method, document: Document, detectors: Mapping[str, Detector], *,
+    canvas: tuple[int, int] = (128, 128), seed: int | None = 0, given: Mapping[str, Any] | None = None,
+) -> Plan:
+    """The plan of a method on these detectors.
+
+    Args:
+        method: The resolved method.
+        document: Where its lines stand.
+        detectors: ``student`` and the teachers by owner name.
+        canvas: (height, width) of the padded input that shapes are inferred for.
+        seed: Seed of adapters' initial weights and of all random streams; None draws from torch's global generator.
+        given: Values that replace ports or nodes, see :func:`compile_given`.
+
+    Raises:
+        SpecError: With every fault found.
+    """
+    found = Document(document.file, document.data, document.marks)
+    graph = Builder(method, found, detectors, given).build()
+    if given is None:
+        report_unused(graph, method, found)
+    streams = Streams(seed)
+    example = {**example_batch(*canvas), **{k: v for k, v in (given or {}).items() if k in ("images", "image_sizes")}}
+    Inference(graph, found, detectors, example, seed=seed or 0, streams=streams).run()
+    graph = merge_equal(graph)
+    place_terms(graph, found)
+    terms = _terms(graph, method, found)
+    found.check()
+    return Plan(method, graph, detectors, terms, streams, _report(graph, detectors))
+
+
+def compile_given(method: Method, document: Document, values: Mapping[str, Any], **options: Any) -> Plan:
+    """A plan on given values, without any detector: for notebooks, and for comparing a formula with known numbers.
+
+    Args:
+        method: The resolved method.
+        document: Where its lines stand.
+        values: Reference as written in the spec (``student.neck``, ``shared.logits``, ``objects``) -> value.
+        options: ``families`` (owner -> family), ``strides`` (reference -> strides), ``detectors`` (owner -> detector, where the
+            method calls stages), ``seed``.
+    """
+    detectors = given_detectors(values, options.get("families", {}), options.get("strides", {}), options.get("detectors", {}))
+    return compile_method(method, document, detectors, seed=options.get("seed", 0), given=values)
+
+
+def _terms(graph: Graph, method: Method, document: Document) -> list[TermInfo]:
+    shared = read_schedule(method.schedule, document, ("schedule",))
+    terms = []
+    for node in graph.of_role(Role.TERM):
+        entry = node.term or TermEntry()
+        own = read_schedule(entry.schedule, document, (*node.path, "schedule"))
+        schedule = Schedule((*shared.parts, *own.parts)) if node.name.startswith("kd/") else own
+        terms.append(TermInfo(node.name, node.taxonomy, entry.weight, schedule))
+    return terms
+
+
+def _report(graph: Graph, detectors: Mapping[str, Detector]) -> PlanReport:
+    needed: set[str] = set()
+    for term in graph.of_role(Role.TERM):
+        needed |= graph.upstream(term.name)
+    run, pruned = [], []
+    for owner, detector in detectors.items():
+        if owner == "student":
+            continue
+        used = {graph[n].stage for n in needed if graph[n].role is Role.STAGE and graph[n].owner == owner}
+        run += [f"{owner}.{stage}" for stage in detector.stages if stage in used]
+        pruned += [f"{owner}.{stage}" for stage in detector.stages if stage not in used]
+    adapters = {name: sum(p.numel() for p in module.parameters()) for name, module in op_weights(graph).items()}
+    return PlanReport(tuple(run), tuple(pruned), adapters, rewires=tuple(rewired_nodes(graph)))

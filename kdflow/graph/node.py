@@ -1,0 +1,196 @@
+"""The graph: what detectors do by themselves, and what a method adds, as one networkx DAG."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from typing import Any
+
+import networkx as nx
+
+from kdflow.errors import choices
+from kdflow.kinds import ANY, Kind
+from kdflow.operation import Op
+from kdflow.ports import PortSpec, Stage
+from kdflow.spec.load import Steps
+from kdflow.spec.method import TermEntry
+
+Operand = str | tuple[str, ...]
+
+
+class Role(Enum):
+    """What a node does."""
+
+    INPUT = "input"
+    STAGE = "stage"
+    PICK = "pick"
+    SLICE = "slice"
+    OP = "op"
+    TERM = "term"
+
+
+@dataclass
+class Value:
+    """What is known of a node's result before anything runs.
+
+    Attributes:
+        kind: Kind of the value; a dict of kinds for an op with several outputs.
+        strides: Input pixels per cell of each level.
+        form: Meaning of the numbers (:class:`kdflow.ports.PortSpec`).
+        fake: The value itself as fake tensors, once shapes were inferred.
+    """
+
+    kind: Kind = ANY
+    outputs: dict[str, Kind] = field(default_factory=dict)
+    strides: tuple[int, ...] = ()
+    form: str = ""
+    fake: Any = None
+
+
+@dataclass
+class Node:
+    """One node.
+
+    Attributes:
+        name: Unique; ports read ``student.neck``, nodes of the method keep their YAML name, terms read ``kd/<name>``.
+        role: What it does.
+        inputs: Argument -> node name, or several.
+        options: Literals passed beside the inputs.
+        path: Place in the method's document, for faults.
+        owner: Detector it belongs to (stages, ports).
+        stage: Stage name (stages).
+        run: The stage to run (stages).
+        op: The operation (ops).
+        key: Key, index or slice that is taken (picks, slices).
+        port: Port that a pick or input stands for.
+        term: Declaration of a term.
+        lift: Stack the op is mapped over, or None.
+        lifted: Inputs that are stacks of what the op takes.
+        share: One set of weights for all entries of a stack.
+        weights: Name under which the op's weights are kept; ops with equal names share them.
+        taxonomy: Taxonomy nodes of a term.
+        value: What is known of the result.
+        module: The executable, once sized.
+        prepared: The op's inputs are observed before training; in training its value comes from its state.
+        given: The value handed in from outside (inputs of an evaluation).
+    """
+
+    name: str
+    role: Role
+    inputs: dict[str, Operand] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
+    path: Steps = ()
+    owner: str = ""
+    stage: str = ""
+    run: Stage | None = None
+    op: Op | None = None
+    key: Any = None
+    port: PortSpec | None = None
+    term: TermEntry | None = None
+    lift: str | None = None
+    lifted: tuple[str, ...] = ()
+    share: bool = False
+    weights: str = ""
+    taxonomy: tuple[str, ...] = ()
+    value: Value = field(default_factory=Value)
+    module: Any = None
+    prepared: bool = False
+    given: Any = None
+
+    def operands(self) -> Iterator[str]:
+        """Names of all inputs."""
+        for operand in self.inputs.values():
+            yield from (operand,) if isinstance(operand, str) else operand
+
+    @property
+    def stochastic(self) -> bool:
+        """True when it draws random numbers."""
+        return bool((self.run and self.run.stochastic) or (self.op and self.op.stochastic))
+
+
+class Graph:
+    """Nodes and their edges; every pass takes a graph and returns one."""
+
+    def __init__(self) -> None:
+        self.dag: nx.DiGraph[str] = nx.DiGraph()
+        self._order: dict[str, int] = {}
+
+    def add(self, node: Node) -> str:
+        """Add a node whose inputs exist already; returns its name."""
+        if node.name in self.dag:
+            raise ValueError(f'the graph has a node "{node.name}" already')
+        self._order[node.name] = len(self._order)
+        self.dag.add_node(node.name, node=node)
+        for operand in node.operands():
+            self.dag.add_edge(operand, node.name)
+        return node.name
+
+    def __getitem__(self, name: str) -> Node:
+        try:
+            node: Node = self.dag.nodes[name]["node"]
+        except KeyError:
+            raise KeyError(f'no node "{name}".{choices(name, self.dag)}') from None
+        return node
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.dag
+
+    def __len__(self) -> int:
+        return len(self.dag)
+
+    def ordered(self) -> list[Node]:
+        """All nodes, inputs before users, otherwise in the order of declaration (random draws follow it)."""
+        names = nx.lexicographical_topological_sort(self.dag, key=lambda name: self._order[name])
+        return [self[name] for name in names]
+
+    def of_role(self, role: Role) -> list[Node]:
+        """Nodes of one role, ordered."""
+        return [node for node in self.ordered() if node.role is role]
+
+    def upstream(self, name: str) -> set[str]:
+        """Everything that ``name`` needs in a training step (what a preparation observes is not part of it)."""
+        found: set[str] = set()
+        waiting = [name]
+        while waiting:
+            node = self[waiting.pop()]
+            for operand in () if node.prepared else node.operands():
+                if operand not in found:
+                    found.add(operand)
+                    waiting.append(operand)
+        return found
+
+    def downstream(self, name: str) -> set[str]:
+        """Everything that uses ``name``."""
+        self[name]
+        return set(nx.descendants(self.dag, name))
+
+    def keep(self, names: Iterable[str], *, training: bool = True) -> Graph:
+        """The graph of these nodes alone; in training, preparations stand without what they observe."""
+        kept, result = set(names), Graph()
+        for node in self.ordered():
+            if node.name in kept:
+                result.add(replace(node, inputs={}) if node.prepared and training else node)
+        return result
+
+    def describe(self) -> str:
+        """One line per node: name, what it does, its inputs."""
+        return "\n".join(f"{n.name} = {what(n)}({', '.join(n.operands())})" for n in self.ordered())
+
+
+def what(node: Node) -> str:
+    """What a node does, in a few words."""
+    if node.role is Role.STAGE:
+        return f"{node.owner}.{node.stage}"
+    if node.role is Role.OP and node.op is not None:
+        return node.op.name + (f" per {node.lift.rstrip('s')}" if node.lift else "")
+    if node.role is Role.SLICE:
+        return f"[{show_key(node.key)}]"
+    return node.role.value
+
+
+def show_key(key: Any) -> str:
+    """An index or slice as written in a reference."""
+    if isinstance(key, slice):
+        return f"{'' if key.start is None else key.start}:{'' if key.stop is None else key.stop}"
+    return str(key)

@@ -1,0 +1,280 @@
+"""Infer shapes: the whole graph runs once on fake tensors, which checks shapes, sizes the adapters and costs no data.
+
+Stages whose output sizes depend on data declare their outputs (``Stage.infer``). The detectors are copied as fake tensors first,
+so neither their weights nor their running statistics are touched and no memory is taken.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
+from torch.utils._pytree import tree_map
+
+from kdflow.graph.node import Graph, Node, Role
+from kdflow.graph.passes.kinds import kind_of_value, place_kinds
+from kdflow.graph.runtime import FunctionOp, OpCall, Prepared, StageCall, Streams, TermCall, stream_key
+from kdflow.kinds import ANY
+from kdflow.ports import BATCH_PORTS, Detector
+from kdflow.spec.load import Document
+
+
+def fake_mode() -> FakeTensorMode:
+    """Fake tensors with static shapes where possible."""
+    env = ShapeEnv(allow_dynamic_output_shape_ops=True, allow_scalar_outputs=True)
+    return FakeTensorMode(shape_env=env, static_shapes=True, allow_non_fake_inputs=True)
+
+
+class Inference:
+    """One walk over a graph on fake tensors.
+
+    Args:
+        graph: Graph after name resolution; values and modules are filled in.
+        document: Receives the faults.
+        detectors: Owner -> detector.
+        example: Batch values (``images`` ...) of the shapes that training will see.
+        seed: Seed of the adapters' initial weights.
+        streams: Random streams handed to stochastic nodes.
+    """
+
+    def __init__(
+        self, graph: Graph, document: Document, detectors: Mapping[str, Detector], example: Mapping[str, Any],
+        *, seed: int, streams: Streams,
+    ) -> None:
+        self.graph, self.document, self.detectors = graph, document, detectors
+        self.example, self.seed, self.streams = example, seed, streams
+        self.mode = fake_mode()
+        self.fakes: dict[str, dict[str, nn.Module]] = {}
+        self.parts: dict[str, list[nn.Module]] = {}
+        self.broken: set[str] = set()
+
+    def run(self) -> Graph:
+        """Infer every node; nodes behind a faulty one are left out of the judgement."""
+        for node in self.graph.ordered():
+            if any(operand in self.broken for operand in node.operands()) or not place_kinds(self.graph, node, self.document):
+                self.broken.add(node.name)
+                continue
+            before = len(self.document.faults)
+            node.value.fake = self._evaluate(node)
+            if len(self.document.faults) > before:
+                self.broken.add(node.name)
+            elif node.value.kind is ANY and node.role in (Role.PICK, Role.INPUT):
+                node.value.kind = kind_of_value(node.value.fake)
+        return self.graph
+
+    def _evaluate(self, node: Node) -> Any:
+        if node.role is Role.INPUT:
+            return self._fake(self.example[node.name] if node.given is None else node.given)
+        if node.role is Role.PICK:
+            return self._operand(node.inputs["stage"])[node.key]
+        if node.role is Role.SLICE:
+            return self._slice(node)
+        if node.role is Role.STAGE:
+            return self._stage(node)
+        return self._op(node) if node.role is Role.OP else self._term(node)
+
+    def _fake(self, value: Any) -> Any:
+        return tree_map(lambda v: self.mode.from_tensor(v) if isinstance(v, Tensor) else v, value)
+
+    def _operand(self, operand: Any) -> Any:
+        if isinstance(operand, tuple):
+            return [self.graph[name].value.fake for name in operand]
+        return self.graph[operand].value.fake
+
+    def _inputs(self, node: Node) -> dict[str, Any]:
+        return {name: self._operand(operand) for name, operand in node.inputs.items()}
+
+    def _slice(self, node: Node) -> Any:
+        stack = self._operand(node.inputs["stack"])
+        length = len(stack)
+        if isinstance(node.key, int):
+            wrong = not -length <= node.key < length
+        else:
+            bounds = [b for b in (node.key.start, node.key.stop) if b is not None]
+            wrong = any(abs(b) > length for b in bounds) or not stack[node.key]
+        if wrong:
+            self.document.report(node.path, f"{node.name}: there are {length} entries, 0 to {length - 1}")
+            return None
+        return stack[node.key]
+
+    # stages
+
+    def _stage(self, node: Node) -> Any:
+        if node.run is None:
+            raise AssertionError(f"stage node without a stage: {node.name}")
+        if node.owner not in self.fakes:
+            self.fakes[node.owner] = self._copy(self.detectors[node.owner])
+        fake = self.fakes[node.owner][node.stage]
+        node.module = StageCall(node.name, node.run.run, node.options, self.streams if node.stochastic else None)
+        taps = _same_modules(node.run.run, fake, node.options.get("taps", {}))
+        inputs = self._inputs(node)
+        try:
+            with self.mode, torch.no_grad():
+                if node.run.infer is None:
+                    return StageCall(node.name, fake, {**node.options, "taps": taps}, None)(**inputs)
+                return node.run.infer(**inputs, **{k: v for k, v in node.options.items() if k != "taps"})
+        except Exception as error:
+            self.document.report(self._blame(node), f"{node.name} cannot run on these inputs: {_first_line(error)}")
+            return None
+
+    def _blame(self, node: Node) -> Any:
+        """Line of the call that rewired this stage, where one did."""
+        name = node.name.split(":")[0]
+        return ("nodes", name) if ("nodes", name) in self.document.marks else ()
+
+    def _copy(self, detector: Detector) -> dict[str, nn.Module]:
+        with self.mode:
+            copies = copy.deepcopy({name: stage.run for name, stage in detector.stages.items()})
+        for module in copies.values():
+            module.eval()
+        return copies
+
+    # ops
+
+    def _op(self, node: Node) -> Any:
+        if node.op is None or not self._lengths(node) or not self._comparable(node):
+            return None
+        try:
+            parts = [Prepared(p) for p in self._parts(node)] if node.prepared else self._parts(node)
+            flags = {"no_grad": node.op.no_grad, "exact": node.op.name.startswith("loss.")}
+            canvas = [k for k, meta in node.op.metas.items() if meta == "canvas"]
+            streams = self.streams if node.stochastic else None
+            lifted = () if node.prepared else node.lifted
+            node.module = OpCall(node.name, parts, lifted, canvas, streams=streams, **flags)
+            with self.mode:
+                trial = OpCall(node.name, copy.deepcopy(parts), lifted, canvas, **flags)
+                return trial(**({} if node.prepared else self._inputs(node)))
+        except Exception as error:
+            shapes = ", ".join(f"{name} is {show(self._operand(o))}" for name, o in node.inputs.items())
+            self.document.report(node.path, f"{node.op.name} cannot take these values ({shapes}): {_first_line(error)}")
+            return None
+
+    def _axes(self, node: Node) -> tuple[str, ...]:
+        """Axis names of one entry of the node's first input; empty where they are not known."""
+        first = next(node.operands())
+        return self.graph[first].value.kind.element().axes or ()
+
+    def _parts(self, node: Node) -> list[nn.Module]:
+        """The op's modules: built once per name, sized from the inputs, seeded by (seed, name)."""
+        op = node.op
+        if op is None:
+            raise AssertionError(node.name)
+        options = dict(node.options)
+        if "strides" in op.metas.values():
+            options |= {k: node.value.strides for k, meta in op.metas.items() if meta == "strides"}
+        if "axes" in op.metas.values():
+            options |= {k: self._axes(node) for k, meta in op.metas.items() if meta == "axes"}
+        if not op.is_module:
+            return [FunctionOp(op.target, options)]
+        if node.weights in self.parts:
+            return self.parts[node.weights]
+        inputs = self._inputs(node)
+        count = len(inputs[node.lifted[0]]) if node.lifted and not node.share else 1
+        built = []
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(stream_key(self.seed, 0, f"init/{node.weights}"))
+            for i in range(count):
+                module = op.target(**options)
+                if hasattr(module, "build"):
+                    module.build(**{k: (v[i] if k in node.lifted else v) for k, v in inputs.items()})
+                built.append(module)
+        self.parts[node.weights] = built
+        return built
+
+    def _lengths(self, node: Node) -> bool:
+        """Stacks that are walked in step must be equally long."""
+        lengths = {str(node.inputs[name]): len(self._operand(node.inputs[name])) for name in node.lifted}
+        if len(set(lengths.values())) <= 1:
+            return True
+        words = ", ".join(f"{name} has {count}" for name, count in lengths.items())
+        shortest = min(lengths.values())
+        self.document.report(node.path, f"the stacks differ in length: {words}; choose entries with [0:{shortest}]")
+        return False
+
+    def _comparable(self, node: Node) -> bool:
+        """Student and teacher of a loss have one meaning and one shape; nothing broadcasts."""
+        if node.op is None or not node.op.name.startswith("loss.") or not {"student", "teacher"} <= set(node.inputs):
+            return True
+        student, teacher = (self.graph[str(node.inputs[side])] for side in ("student", "teacher"))
+        if student.value.form and teacher.value.form and student.value.form != teacher.value.form:
+            self.document.report(
+                node.path, f"{student.name} holds {student.value.form} values, {teacher.name} holds {teacher.value.form} values; convert one of them"
+            )
+            return False
+        shapes = show(student.value.fake), show(teacher.value.fake)
+        if shapes[0] == shapes[1] or node.op.name in UNEQUAL:
+            return True
+        self.document.report(node.path, f"student is {shapes[0]}, teacher is {shapes[1]}; {_remedy(student, teacher)}")
+        return False
+
+    # terms
+
+    def _term(self, node: Node) -> Any:
+        if node.term is None:
+            raise AssertionError(node.name)
+        kinds = {key: [self.graph[o].value.kind for o in node.inputs.get(key, ())] for key in ("factors", "rows", "over")}
+        student = node.inputs.get("student")
+        node.module = TermCall(
+            node.name, node.term.reduce, self.graph[str(node.inputs["value"])].value.kind,
+            self.graph[str(student)].value.kind if student else None, kinds["factors"], kinds["rows"], kinds["over"],
+        )
+        try:
+            with self.mode:
+                return node.module(**self._inputs(node))
+        except Exception as error:
+            self.document.report(node.path, f"this reduction does not fit {show(self._operand(node.inputs['value']))}: {_first_line(error)}")
+            return None
+
+
+UNEQUAL: frozenset[str] = frozenset()
+
+
+def show(value: Any) -> str:
+    """Shape of a value in words: ``(2, 64, 16, 16)``, ``4 x (...)``."""
+    if isinstance(value, Tensor):
+        return f"({', '.join(str(int(s)) for s in value.shape)})"
+    if isinstance(value, (list, tuple)) and value:
+        shapes = [show(v) for v in value]
+        return f"{len(shapes)} x {shapes[0]}" if len(set(shapes)) == 1 else f"[{', '.join(shapes)}]"
+    return type(value).__name__
+
+
+def _remedy(student: Node, teacher: Node) -> str:
+    one, other = (_channels(n.value.fake) for n in (student, teacher))
+    if one != other:
+        return f"put {{op: adapter.conv, features: {student.name}, like: {teacher.name}}} between them"
+    return "bring them to one size with transform.resize, or choose levels of equal stride with [a:b]"
+
+
+def _channels(value: Any) -> Any:
+    first = value[0] if isinstance(value, (list, tuple)) and value else value
+    return first.shape[1] if isinstance(first, Tensor) and first.dim() > 1 else None
+
+
+def _same_modules(original: nn.Module, fake: nn.Module, taps: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
+    """The tapped modules' copies inside the fake copy of a stage."""
+    pairs = dict(zip(map(id, original.modules()), fake.modules()))
+    return {path: pairs[id(module)] for path, module in taps.items()}
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def example_batch(height: int, width: int, images: int = 2, boxes: int = 2) -> dict[str, Any]:
+    """Batch values of the right shapes, without data."""
+    corner = torch.tensor([[2.0, 2.0, width / 2, height / 2]]).repeat(boxes, 1)
+    values = {
+        "images": torch.zeros(images, 3, height, width),
+        "image_sizes": [(height, width)] * images,
+        "targets.boxes": [corner.clone() for _ in range(images)],
+        "targets.labels": [torch.zeros(boxes, dtype=torch.int64) for _ in range(images)],
+    }
+    if set(values) != set(BATCH_PORTS):
+        raise AssertionError("the example batch must offer every batch value")
+    return values

@@ -1,0 +1,144 @@
+"""Check kinds: every input is given what it takes, or a stack of it; and say what every node gives."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from kdflow.graph.node import Graph, Node, Role, Value
+from kdflow.kinds import ANY, LAYERS, MAP, PYRAMID, SCALAR, Kind, stacked
+from kdflow.spec.load import Document, Steps
+
+
+def accepts(wanted: Kind, given: Kind) -> bool:
+    """True when a value of kind ``given`` can be passed where ``wanted`` is asked for, as it is."""
+    if wanted.name == "any" or wanted.name == given.name:
+        return True
+    if wanted.opaque or given.opaque:
+        return False
+    if wanted.stack != given.stack:
+        return False
+    if wanted.axes is None or wanted.axes == given.axes:
+        return True
+    return tuple("c" if a == "one" else a for a in given.axes or ()) == wanted.axes
+
+
+def place_kinds(graph: Graph, node: Node, document: Document) -> bool:
+    """Fill in the kind of ``node``'s value and how it is mapped; False after recording a fault."""
+    if node.role is Role.SLICE:
+        return _slice(graph, node, document)
+    if node.role is Role.PICK and node.port is None:
+        source = graph[str(node.inputs["stage"])].value
+        node.value = Value(source.outputs.get(str(node.key), ANY), strides=source.strides)
+    if node.role is Role.OP:
+        return _op(graph, node, document)
+    return node.role is not Role.TERM or _term(graph, node, document)
+
+
+def _slice(graph: Graph, node: Node, document: Document) -> bool:
+    source = graph[str(node.inputs["stack"])].value
+    if source.kind.stack is None:
+        document.report(node.path, f"{node.inputs['stack']} is a {source.kind} and has no entries to choose from")
+        return False
+    strides = source.strides[node.key] if source.strides and _inside(node.key, len(source.strides)) else ()
+    single = isinstance(node.key, int)
+    node.value = Value(
+        source.kind.element() if single else source.kind,
+        strides=(strides,) if isinstance(strides, int) else tuple(strides), form=source.form,
+    )
+    return True
+
+
+def _inside(key: Any, length: int) -> bool:
+    return isinstance(key, slice) or -length <= key < length
+
+
+def _op(graph: Graph, node: Node, document: Document) -> bool:
+    op = node.op
+    if op is None:
+        raise AssertionError(f"op node without an op: {node.name}")
+    wanted = op.observes if node.prepared else op.inputs
+    lifts: dict[str, str] = {}
+    elements: dict[str, Kind] = {}
+    for name, operand in node.inputs.items():
+        if name not in wanted:
+            continue
+        kinds = [graph[o].value.kind for o in ((operand,) if isinstance(operand, str) else operand)]
+        for kind in kinds:
+            if accepts(wanted[name].kind, kind):
+                elements[name] = kind
+            elif kind.stack and wanted[name].kind.stack is None and accepts(wanted[name].kind, kind.element()) and not wanted[name].many:
+                lifts[name], elements[name] = kind.stack, kind.element()
+            else:
+                document.report((*node.path, name), f"{op.name} takes {_article(wanted[name].kind)} here, and {operand} is {_article(kind)}")
+                return False
+    if len(set(lifts.values())) > 1:
+        document.report(node.path, f"{op.name} is given stacks over {' and '.join(sorted(set(lifts.values())))}; choose one entry of the others with [i]")
+        return False
+    node.lift, node.lifted = next(iter(lifts.values()), None), tuple(lifts)
+    return _result(graph, node, elements)
+
+
+def _result(graph: Graph, node: Node, elements: Mapping[str, Kind]) -> bool:
+    if node.op is None:
+        return False
+    given = node.op.output_kinds(elements)
+    strides = _strides(graph, node)
+    if isinstance(given, dict):
+        node.value = Value(ANY, {k: stacked(v, node.lift) for k, v in given.items()}, strides=strides)
+    else:
+        node.value = Value(stacked(given, node.lift), strides=strides)
+    return True
+
+
+def _strides(graph: Graph, node: Node) -> tuple[int, ...]:
+    """Strides of the first input that has them."""
+    for operand in node.operands():
+        if strides := graph[operand].value.strides:
+            return strides
+    return ()
+
+
+def _term(graph: Graph, node: Node, document: Document) -> bool:
+    value = graph[str(node.inputs["value"])].value.kind
+    if value.opaque and value is not ANY:
+        document.report(node.path, f"a term needs a tensor, and {node.inputs['value']} is {_article(value)}")
+        return False
+    node.value = Value(SCALAR)
+    if node.term is not None and node.term.reduce.scope == "image" and "b" not in (value.axes or ()):
+        document.report((*node.path, "reduce", "scope"), f"scope: image needs an axis b; {_article(value)} has {', '.join(value.axes or ())}")
+        return False
+    return all(
+        _factor(graph, node, document, (*node.path, key), operand, value)
+        for key in ("factors", "rows") for operand in node.inputs.get(key, ())
+    )
+
+
+def _factor(graph: Graph, node: Node, document: Document, path: Steps, operand: str, value: Kind) -> bool:
+    kind = graph[operand].value.kind
+    axes = {"c" if a == "one" else a for a in kind.axes or ()}
+    known = {*(value.axes or ()), "c"}
+    if kind.opaque or kind.axes is None or not axes <= known:
+        document.report(path, f"{operand} is {_article(kind)} and cannot weigh {_article(value)} with the axes {', '.join(value.axes or ())}")
+        return False
+    if kind.stack not in (None, value.stack):
+        document.report(path, f"{operand} is a stack over {kind.stack}, the loss is {'a stack over ' + value.stack if value.stack else 'no stack'}")
+        return False
+    return True
+
+
+def _article(kind: Kind) -> str:
+    return f"{'an' if kind.name[0] in 'aeiou' else 'a'} {kind}"
+
+
+def kind_of_value(value: Any) -> Kind:
+    """Kind of an interior tap, read off its shape; ANY where that says too little."""
+    if isinstance(value, (list, tuple)) and value:
+        inner = kind_of_value(value[0])
+        return {MAP: PYRAMID}.get(inner, LAYERS if inner.axes and len(inner.axes) == 3 else ANY)
+    dims = getattr(value, "dim", None)
+    if dims is None:
+        return ANY
+    from kdflow.kinds import ROWS, TOKENS
+
+    return {4: MAP, 3: TOKENS, 2: ROWS, 0: SCALAR}.get(dims(), ANY)

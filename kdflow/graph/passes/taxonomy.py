@@ -1,0 +1,81 @@
+"""Place the terms: a term belongs to the taxonomy node of the student tensor it compares."""
+
+from __future__ import annotations
+
+from kdflow.errors import choices
+from kdflow.graph.node import Graph, Node, Role
+from kdflow.kinds import Kind
+from kdflow.ports import PortSpec
+from kdflow.spec.load import Document
+from kdflow.taxonomy import load_tree
+
+_FEATURE_AXES = {"c"}
+
+
+def place_terms(graph: Graph, document: Document) -> Graph:
+    """Give every distillation term its taxonomy nodes; a declared node that contradicts the taps is a fault."""
+    tree = load_tree()
+    for node in graph.of_role(Role.TERM):
+        if node.term is None or not node.name.startswith("kd/"):
+            continue
+        inferred = _inferred(graph, node)
+        declared = () if node.term.at is None else (node.term.at,) if isinstance(node.term.at, str) else node.term.at
+        for name in declared:
+            if name not in tree:
+                document.report((*node.path, "at"), f'no taxonomy node "{name}".{choices(name, [n.id for n in tree])}')
+        if node.term.value is not None and not declared and not inferred:
+            document.report(node.path, "a term with value: needs at:, since nothing is compared")
+        if declared and inferred and not set(inferred) & set(declared):
+            document.report((*node.path, "at"), f"the term compares a tensor of {', '.join(inferred)}, not of {', '.join(declared)}")
+        node.taxonomy = tuple(dict.fromkeys([*inferred, *declared, *_rewired(graph, node)]))
+        if not node.taxonomy and not declared:
+            document.report(node.path, "no student tensor with a taxonomy node is compared here; write at: NODE")
+    return graph
+
+
+def _inferred(graph: Graph, term: Node) -> tuple[str, ...]:
+    """Nodes of the ports nearest to the compared student tensor."""
+    start = term.inputs.get("student") or term.inputs["value"]
+    return tuple(dict.fromkeys(p.node for p in _nearest(graph, str(start)) if p.node))
+
+
+def _nearest(graph: Graph, name: str) -> list[PortSpec]:
+    """Ports reached first when walking up from ``name`` along features (masks, boxes and labels do not count)."""
+    node = graph[name]
+    if node.port is not None:
+        return [node.port]
+    if node.role is Role.STAGE:
+        return []
+    carriers = [o for o in _main_inputs(node) if carries_features(graph[o].value.kind)]
+    found = [port for operand in carriers for port in _nearest(graph, operand)]
+    return [p for p in found if p.node] or found
+
+
+def _main_inputs(node: Node) -> list[str]:
+    """Inputs that carry what is compared: the student's side where an op has one, else all."""
+    for key in ("student", "student_logits", "features"):
+        if isinstance(node.inputs.get(key), str):
+            return [str(node.inputs[key])]
+    return list(node.operands())
+
+
+def carries_features(kind: Kind) -> bool:
+    """True for kinds with a feature axis that are not mere geometry."""
+    return not kind.opaque and kind.stack != "images" and (kind.axes is None or bool(_FEATURE_AXES & set(kind.axes)) or kind.axes == ("b", "r"))
+
+
+def _rewired(graph: Graph, term: Node) -> list[str]:
+    """A rewired decoder adds the query node: the compared predictions were made on other queries."""
+    return sorted({
+        "transformer/query" for name in graph.upstream(term.name)
+        if (node := graph[name]).role is Role.STAGE and node.name.split(":")[0] != node.owner and node.stage.startswith("decoder")
+    })
+
+
+def rewired_nodes(graph: Graph) -> list[str]:
+    """Taxonomy nodes of stages that run on other inputs than in plain inference (facet ``rewires``)."""
+    found: set[str] = set()
+    for node in graph.of_role(Role.PICK):
+        if node.port and node.port.node and not str(node.inputs["stage"]).startswith(f"{node.owner}:"):
+            found.add(node.port.node)
+    return sorted(found)

@@ -1,0 +1,264 @@
+"""The plan: method and detectors in executable form."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from kdflow.graph.lower import lower
+from kdflow.graph.node import Graph, Role
+from kdflow.graph.passes.prune import prune
+from kdflow.graph.runtime import Prepared, Streams
+from kdflow.graph.walk import evaluate
+from kdflow.ports import BATCH_PORTS, Batch, Detector
+from kdflow.spec.method import Method
+from kdflow.spec.schedule import Progress, Schedule
+
+
+@dataclass(frozen=True)
+class TermInfo:
+    """One summand of the training loss.
+
+    Attributes:
+        name: ``det/<loss>`` or ``kd/<term>``.
+        nodes: Taxonomy nodes, the first one primary; empty for the detector's own losses.
+        weight: Weight before schedules.
+        schedule: Factor over time.
+    """
+
+    name: str
+    nodes: tuple[str, ...]
+    weight: float
+    schedule: Schedule = field(default_factory=Schedule)
+
+    @property
+    def is_distillation(self) -> bool:
+        """True for terms of the method."""
+        return self.name.startswith("kd/")
+
+
+@dataclass
+class Outcome:
+    """Result of one step.
+
+    Attributes:
+        total: Weighted sum; the tensor to call ``backward`` on.
+        raw: Term -> unscheduled, unweighted scalar.
+        weighted: Term -> its share of the total.
+    """
+
+    total: Tensor
+    raw: dict[str, Tensor]
+    weighted: dict[str, Tensor]
+    alive: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def empty(self) -> frozenset[str]:
+        """Distillation terms that had nothing to judge in this batch (no boxes, no positives). Waits for the device."""
+        return frozenset(name for name, alive in self.alive.items() if not bool(alive))
+
+
+@dataclass(frozen=True)
+class PlanReport:
+    """What the compiler decided.
+
+    Attributes:
+        teacher_stages_run: Stages of teachers that run, as ``teacher.neck``.
+        teacher_stages_pruned: Stages that no term needs, so that they never run.
+        adapters: Op with weights -> number of parameters.
+        frozen: Parameters of the student that no loss reaches, frozen for that reason.
+        rewires: Taxonomy nodes of stages that run on other inputs than in plain inference.
+    """
+
+    teacher_stages_run: tuple[str, ...] = ()
+    teacher_stages_pruned: tuple[str, ...] = ()
+    adapters: Mapping[str, int] = field(default_factory=dict)
+    frozen: tuple[str, ...] = ()
+    rewires: tuple[str, ...] = ()
+
+
+class Plan(nn.Module):
+    """One module: batch in, named terms out.
+
+    The student and the op weights are its parameters and its state. Teachers are hidden from both (and so from optimizers,
+    checkpoints and DDP), always in eval mode and frozen. It is rebuilt from the spec, never pickled.
+    """
+
+    student: nn.Module
+    ops: nn.ModuleDict
+
+    def __init__(
+        self, method: Method, graph: Graph, detectors: Mapping[str, Detector], terms: Sequence[TermInfo],
+        streams: Streams, report: PlanReport,
+    ) -> None:
+        super().__init__()
+        self.method, self.graph, self.terms, self.report = method, graph, tuple(terms), report
+        self.detectors = dict(detectors)
+        self.streams = streams
+        self.phase: str | None = None
+        if "student" in detectors:
+            self.student = detectors["student"].model
+        self.ops = nn.ModuleDict(op_weights(graph))
+        self._hidden = [d for owner, d in detectors.items() if owner != "student"]
+        names = [t.name for t in terms]
+        self._lowered = [lower(prune(graph, names), names, list(BATCH_PORTS))] if names and _complete(graph, names) else []
+        self._weights: dict[str, Tensor] = {t.name: torch.tensor(t.weight) for t in terms}
+        for detector in self._hidden:
+            for parameter in detector.model.parameters():
+                parameter.requires_grad_(False)
+        self.train(True)
+
+    @property
+    def seed(self) -> int | None:
+        """Seed of the random streams."""
+        return self.streams.seed
+
+    @property
+    def teachers(self) -> dict[str, nn.Module]:
+        """Teacher models by owner."""
+        return {owner: d.model for owner, d in self.detectors.items() if owner != "student"}
+
+    @property
+    def code(self) -> str:
+        """The generated step, as Python source."""
+        return str(self._lowered[0].code) if self._lowered else ""
+
+    def forward(self, batch: Batch) -> Outcome:
+        """Run student, teachers (as far as needed) and terms on one batch."""
+        if not self._lowered:
+            raise RuntimeError("this plan was compiled for given values; call evaluate(values)")
+        results = self._lowered[0](*batch.values().values())
+        raw = {name: value for name, (value, _) in results.items()}
+        weighted = self.weigh(raw)
+        alive = {name: alive for name, (_, alive) in results.items() if name.startswith("kd/")}
+        return Outcome(torch.stack(list(weighted.values())).sum(), raw, weighted, alive)
+
+    def weigh(self, raw: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Terms times their weight and schedule at the current step."""
+        return {name: value * self._weight(name, value) for name, value in raw.items()}
+
+    def _weight(self, name: str, value: Tensor) -> Tensor:
+        weight = self._weights[name]
+        if weight.device != value.device:
+            weight = self._weights[name] = weight.to(value.device)
+        return weight
+
+    def advance(self, step: int, total_steps: int, steps_per_epoch: int) -> None:
+        """Set the weights and the random streams of this step; weights are tensors, so nothing is ever recompiled."""
+        self.streams.step = step
+        progress = Progress(step, total_steps, steps_per_epoch)
+        phase = next((p for p in self.method.phases if p.name == self.phase), None)
+        for term in self.terms:
+            active = phase is None or _matches(term.name, phase.terms)
+            self._weights[term.name].fill_(term.weight * term.schedule.factor(progress) if active else 0.0)
+
+    def enter(self, phase: str | None) -> None:
+        """Begin a phase: its terms count, and the parameters its patterns name train; the rest is frozen."""
+        self.phase = phase
+        declared = next((p for p in self.method.phases if p.name == phase), None)
+        for name, parameter in self.named_parameters():
+            if name not in self._always_frozen:
+                parameter.requires_grad_(declared is None or _matches(name, declared.train))
+
+    @property
+    def _always_frozen(self) -> set[str]:
+        """Parameters that were frozen when the plan was made."""
+        if not hasattr(self, "_frozen"):
+            self._frozen = {name for name, p in self.named_parameters() if not p.requires_grad}
+        return self._frozen
+
+    def train(self, mode: bool = True) -> Self:
+        """Training mode for student and ops; teachers stay in eval mode."""
+        self.training = mode
+        self.ops.train(mode)
+        for owner, detector in self.detectors.items():
+            detector.model.train(mode and owner == "student")
+            for stage in detector.stages.values():
+                stage.run.train(mode and owner == "student")
+        return self
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Moves teachers and stage wrappers along with the plan."""
+        super()._apply(fn, recurse)
+        for detector in self.detectors.values():
+            for module in (detector.model, *(stage.run for stage in detector.stages.values())):
+                module._apply(fn, recurse)
+        return self
+
+    def evaluate(self, values: Mapping[str, Any] | Batch, outputs: Iterable[str] | None = None) -> dict[str, Any]:
+        """Values of nodes for given values: the graph is cut at every node that is given.
+
+        Args:
+            values: A batch, or node name -> value; batch values, ports and nodes may be given.
+            outputs: Node names; by default all terms.
+
+        Returns:
+            Node name -> value; a term gives its unscheduled, unweighted scalar.
+        """
+        given = values.values() if isinstance(values, Batch) else values
+        names = list(outputs) if outputs is not None else [t.name for t in self.terms]
+        return evaluate(self.graph, dict(given), names)
+
+    @property
+    def preparations(self) -> tuple[PreparationRun, ...]:
+        """Work to do over the data before training or each epoch."""
+        return tuple(
+            PreparationRun(node.name, self.method.prepare[node.name].every, self.method.prepare[node.name].batches)
+            for node in self.graph.ordered() if node.prepared
+        )
+
+
+@dataclass(frozen=True)
+class PreparationRun:
+    """One preparation: when, over how many batches; :meth:`run` does it."""
+
+    name: str
+    every: str
+    batches: int | None
+
+    def run(self, plan: Plan, batches: Iterable[Batch]) -> None:
+        """Observe the batches with all models in eval mode and without gradient; the state lands in ``plan.ops``."""
+        node = plan.graph[self.name]
+        module: Any = node.module.parts[0].inner
+        was_training = plan.training
+        plan.train(False)
+        device = next(plan.student.parameters()).device
+        try:
+            with torch.no_grad():
+                module.begin()
+                for count, batch in enumerate(batches):
+                    if self.batches is not None and count >= self.batches:
+                        break
+                    values = plan.evaluate(batch.to(device), list(node.operands()))
+                    module.observe(**{key: values[str(name)] for key, name in node.inputs.items()})
+                module.finish()
+        finally:
+            plan.train(was_training)
+
+
+def op_weights(graph: Graph) -> dict[str, nn.Module]:
+    """Modules with weights or state by name; a stack gives ``name.0``, ``name.1``, ..."""
+    found: dict[str, nn.Module] = {}
+    for node in graph.of_role(Role.OP):
+        if node.op is None or not node.op.is_module or node.module is None:
+            continue
+        parts = [p.inner if isinstance(p, Prepared) else p for p in node.module.parts]
+        stacked = bool(node.lifted) and not node.share and not node.prepared
+        found[node.weights.replace(".", "_")] = nn.ModuleList(parts) if stacked else parts[0]
+    return found
+
+
+def _matches(name: str, patterns: Sequence[str]) -> bool:
+    import fnmatch
+
+    return any(fnmatch.fnmatchcase(name, p) or fnmatch.fnmatchcase(name.partition("/")[2], p) for p in patterns)
+
+
+def _complete(graph: Graph, names: Sequence[str]) -> bool:
+    """True when every value that training needs comes from the batch or a stage, and nothing was given from outside."""
+    needed = set().union(*(graph.upstream(name) for name in names)) if names else set()
+    return all(graph[name].given is None for name in needed)

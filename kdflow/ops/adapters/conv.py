@@ -1,0 +1,74 @@
+"""A convolution that brings maps of one model to the channels of another."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+from torch import nn
+from torch.nn import functional
+
+from kdflow.kinds import Map
+from kdflow.operation import op
+from kdflow.ops.adapters._layers import Init, initialise, width
+
+Positive = Annotated[int, Field(gt=0)]
+
+
+@op("adapter.conv")
+class ConvAdapter(nn.Module):
+    """Convolution, then norm, then activation; one per level unless ``share: levels``. Trained, not exported.
+
+    Layers are named ``conv`` and ``bn``. The map keeps its size at ``stride: 1`` (odd kernels).
+
+    Args:
+        kernel: Side of the kernel; padded by half of it.
+        stride: Step of the kernel.
+        groups: Channel groups.
+        channels: Output channels; none takes those of ``like``, or keeps the input's.
+        bias: Whether the convolution has a bias.
+        init: ``default`` (torch's), ``small_normal`` (deviation 1e-4, cut at two deviations; DeFeat), ``zero``,
+            ``identity`` or ``kaiming``.
+        norm: ``batch`` adds a BatchNorm with torch's defaults.
+        activation: ``relu`` rectifies; signed maps such as FPN outputs cannot be matched with it.
+    """
+
+    conv: nn.Conv2d
+    bn: nn.BatchNorm2d | None
+
+    def __init__(
+        self,
+        kernel: Positive = 1,
+        stride: Positive = 1,
+        groups: Positive = 1,
+        channels: Positive | None = None,
+        bias: bool = True,
+        init: Init = "default",
+        norm: Literal["none", "batch"] = "none",
+        activation: Literal["none", "relu"] = "none",
+    ) -> None:
+        super().__init__()
+        self.kernel, self.stride, self.groups = kernel, stride, groups
+        self.channels, self.bias, self.init = channels, bias, init
+        self.norm, self.activation = norm, activation
+
+    def build(self, features: Map, like: Map | None = None) -> None:
+        """Size the layers from the channels of ``features`` and ``like``."""
+        outputs = width(self.channels, features, like, dim=1)
+        self.conv = nn.Conv2d(
+            features.shape[1], outputs, self.kernel, self.stride, self.kernel // 2, groups=self.groups, bias=self.bias
+        )
+        initialise(self.conv, self.init)
+        self.bn = nn.BatchNorm2d(outputs) if self.norm == "batch" else None
+
+    def forward(self, features: Map, like: Map | None = None) -> Map:
+        """(B, C_in, H, W) -> (B, C_out, H', W').
+
+        Args:
+            features: Maps to adapt.
+            like: Only its channels are read, when the layer is built.
+        """
+        result = self.conv(features)
+        if self.bn is not None:
+            result = self.bn(result)
+        return functional.relu(result) if self.activation == "relu" else result

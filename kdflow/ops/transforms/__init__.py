@@ -1,0 +1,1 @@
+"""Ops that change what a value looks like: norms, moments, sizes, probabilities, axes."""

@@ -1,0 +1,19 @@
+"""Both of two selections."""
+
+from __future__ import annotations
+
+from kdflow.functional.checks import same_shape
+from kdflow.kinds import AnyTensor
+from kdflow.operation import like, op
+
+
+@op("values.and", gives=like("values"), no_grad=True)
+def conjunction(values: AnyTensor, other: AnyTensor) -> AnyTensor:
+    """True where both are above 0.
+
+    Args:
+        values: Booleans, or numbers that count as true above 0.
+        other: The same shape.
+    """
+    same_shape(values, other)
+    return (values > 0) & (other > 0)

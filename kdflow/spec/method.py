@@ -1,0 +1,208 @@
+"""The method: one declared distillation, ``specs/<slug>.yaml``.
+
+These models say what a document may contain. What an op's keys mean is said by the op's own signature and checked when the graph
+is built, so entries of ``nodes`` and ``terms`` keep their remaining keys as ``arguments``.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from kdflow.spec.bench import Strict
+
+Axis = str
+Divisor = float | str
+
+
+class Paper(Strict):
+    """Where the method was published."""
+
+    title: str = ""
+    arxiv: str = ""
+    doi: str = ""
+    venue: str = ""
+    year: int | None = None
+    code: str = Field(default="", description="official repository")
+
+
+class Reduce(Strict):
+    """How an elementwise loss becomes one number. Every axis is summed unless ``sum`` lists fewer; the others are averaged.
+
+    The sum is divided by the product ``over``: numbers, axis names (their size in the student's tensor), ``rows`` (selected
+    rows), ``elements``, and node references (the sum of their entries).
+    """
+
+    sum: Literal["all"] | tuple[Axis, ...] = "all"
+    over: tuple[Divisor, ...] = ()
+    floor: float | None = Field(default=None, description="the divisor is at least this")
+    root: tuple[Axis, ...] = Field(default=(), description="sum over these axes first and take the square root (a norm)")
+    scope: Literal["batch", "image"] = Field(default="batch", description="one quotient per batch, or one per image, averaged")
+    levels: Literal["sum", "mean", "pooled"] = Field(
+        default="sum", description="how entries of a stack are joined; pooled adds numerators and divisors before dividing"
+    )
+
+
+MEAN = Reduce(over=("elements",))
+SHORTHANDS = {"mean": MEAN, "sum": Reduce(), "batch_mean": Reduce(over=("b",))}
+
+
+class NodeEntry(BaseModel):
+    """One node: an op, a call of a detector's stages, or an entry of ``modules`` applied to inputs."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    op: str | None = None
+    call: str | None = None
+    module: str | None = Field(default=None, description="apply an entry of modules")
+    share: Literal["levels"] | None = Field(default=None, description="one set of weights for all entries of a stack")
+
+    @model_validator(mode="after")
+    def _one_action(self) -> NodeEntry:
+        if sum(x is not None for x in (self.op, self.call, self.module)) != 1:
+            raise ValueError("a node has exactly one of op:, call: and module:")
+        return self
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Keys that belong to the op or call."""
+        return dict(self.model_extra or {})
+
+
+class ModuleEntry(BaseModel):
+    """A trainable piece used by more than one node; its weights are shared by all of them."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    op: str
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Options of the op."""
+        return dict(self.model_extra or {})
+
+
+class TermEntry(BaseModel):
+    """One loss summand. Keys beside these belong to the loss op (student, teacher, temperature ...)."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    loss: str | None = None
+    value: str | None = Field(default=None, description="reference of a scalar, instead of a loss")
+    weight: float = 1.0
+    factors: tuple[str, ...] = ()
+    rows: str | tuple[str, ...] | None = None
+    reduce: Reduce = MEAN
+    schedule: dict[str, Any] = Field(default_factory=dict)
+    at: str | tuple[str, ...] | None = None
+    drop: bool = Field(default=False, description="det.<name> only: leave this loss of the detector out")
+
+    @field_validator("reduce", mode="before")
+    @classmethod
+    def _shorthand(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            if value not in SHORTHANDS:
+                raise ValueError(f'"{value}" is no reduction; write {", ".join(SHORTHANDS)} or a mapping with over:')
+            return SHORTHANDS[value]
+        if isinstance(value, dict) and "layers" in value:
+            return {("levels" if key == "layers" else key): item for key, item in value.items()}
+        return value
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Keys that belong to the loss op."""
+        return dict(self.model_extra or {})
+
+
+class SearchRange(Strict):
+    """What Optuna may choose for one dotted path."""
+
+    low: float | None = None
+    high: float | None = None
+    log: bool = False
+    step: float | None = None
+    choices: tuple[Any, ...] = ()
+
+    @model_validator(mode="after")
+    def _range_or_choices(self) -> SearchRange:
+        if self.choices:
+            return self
+        if self.low is None or self.high is None:
+            raise ValueError("give low and high, or choices")
+        if self.low >= self.high or (self.log and self.low <= 0):
+            raise ValueError("low must be below high, and above 0 with log")
+        return self
+
+
+class Variant(Strict):
+    """Changes that apply where all of ``when`` holds.
+
+    ``when`` compares ``bench``, ``<owner>.family`` or ``<owner>.detector`` with a pattern (``shapes-*``) or a list of them.
+    """
+
+    when: dict[str, str | tuple[str, ...]]
+    set: dict[str, Any] = Field(default_factory=dict)
+    drop: tuple[str, ...] = ()
+    reason: str = ""
+
+
+class Preparation(BaseModel):
+    """Work done over the data before training or before each epoch, by an op with ``observe`` and ``finish``."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    op: str
+    every: Literal["start", "epoch"] = "start"
+    batches: int | None = Field(default=None, gt=0, description="at most this many batches; none: the whole training set")
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Keys that belong to the op."""
+        return dict(self.model_extra or {})
+
+
+class Phase(Strict):
+    """One stretch of training: how long, which terms count, and which parts train (patterns over parameter names)."""
+
+    name: str
+    steps: float = Field(gt=0, description="at most 1: a fraction of the run; above: steps")
+    terms: tuple[str, ...] = ("*",)
+    train: tuple[str, ...] = ("*",)
+
+
+class Inherit(Strict):
+    """Student stages that start from the teacher's weights."""
+
+    student: str = Field(description="pattern over the student's parameter names")
+    source: str = Field(default="teacher", description="which teacher")
+    when: Literal["same_shapes"] = "same_shapes"
+
+
+class Method(Strict):
+    """One method file."""
+
+    kdflow: Literal[1]
+    method: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
+    title: str = ""
+    paper: Paper = Paper()
+    fidelity: Literal["code", "paper", "reconstructed"] = "code"
+    bench: str | None = None
+    teacher: Literal["required", "none"] = "required"
+    plugins: tuple[str, ...] = ()
+    modules: dict[str, ModuleEntry] = Field(default_factory=dict)
+    prepare: dict[str, Preparation] = Field(default_factory=dict)
+    nodes: dict[str, NodeEntry] = Field(default_factory=dict)
+    terms: dict[str, TermEntry] = Field(default_factory=dict)
+    schedule: dict[str, Any] = Field(default_factory=dict, description="multiplies every distillation term")
+    phases: tuple[Phase, ...] = ()
+    init: tuple[Inherit, ...] = ()
+    search: dict[str, SearchRange] = Field(default_factory=dict)
+    variants: tuple[Variant, ...] = ()
+    wraps: str | None = None
+
+    @property
+    def distillation_terms(self) -> dict[str, TermEntry]:
+        """Terms of the method, without changes to the detector's own losses."""
+        return {name: term for name, term in self.terms.items() if not name.startswith("det.")}
+
+    @property
+    def detector_terms(self) -> dict[str, TermEntry]:
+        """Changes to the detector's own losses, by loss name."""
+        return {name[4:]: term for name, term in self.terms.items() if name.startswith("det.")}

@@ -1,0 +1,273 @@
+"""From the text of a method to the method of one run: ``wraps``, ``like``, variants and overrides, in that order."""
+
+from __future__ import annotations
+
+import copy
+import fnmatch
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from kdflow.errors import UsageError, choices
+from kdflow.spec.bench import Bench
+from kdflow.spec.faults import validate
+from kdflow.spec.load import Document, Steps, dotted, parse, read
+from kdflow.spec.method import Method
+
+_WHEN = re.compile(r"^(bench|[a-z_]\w*\.(family|detector))$")
+Context = Mapping[str, str]
+Finder = Callable[[str], Path]
+
+
+@dataclass
+class MethodSpec:
+    """A method file as written, before variants are chosen; :meth:`resolve` gives the method of one run."""
+
+    document: Document
+
+    @property
+    def name(self) -> str:
+        """The method's slug as written."""
+        return str(self.document.data.get("method", Path(self.document.file).stem))
+
+    def resolve(self, context: Context | None = None, overrides: Mapping[str, Any] | None = None) -> Method:
+        """The method with the variants that fit ``context`` and the overrides applied.
+
+        Args:
+            context: ``bench`` and ``<owner>.family`` / ``<owner>.detector`` of the run; None applies no variant.
+            overrides: Dotted path -> value, as from ``--set``.
+
+        Raises:
+            SpecError: With every fault of the document.
+        """
+        document, changed = self.document, copy.deepcopy(self.document.data)
+        marks = dict(document.marks)
+        resolved = Document(document.file, changed, marks, list(document.faults))
+        _expand_dotted(resolved)
+        _apply_variants(resolved, context)
+        _expand_likes(resolved)
+        for path, value in (overrides or {}).items():
+            if not path.startswith(("data.", "student.", "teacher", "recipe.", "evaluation.")):
+                set_path(resolved, steps_of(path), value, create=False)
+        method = validate(Method, resolved.data, resolved)
+        resolved.check()
+        if method is None:
+            raise AssertionError("validation failed without a fault")
+        return method
+
+    def positions(self) -> Document:
+        """The document, for faults that later passes find."""
+        return self.document
+
+
+def load_method(path: str | Path, find: Finder | None = None) -> MethodSpec:
+    """Read a method file; raises SpecError with all faults of its shape.
+
+    Args:
+        path: File to read.
+        find: Finds the file of another method by slug, for ``wraps``.
+    """
+    return _checked(_wrapped(read(path), find))
+
+
+def parse_method(text: str, file: str = "<text>", find: Finder | None = None) -> MethodSpec:
+    """The same for text, for notebooks and tests."""
+    return _checked(_wrapped(parse(text, file), find))
+
+
+def load_bench(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Bench:
+    """Read a bench file and apply overrides; raises SpecError with all its faults."""
+    return bench_of(read(path), overrides)
+
+
+def bench_of(document: Document, overrides: Mapping[str, Any] | None = None) -> Bench:
+    """The bench in a parsed document."""
+    resolved = Document(document.file, copy.deepcopy(document.data), dict(document.marks))
+    for path, value in (overrides or {}).items():
+        if path.startswith(("data.", "student.", "teacher", "recipe.", "evaluation.")):
+            set_path(resolved, tuple(path.split(".")), value, create=True)
+    bench = validate(Bench, resolved.data, resolved)
+    resolved.check()
+    if bench is None:
+        raise AssertionError("validation failed without a fault")
+    return bench
+
+
+def parse_overrides(pairs: list[str]) -> dict[str, Any]:
+    """``["terms.a.weight=2"]`` -> ``{"terms.a.weight": 2}``; raises UsageError for anything else."""
+    result: dict[str, Any] = {}
+    for pair in pairs:
+        path, equals, text = pair.partition("=")
+        if not equals or not path.strip():
+            raise UsageError(f'--set {pair}: write PATH=VALUE, for example terms.neck.weight=2')
+        try:
+            result[path.strip()] = parse(f"value: {text}", "--set").data["value"]
+        except (yaml.YAMLError, ValueError) as error:
+            raise UsageError(f"--set {pair}: {error}") from None
+    return result
+
+
+def steps_of(path: str) -> Steps:
+    """Dotted path -> keys; ``terms.det.loss_x.weight`` keeps ``det.loss_x`` as one key."""
+    parts = path.split(".")
+    if len(parts) > 2 and parts[:2] == ["terms", "det"]:
+        parts[1:3] = [f"det.{parts[2]}"]
+    return tuple(parts)
+
+
+def set_path(document: Document, steps: Steps, value: Any, *, create: bool, mark: Steps | None = None) -> None:
+    """Set one value; with ``create=False`` every key but the last must exist, otherwise a fault is recorded."""
+    holder: Any = document.data
+    for depth, step in enumerate(steps[:-1]):
+        if not isinstance(holder, dict) or (step not in holder and not create and depth < 2):
+            known = holder if isinstance(holder, dict) else ()
+            document.report(mark or steps[:depth], f'nothing is called "{dotted(steps)}".{choices(str(step), known)}')
+            return
+        holder = holder.setdefault(step, {})
+    if not isinstance(holder, dict):
+        document.report(mark or steps, f'nothing can be set at "{dotted(steps)}"')
+        return
+    holder[steps[-1]] = value
+    if mark is not None:
+        _move_marks(document, mark, steps)
+
+
+def _checked(spec: MethodSpec) -> MethodSpec:
+    """Report the faults of the file as written; variants are checked against it as well."""
+    spec.resolve()
+    for index, variant in enumerate(spec.document.data.get("variants") or []):
+        if isinstance(variant, dict):
+            _check_variant(spec.document, index, variant)
+    spec.document.check()
+    return spec
+
+
+def _check_variant(document: Document, index: int, variant: dict[str, Any]) -> None:
+    for key in variant.get("when") or {}:
+        if not _WHEN.match(str(key)):
+            document.report(("variants", index, "when", key), f'unknown condition "{key}"; write bench, OWNER.family or OWNER.detector')
+    for path in variant.get("drop") or []:
+        if not _exists(document.data, steps_of(str(path))):
+            document.report(("variants", index, "drop"), f'nothing is called "{path}"')
+
+
+def _exists(data: Any, steps: Steps) -> bool:
+    for step in steps:
+        if not isinstance(data, dict) or step not in data:
+            return False
+        data = data[step]
+    return True
+
+
+def _wrapped(document: Document, find: Finder | None) -> MethodSpec:
+    """Merge the method named by ``wraps`` below this document."""
+    base_name = document.data.get("wraps")
+    if not isinstance(base_name, str):
+        return MethodSpec(document)
+    if find is None:
+        document.report(("wraps",), "another method can only be wrapped where methods can be found by name")
+        document.check()
+        return MethodSpec(document)
+    base = load_method(find(base_name), find).document
+    merged = Document(document.file, _merge(base.data, document.data), {**base.marks, **document.marks})
+    return MethodSpec(merged)
+
+
+_OWN = ("method", "title", "paper", "fidelity", "bench", "wraps")
+
+
+def _merge(base: Any, own: Any) -> Any:
+    """``own`` over ``base``: mappings join key by key, a null drops an entry, everything else replaces."""
+    if not isinstance(base, dict) or not isinstance(own, dict):
+        return own
+    merged = {key: value for key, value in base.items() if key not in _OWN or key not in own}
+    for key, value in own.items():
+        if value is None and key in merged:
+            del merged[key]
+        else:
+            merged[key] = _merge(merged.get(key), value) if key in merged else value
+    return merged
+
+
+def _expand_dotted(document: Document) -> None:
+    """``reduce.over: [...]`` inside a term means ``reduce: {over: [...]}``; terms with ``like`` keep it for the copy."""
+    terms = document.data.get("terms")
+    for name, term in (terms or {}).items() if isinstance(terms, dict) else ():
+        if isinstance(term, dict) and "like" not in term:
+            for key in [k for k in term if "." in k]:
+                set_path(document, ("terms", name, *key.split(".")), term.pop(key), create=True, mark=("terms", name, key))
+
+
+def _expand_likes(document: Document) -> None:
+    """Terms with ``like: other`` start as a copy of that term; their own keys go on top."""
+    terms = document.data.get("terms")
+    if not isinstance(terms, dict):
+        return
+    for name in list(terms):
+        _expand_like(document, terms, name, ())
+
+
+def _expand_like(document: Document, terms: dict[str, Any], name: str, seen: tuple[str, ...]) -> None:
+    term = terms[name]
+    if not isinstance(term, dict) or "like" not in term:
+        return
+    source, place = term["like"], ("terms", name, "like")
+    if source in (*seen, name) or source not in terms or not isinstance(terms.get(source), dict):
+        reason = "copies itself" if source in (*seen, name) else f'no term "{source}".{choices(str(source), terms)}'
+        document.report(place, reason)
+        term.pop("like")
+        return
+    _expand_like(document, terms, source, (*seen, name))
+    own = {key: value for key, value in term.items() if key != "like"}
+    terms[name] = copy.deepcopy(terms[source])
+    _copy_marks(document, ("terms", source), ("terms", name))
+    for key, value in own.items():
+        set_path(document, ("terms", name, *key.split(".")), value, create=True, mark=("terms", name, key))
+
+
+def _apply_variants(document: Document, context: Context | None) -> None:
+    variants = document.data.get("variants")
+    if context is None or not isinstance(variants, list):
+        return
+    for index, variant in enumerate(variants):
+        if not isinstance(variant, dict) or not _holds(variant.get("when") or {}, context):
+            continue
+        for path in variant.get("drop") or []:
+            _drop(document, steps_of(str(path)))
+        for path, value in (variant.get("set") or {}).items():
+            set_path(document, steps_of(path), copy.deepcopy(value), create=True, mark=("variants", index, "set", path))
+
+
+def _holds(when: Mapping[str, Any], context: Context) -> bool:
+    for key, wanted in when.items():
+        patterns = [wanted] if isinstance(wanted, str) else list(wanted)
+        if not any(fnmatch.fnmatchcase(context.get(key, ""), str(pattern)) for pattern in patterns):
+            return False
+    return True
+
+
+def _drop(document: Document, steps: Steps) -> None:
+    holder: Any = document.data
+    for step in steps[:-1]:
+        holder = holder.get(step, {}) if isinstance(holder, dict) else {}
+    if isinstance(holder, dict):
+        holder.pop(steps[-1], None)
+
+
+def _move_marks(document: Document, source: Steps, target: Steps) -> None:
+    """Values now found at ``target`` were written at ``source``."""
+    for path in [p for p in document.marks if p[: len(target)] == target]:
+        del document.marks[path]
+    _copy_marks(document, source, target)
+    document.marks.setdefault(target, document.mark(source))
+
+
+def _copy_marks(document: Document, source: Steps, target: Steps) -> None:
+    size = len(source)
+    for path, mark in list(document.marks.items()):
+        if path[:size] == source:
+            document.marks.setdefault((*target, *path[size:]), mark)

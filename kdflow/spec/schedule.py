@@ -1,0 +1,128 @@
+"""Schedules: how a term's weight changes during training. Several of them multiply.
+
+    schedule: {warmup: 500}                         linear from 0 over 500 steps
+    schedule: {decay: linear}                       1 - epoch / epochs
+    schedule: {warmup: {steps: 2000, zero: 100}, stop: 0.8}
+
+Lengths of at most 1 are fractions of the run, larger ones are steps.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, create_model
+
+from kdflow.errors import choices
+from kdflow.spec.faults import validate
+from kdflow.spec.load import Document, Steps
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands: optimizer steps done, steps in all, and steps per epoch."""
+
+    step: int
+    total: int
+    per_epoch: int
+
+    def at(self, length: float) -> float:
+        """A length in steps: a fraction of the run up to 1, steps above."""
+        return length * self.total if length <= 1 else length
+
+    @property
+    def epochs_done(self) -> float:
+        """Whole epochs done as a fraction of all epochs."""
+        epochs = max(1, math.ceil(self.total / max(1, self.per_epoch)))
+        return (self.step // max(1, self.per_epoch)) / epochs
+
+    @property
+    def done(self) -> float:
+        """Steps done as a fraction of all steps."""
+        return self.step / max(1, self.total)
+
+
+def warmup(at: Progress, steps: float, zero: float = 0) -> float:
+    """0 for ``zero`` steps, then linear to 1 over ``steps``."""
+    start, length = at.at(zero), at.at(steps)
+    return min(1.0, max(0.0, (at.step - start) / length)) if length else 1.0
+
+
+def decay(at: Progress, shape: Literal["linear", "cosine", "up_down"] = "linear", by: Literal["epoch", "step"] = "epoch") -> float:
+    """From 1 to 0: linearly, as half a cosine, or up to 2 at a quarter of the run and then down to 0."""
+    done = at.epochs_done if by == "epoch" else at.done
+    if shape == "linear":
+        return 1 - done
+    if shape == "cosine":
+        return 0.5 * math.cos(math.pi * done) + 0.5
+    return 1 + 4 * done if done < 0.25 else 2 * (1 - done) / 0.75
+
+
+def defer(at: Progress, until: float) -> float:
+    """0 before ``until``, then 1."""
+    return float(at.step >= at.at(until))
+
+
+def stop(at: Progress, after: float) -> float:
+    """1 until ``after``, then 0."""
+    return float(at.step < at.at(after))
+
+
+def drop(at: Progress, milestones: tuple[float, ...], factor: float = 0.1) -> float:
+    """Times ``factor`` at every milestone."""
+    return factor ** sum(at.step >= at.at(m) for m in milestones)
+
+
+def ramp(at: Progress, low: float = 0.0, high: float = 1.0) -> float:
+    """Linear from ``low`` to ``high`` over the run."""
+    return low + (high - low) * at.done
+
+
+SCHEDULES: Mapping[str, Callable[..., float]] = {f.__name__: f for f in (warmup, decay, defer, stop, drop, ramp)}
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A product of schedules, as a function of the step."""
+
+    parts: tuple[tuple[str, tuple[tuple[str, Any], ...]], ...] = ()
+
+    def factor(self, at: Progress) -> float:
+        """The factor on the weight at this step."""
+        product = 1.0
+        for name, options in self.parts:
+            product *= SCHEDULES[name](at, **dict(options))
+        return product
+
+
+def read_schedule(declared: Mapping[str, Any], document: Document, path: Steps) -> Schedule:
+    """The schedule in a spec; faults go into the document.
+
+    A plain value stands for the first option (``warmup: 500``, ``decay: linear``).
+    """
+    parts = []
+    for name, value in declared.items():
+        if name not in SCHEDULES:
+            document.report((*path, name), f'no schedule "{name}".{choices(name, SCHEDULES)}')
+            continue
+        model = _options(name)
+        first = next(iter(model.model_fields))
+        options = validate(model, value if isinstance(value, dict) else {first: value}, document, (*path, name))
+        if options is not None:
+            parts.append((name, tuple(options.model_dump().items())))
+    return Schedule(tuple(parts))
+
+
+def _options(name: str) -> type[BaseModel]:
+    function = SCHEDULES[name]
+    hints = typing.get_type_hints(function)
+    fields: dict[str, Any] = {
+        key: (hints[key], ... if p.default is inspect.Parameter.empty else p.default)
+        for key, p in list(inspect.signature(function).parameters.items())[1:]
+    }
+    return create_model(name, __config__=ConfigDict(extra="forbid"), **fields)

@@ -1,0 +1,57 @@
+"""Runs a detector's stages in their declared order by hand, as a compiled plan would."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kdflow.ports import BATCH_PORTS, Batch, Detector
+
+
+def run_stages(detector: Detector, batch: Batch, **replaced: Any) -> dict[str, Any]:
+    """Every port's value. ``replaced`` gives values for ports (dots written as ``__``) in place of the detector's own."""
+    values: dict[str, Any] = dict(batch.values())
+    given = {name.replace("__", "."): value for name, value in replaced.items()}
+    for name, stage in detector.stages.items():
+        inputs = {argument: values[port] for argument, port in stage.inputs.items()}
+        result = stage.run(**inputs, **stage.options)
+        missing = set(stage.outputs) - set(result)
+        assert not missing, f"{name} does not return {missing}"
+        for port, spec in detector.ports.items():
+            if spec.stage == name:
+                values[port] = given.get(port, result[spec.key])
+    return values
+
+
+def run_call(detector: Detector, call: str, values: dict[str, Any], options: dict[str, Any] | None = None, **inputs: Any) -> dict[str, Any]:
+    """The outputs of a call: repeats exactly the stages that depend on the replaced ports; ``values`` are the ports so far."""
+    described = detector.calls[call]
+    replaced = {described.inputs[name]: value for name, value in inputs.items()}
+    settings: dict[str, dict[str, Any]] = {}
+    for option, value in (options or {}).items():
+        settings.setdefault(described.options[option], {})[option] = value
+    found, touched = {**values, **replaced}, set(replaced)
+    for name, stage in detector.stages.items():
+        if touched.isdisjoint(stage.inputs.values()) and name not in settings:
+            continue
+        needed = _needed(detector, set(described.outputs.values()), set(replaced))
+        if name not in needed:
+            continue
+        result = stage.run(**{a: found[p] for a, p in stage.inputs.items()}, **{**stage.options, **settings.get(name, {})})
+        for port, spec in detector.ports.items():
+            if spec.stage == name and port not in replaced:
+                found[port] = result[spec.key]
+                touched.add(port)
+    return {name: found[port] for name, port in described.outputs.items()}
+
+
+def _needed(detector: Detector, ports: set[str], cut: set[str]) -> set[str]:
+    """Stages upstream of ``ports``, not beyond the ports in ``cut``."""
+    stages: set[str] = set()
+    open_ports = list(ports - cut)
+    while open_ports:
+        port = open_ports.pop()
+        if port in BATCH_PORTS or (stage := detector.ports[port].stage) in stages:
+            continue
+        stages.add(stage)
+        open_ports += [p for p in detector.stages[stage].inputs.values() if p not in cut]
+    return stages

@@ -1,0 +1,223 @@
+"""Evaluate a shipped spec's compiled terms on the arrays of a golden case, as its binding file says.
+
+A binding ``tests/goldens/<slug>.yaml`` lists *runs*; each applies to the cases that have the keys in ``when`` and says
+
+    set:       dotted spec path -> literal, or "$key" for a scalar of the case ("$" works inside mappings and lists as well)
+    values:    reference in the spec -> key ("student.neck.*" gathers a list) or {make: function, of: key or [keys]}
+    params:    key pattern with {placeholders} -> name below plan.ops
+    detectors: owner -> function in builders.py that makes a detector from the case
+    expected:  key pattern -> {term: name} | {terms: [names]} | {node: name} | {grad: reference}, with make: for a layout
+    left_out:  key pattern -> reason, for expectations that are deliberately not compared
+    unused:    key pattern -> reason, for inputs that the method does not read
+
+Values are compared weighted unless ``raw: true``. ``expected64.*`` follows ``expected.*`` in float64.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+
+from kdflow.graph.compile import compile_given
+from kdflow.graph.plan import Plan
+from kdflow.spec.resolve import load_method
+from tests.goldens import builders, layouts
+
+ROOT = Path(__file__).parents[2]
+Arrays = Mapping[str, np.ndarray]
+
+
+@dataclass
+class Run:
+    """One way of evaluating a case."""
+
+    method: str
+    declared: dict[str, Any]
+    arrays: Arrays
+    used: set[str] = field(default_factory=set)
+
+    def __getitem__(self, section: str) -> dict[str, Any]:
+        return self.declared.get(section) or {}
+
+    def tolerance(self, what: str) -> float:
+        return float({"value": 1e-4, "grad": 2e-4, "value64": 1e-6, "grad64": 1e-5, **self["tolerance"]}[what])
+
+
+def binding_runs(slug: str, arrays: Arrays) -> list[Run]:
+    """The runs of the binding file that apply to a case."""
+    binding = yaml.safe_load((Path(__file__).parent / f"{slug}.yaml").read_text())
+    runs = []
+    for declared in binding["runs"]:
+        merged = {**{k: v for k, v in binding.items() if k != "runs"}, **declared}
+        if all(fnmatch.filter(arrays, key) for key in declared.get("when", [])) and not any(
+            fnmatch.filter(arrays, key) for key in declared.get("unless", [])
+        ):
+            runs.append(Run(slug, merged, arrays))
+    return runs
+
+
+def gather(run: Run, key: str) -> Any:
+    """The array of a key, or the list of arrays where it ends in ``*`` (ordered by their numbers)."""
+    if "*" not in key:
+        run.used.add(key)
+        return run.arrays[key]
+    pattern = re.compile(re.escape(key).replace(r"\*", r"(\d+)") + "$")
+    found = sorted((k for k in run.arrays if pattern.match(k)), key=lambda k: [int(n) for n in pattern.match(k).groups()])
+    run.used.update(found)
+    return [run.arrays[k] for k in found]
+
+
+def literal(run: Run, value: Any) -> Any:
+    """A value of ``set`` with every "$key" replaced by the case's scalar or list."""
+    if isinstance(value, dict):
+        return {k: literal(run, v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [literal(run, v) for v in value]
+    if isinstance(value, str) and value.startswith("$"):
+        return gather(run, value[1:]).tolist()
+    return value
+
+
+def tensors(value: Any, dtype: torch.dtype) -> Any:
+    """Arrays as tensors, floats in ``dtype``, floating leaves with gradient."""
+    if isinstance(value, (list, tuple)):
+        return type(value)(tensors(v, dtype) for v in value)
+    if isinstance(value, dict):
+        return {k: tensors(v, dtype) for k, v in value.items()}
+    tensor = torch.as_tensor(value)
+    return tensor.to(dtype).clone() if tensor.is_floating_point() else tensor
+
+
+def leaves(value: Any) -> None:
+    """Ask for gradients of all floating tensors."""
+    if isinstance(value, (list, tuple)):
+        for v in value:
+            leaves(v)
+    elif isinstance(value, torch.Tensor) and value.is_floating_point():
+        value.requires_grad_()
+
+
+def source(run: Run, declared: Any, dtype: torch.dtype) -> Any:
+    """The tensors that a binding entry describes."""
+    if isinstance(declared, str):
+        return tensors(gather(run, declared), dtype)
+    keys = [declared["of"]] if isinstance(declared["of"], str) else declared["of"]
+    parts = [tensors(gather(run, key), dtype) for key in keys]
+    return getattr(layouts, declared["make"])(*parts)
+
+
+def evaluate(run: Run, dtype: torch.dtype) -> tuple[Plan, dict[str, Any], dict[str, Any]]:
+    """Compile the shipped spec on the case's values and evaluate its terms; also returns the leaves by reference."""
+    spec = load_method(ROOT / "specs" / f"{run.method}.yaml", lambda name: ROOT / "specs" / f"{name}.yaml")
+    families = run["families"]
+    context = {f"{owner}.family": family for owner, family in families.items()} | dict(run["context"])
+    method = spec.resolve(context, {path: literal(run, v) for path, v in run["set"].items()})
+    raw_values = {name: source(run, declared, dtype) for name, declared in run["values"].items() if "make" not in declared or True}
+    inputs = {name: value for name, value in raw_values.items()}
+    for name, value in inputs.items():
+        if name.startswith("student."):
+            leaves(value)
+    strides = {name: tuple(int(s) for s in gather(run, key)) for name, key in run["strides"].items()}
+    detectors = {owner: getattr(builders, make)(run.arrays, dtype, owner) for owner, make in run["detectors"].items()}
+    plan = compile_given(
+        method, spec.document, inputs, families=families, strides=strides, detectors=detectors, seed=0
+    ).to(dtype)
+    load_parameters(run, plan)
+    wanted = {t.name for t in plan.terms}
+    plan.advance(0, 1, 1)
+    raw = plan.evaluate({}, sorted(wanted))
+    return plan, raw, inputs
+
+
+def load_parameters(run: Run, plan: Plan) -> None:
+    """Copy the case's parameters into the plan's ops; every parameter of the plan must be given."""
+    state = plan.ops.state_dict()
+    given = set()
+    for key in run.arrays:
+        for pattern, target in run["params"].items():
+            expression = re.sub(r"\\\{(\w+)\\\}", r"(?P<\1>[\\w.]+?)", re.escape(pattern)) + "$"
+            if match := re.match(expression, key):
+                name = target.format(**match.groupdict())
+                value = torch.as_tensor(run.arrays[key])
+                assert state[name].shape == value.shape, f"{key} {value.shape} does not fit {name} {state[name].shape}"
+                state[name].copy_(value)
+                given.add(name)
+                run.used.add(key)
+    trainable = {name for name, _ in plan.ops.named_parameters()}
+    assert not trainable - given, f"parameters without a golden value: {sorted(trainable - given)}"
+
+
+def total(plan: Plan, raw: Mapping[str, Any], terms: list[str] | None = None) -> torch.Tensor:
+    """Sum of the weighted terms."""
+    weighted = plan.weigh(raw)
+    names = [f"kd/{t}" for t in terms] if terms else list(weighted)
+    return torch.stack([weighted[n] for n in names]).sum()
+
+
+def actual(run: Run, plan: Plan, raw: dict[str, Any], inputs: dict[str, Any], declared: dict[str, Any]) -> Any:
+    """What the plan gives for one expectation."""
+    if "node" in declared:
+        value = plan.evaluate({}, [declared["node"]])[declared["node"]]
+    elif "grad" in declared:
+        loss = total(plan, raw, declared.get("terms"))
+        value = gradient(loss, run, plan, inputs, declared["grad"])
+    else:
+        names = [declared["term"]] if "term" in declared else declared["terms"]
+        value = total(plan, raw, names) if not declared.get("raw") else sum(raw[f"kd/{n}"] for n in names)
+    return getattr(layouts, declared["make"])(value) if "make" in declared else value
+
+
+def gradient(loss: torch.Tensor, run: Run, plan: Plan, inputs: dict[str, Any], name: str) -> Any:
+    """Gradient with respect to a given value or a parameter below plan.ops; zeros where none flows."""
+    target = inputs.get(name)
+    if target is None:
+        target = dict(plan.ops.named_parameters())[name]
+    flat = list(target) if isinstance(target, (list, tuple)) else [target]
+    grads = torch.autograd.grad(loss, flat, retain_graph=True, allow_unused=True)
+    filled = [torch.zeros_like(t) if g is None else g for t, g in zip(flat, grads)]
+    return filled if isinstance(target, (list, tuple)) else filled[0]
+
+
+def expectations(run: Run) -> dict[str, dict[str, Any]]:
+    """``expected.*`` keys of the case that this run compares, with their declaration."""
+    found = {}
+    for key in run.arrays:
+        plain = key.replace("expected64.", "expected.")
+        for pattern, declared in run["expected"].items():
+            expression = re.escape(pattern).replace(r"\*", r"(\d+)") + "$"
+            if match := re.match(expression, plain):
+                found[key] = {**declared, "place": [int(n) for n in match.groups()]}
+    return found
+
+
+def compare(run: Run, key: str, declared: dict[str, Any], value: Any) -> None:
+    """Assert that the plan's value equals the golden one."""
+    for position in declared["place"]:
+        value = value[position]
+    expected = torch.as_tensor(run.arrays[key])
+    kind = ("grad" if "grad" in declared else "value") + ("64" if key.startswith("expected64") else "")
+    tolerance = run.tolerance(kind)
+    got = value.detach().to(torch.float64) if isinstance(value, torch.Tensor) else torch.as_tensor(value, dtype=torch.float64)
+    scale = float(expected.abs().max()) if expected.numel() else 0.0
+    torch.testing.assert_close(
+        got.reshape(expected.shape), expected.to(torch.float64), rtol=tolerance, atol=max(tolerance * scale, 1e-9),
+        msg=lambda text: f"{run.method} {key}: {text}",
+    )
+
+
+def unbound(runs: list[Run], arrays: Arrays) -> list[str]:
+    """Keys of a case that no run uses, compares or lists with a reason."""
+    left: set[str] = set(arrays)
+    for run in runs:
+        left -= run.used | set(expectations(run))
+        for pattern in [*run["left_out"], *run["unused"]]:
+            left -= {k for k in left if fnmatch.fnmatchcase(k.replace("expected64.", "expected."), pattern)}
+    return sorted(left)
