@@ -180,7 +180,7 @@ def op(
 
 
 def _return_kind(target: Any) -> Kind:
-    call = target.forward if inspect.isclass(target) else target
+    call = typing.cast(Any, target).forward if inspect.isclass(target) else target
     marker = _marker(typing.get_type_hints(call, include_extras=True).get("return"))
     if not isinstance(marker, Kind):
         raise TypeError(f"{target!r}: annotate the result with a kind or pass gives=")

@@ -15,8 +15,8 @@ _PACKAGE = Path(__file__).resolve().parent
 def folder(name: Name, package: Path = _PACKAGE) -> Path:
     """The folder ``name`` of this kdflow.
 
-    An installed package carries it as ``_resources/<name>``; in a checkout it lies beside the package. The neighbour of an
-    installed package is never used: another distribution may own a folder of that name.
+    An installed package carries it as ``_resources/<name>``; in a checkout it lies beside the package. The neighbour of
+    an installed package is never used: another distribution may own a folder of that name.
 
     Args:
         name: ``taxonomy`` or ``specs``.
@@ -31,7 +31,7 @@ def folder(name: Name, package: Path = _PACKAGE) -> Path:
     checkout = package.parent / name
     if checkout.is_dir() and (package.parent / "pyproject.toml").is_file():
         return checkout
-    raise KdflowError(f'kdflow\'s folder "{name}" is missing: looked for {installed} and {checkout}. Install kdflow again.')
+    raise KdflowError(f'the folder "{name}" is missing: looked for {installed} and {checkout}. Install kdflow again.')
 
 
 def taxonomy_folder() -> Path:

@@ -113,7 +113,8 @@ def load_tree(path: Path | None = None) -> Tree:
         path: Another ``tree.yaml``; none takes the one that comes with kdflow.
 
     Raises:
-        KdflowError: The file is no tree: a key is missing or unknown, an id is written twice, a parent does not come first.
+        KdflowError: The file is no tree: a key is missing or unknown, an id is written twice, a parent does not come
+            first.
     """
     file = path or taxonomy_folder() / "tree.yaml"
     try:

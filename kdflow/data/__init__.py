@@ -1,0 +1,1 @@
+"""Detection data: COCO and VOC folders, the drawn default set, loading, checking and converting."""

@@ -84,8 +84,7 @@ def build_model(
     """
     file = Path(weights).expanduser() if weights else None
     if weights is None or (file is not None and file.is_file()):
-        config = model_class.config_class(**settings, **class_names(classes))
-        model = model_class(config)
+        model = fresh(model_class, settings, classes)
         if file is not None:
             load_file(model, file)
         names = tuple(classes)
@@ -95,6 +94,14 @@ def build_model(
     if attention == "eager":
         model.set_attn_implementation(attention)
     return model, names
+
+
+def fresh(model_class: Any, settings: Mapping[str, Any], classes: Sequence[str]) -> Any:
+    """An untrained model; UsageError with the library's words where the settings contradict each other."""
+    try:
+        return model_class(model_class.config_class(**settings, **class_names(classes)))
+    except ValueError as error:
+        raise UsageError(f"{model_class.__name__} refuses these options: {error}") from error
 
 
 def pretrained(model_class: Any, name: str) -> Any:
@@ -154,9 +161,10 @@ def source_of(model: Any) -> str:
     )
 
 
-def without_gradient(model: nn.Module, dead: Sequence[str]) -> tuple[str, ...]:
-    """Names of the trainable parameters below any of the given module prefixes, in the model's order."""
-    return tuple(n for n, p in model.named_parameters() if p.requires_grad and n.startswith(tuple(dead))) if dead else ()
+def parameters_of(model: nn.Module, modules: Sequence[nn.Module]) -> tuple[str, ...]:
+    """Names, within ``model``, of the parameters of some of its modules."""
+    wanted = {id(p) for module in modules for p in module.parameters()}
+    return tuple(name for name, p in model.named_parameters() if id(p) in wanted)
 
 
 def load_backbone(module: nn.Module, source: str) -> None:

@@ -223,6 +223,29 @@ class Criterion(nn.Module):
         return {n: logits[0].new_zeros(()) for n in (*self.names, "total")}
 
 
+def draws(config: Any) -> bool:
+    """True where a transformer of this configuration drops out, so that its stages draw random numbers in training."""
+    return any(getattr(config, name, 0) for name in ("dropout", "attention_dropout", "activation_dropout"))
+
+
+def attention_weights(out: Any, sampled: bool, skip: int = 0) -> dict[str, Any]:
+    """Decoder attention per layer without the first ``skip`` queries.
+
+    Args:
+        out: The library's decoder output.
+        sampled: Deformable attention, which the library gives as (B, N, h, levels, points) or (B, N, h, levels * points).
+        skip: Number of leading queries that are no ports.
+
+    Returns:
+        ``self_attention`` (B, h, N, N) and ``cross_attention`` (B, h, N, attended places).
+    """
+    cross = [a.flatten(3).transpose(1, 2) if sampled else a for a in out.cross_attentions]
+    return {
+        "self_attention": [a[:, :, skip:, skip:] for a in out.attentions],
+        "cross_attention": [a[:, :, skip:] for a in cross],
+    }
+
+
 def layerless(name: str) -> str:
     """``loss_bbox_aux_3`` -> ``loss_bbox``."""
     return re.sub(r"(_aux|_dn|_enc)?(_\d+)?$", "", name)
@@ -254,9 +277,10 @@ class Postprocess(nn.Module):
         return processor.post_process_object_detection(outputs, threshold=-1.0, target_sizes=sizes, **self.options)
 
     def infer(self, logits: list[Tensor], boxes: list[Tensor], image_sizes: ImageSizes) -> dict[str, Any]:
-        """As many detections as queries."""
+        """As many detections as queries, or as the processor takes of all scores."""
         del boxes
-        count, like = logits[-1].shape[1], logits[-1]
+        like, top = logits[-1], self.options.get("top_k")
+        count = min(top, like.shape[1] * like.shape[2]) if top else like.shape[1]
         one = {"scores": like.new_empty(count), "labels": like.new_empty(count, dtype=torch.long), "boxes": like.new_empty(count, 4)}
         return {"detections": [dict(one) for _ in image_sizes]}
 

@@ -18,6 +18,7 @@ from kdflow.detectors.hf_parts import (
     Postprocess,
     criterion_call,
     detection_stage,
+    draws,
     inner,
     loss_ports,
     matching_stages,
@@ -47,7 +48,9 @@ def feature_stages(core: Any, name: str, normalize: str) -> dict[str, Stage]:
         "normalize": Stage(Normalize(mean, std, refuse_padding=name), images, ("pixels", "mask")),
         "backbone": Stage(rt.Backbone(core.backbone.model), {"pixels": "normalize.pixels"}, ("maps",), dense=True),
         "projection": Stage(rt.Projection(core.encoder_input_proj), {"maps": "backbone"}, ("maps",), dense=True),
-        "encoder": Stage(encoder, {"maps": "encoder.inputs"}, ("maps",), infer=encoder.infer),
+        "encoder": Stage(
+            encoder, {"maps": "encoder.inputs"}, ("maps",), stochastic=draws(core.config), infer=encoder.infer
+        ),
         "tokens": Stage(rt.Tokens(core.decoder_input_proj), {"maps": "neck"}, ("tokens", "grid")),
     }
 
@@ -64,29 +67,31 @@ def query_stages(core: Any, decoder: rt.Decoder) -> dict[str, Stage]:
         "selection": Stage(selection, tokens, chosen, infer=selection.infer),
         "decoder": Stage(
             decoder, {"queries": "decoder.queries", "noise": "denoising.noise", **tokens}, decoder.outputs,
-            options={"denoising": True}, infer=decoder.infer,
+            stochastic=draws(core.config), options={"denoising": True}, infer=decoder.infer,
         ),
     }
 
 
 def proposal_stages(criterion: Criterion, layers: int) -> tuple[dict[str, Stage], dict[str, PortSpec]]:
-    """Matching and loss of the chosen encoder tokens, and the loss of the denoising queries."""
-    match, proposals, denoising = Match(criterion.make), rt.ProposalLoss(criterion, layers), rt.DenoisingLoss(criterion, layers)
+    """Matching and loss of the chosen encoder tokens."""
+    match, loss = Match(criterion.make), rt.ProposalLoss(criterion, layers)
     inputs = {"logits": "encoder.logits", "boxes": "encoder.boxes", **TARGET_INPUTS}
-    noise = {"noise": "denoising.noise", "denoised": "decoder.denoised"}
     stages = {
         "match.proposals": Stage(match, inputs, ("indices",), infer=match.infer),
-        "criterion.proposals": Stage(
-            proposals, {**inputs, "pairs": "match.proposals"}, proposals.names, infer=proposals.infer
-        ),
-        "criterion.denoising": Stage(denoising, {**noise, **GROUND_TRUTH}, denoising.names, infer=denoising.infer),
+        "criterion.proposals": Stage(loss, {**inputs, "pairs": "match.proposals"}, loss.names, infer=loss.infer),
     }
-    ports = {
-        "match.proposals": inner("match.proposals", "indices", "pairs of chosen encoder tokens and objects"),
-        **loss_ports("criterion.proposals", proposals.names),
-        **loss_ports("criterion.denoising", denoising.names),
-    }
-    return stages, ports
+    pairs = inner("match.proposals", "indices", "pairs of chosen encoder tokens and objects")
+    return stages, {"match.proposals": pairs, **loss_ports("criterion.proposals", loss.names)}
+
+
+def denoising_stages(criterion: Criterion, config: Any) -> tuple[dict[str, Stage], dict[str, PortSpec]]:
+    """Loss of the denoising queries, where there are any."""
+    if config.num_denoising <= 0:
+        return {}, {}
+    loss = rt.DenoisingLoss(criterion, config.decoder_layers)
+    inputs = {"noise": "denoising.noise", "denoised": "decoder.denoised", **GROUND_TRUTH}
+    stage = Stage(loss, inputs, loss.names, infer=loss.infer)
+    return {"criterion.denoising": stage}, loss_ports("criterion.denoising", loss.names)
 
 
 def stages_and_ports(core: Any, name: str, normalize: str) -> tuple[dict[str, Stage], dict[str, PortSpec], Criterion]:
@@ -96,12 +101,14 @@ def stages_and_ports(core: Any, name: str, normalize: str) -> tuple[dict[str, St
     criterion = Criterion(partial(make_criterion, config), TERMS, {}, "_aux_{}", config.decoder_layers)
     matching, matching_ports = matching_stages(criterion)
     proposals, proposal_ports = proposal_stages(criterion, config.decoder_layers)
+    noise, noise_ports = denoising_stages(criterion, config)
     postprocess = detection_stage(Postprocess("RTDetrImageProcessor", use_focal_loss=config.use_focal_loss))
     stages = {
         **feature_stages(core, name, normalize), **query_stages(core, rt.Decoder(core.decoder, eager)),
-        **matching, **proposals, "postprocess": postprocess,
+        **matching, **proposals, **noise, "postprocess": postprocess,
     }
-    return stages, {**feature_ports(core), **decoder_ports(config, eager), **matching_ports, **proposal_ports}, criterion
+    ports = {**feature_ports(core), **decoder_ports(config, eager), **matching_ports, **proposal_ports, **noise_ports}
+    return stages, ports, criterion
 
 
 def feature_ports(core: Any) -> dict[str, PortSpec]:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kdflow.detectors.hf_parts import Criterion, Grid, ImageSizes, flatten, grid_of, to_labels, unsigmoid
+from kdflow.detectors.hf_parts import Criterion, Grid, ImageSizes, attention_weights, flatten, grid_of, to_labels, unsigmoid
 from kdflow.errors import UsageError
 
 
@@ -226,7 +226,7 @@ class Decoder(nn.Module):
             spatial_shapes=grid.shapes, spatial_shapes_list=grid.sizes, level_start_index=grid.starts,
             **({"output_attentions": True} if self.attention else {}),
         )
-        return {**self.split(out, anchors, count), **(attentions(out, count) if self.attention else {})}
+        return {**self.split(out, anchors, count), **(attention_weights(out, True, count) if self.attention else {})}
 
     def split(self, out: Any, anchors: Tensor, count: int) -> dict[str, Any]:
         """The library's output as lists over layers, its first ``count`` queries apart."""
@@ -267,14 +267,6 @@ def check_queries(queries: dict[str, Tensor], tokens: Tensor) -> tuple[Tensor, T
             f"(width {tokens.shape[-1]}, 4 numbers); put an adapter between"
         )
     return content, anchors
-
-
-def attentions(out: Any, count: int) -> dict[str, Any]:
-    """Attention weights without the first ``count`` queries: (B, h, N, N), and (B, h, N, sampled points)."""
-    return {
-        "self_attention": [a[:, :, count:, count:] for a in out.attentions],
-        "cross_attention": [a[:, count:].flatten(3).transpose(1, 2) for a in out.cross_attentions],
-    }
 
 
 class ProposalLoss(nn.Module):

@@ -88,7 +88,10 @@ class LifeWatch:
         Raises:
             InvariantError: A term has not lived within the limit.
         """
-        for name in [n for n in self._pending if n in outcome.raw and n not in outcome.empty]:
+        if not self._pending:
+            return
+        empty = outcome.empty  # reading it waits for the device
+        for name in [n for n in self._pending if n in outcome.raw and n not in empty]:
             judged, value = self._pending[name], outcome.raw[name]
             judged.steps += 1
             nonzero = bool((value.detach() != 0).item())

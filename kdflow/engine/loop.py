@@ -1,26 +1,195 @@
-"""Training: one loop for every method, detector and teacher."""
+"""Training: one loop for every method, every detector and every teacher."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from kdflow.engine import ranks
 from kdflow.engine.checkpoint import Checkpoints
-from kdflow.engine.hooks import EvaluationEvent, Hook, RunEnded, RunStarted, StepEvent, StopRun
+from kdflow.engine.hooks import EvaluationEvent, Hook, RunEnded, StepEvent, StopRun
 from kdflow.engine.interruption import Interruption
 from kdflow.engine.journal import Journal
 from kdflow.engine.machine import Machine, open_machine
 from kdflow.engine.phases import lay_out
 from kdflow.engine.protocols import Loader, Metrics, Passes, Plan
-from kdflow.engine.randomness import generators_untouched, seed_generators
+from kdflow.engine.randomness import seed_generators
+from kdflow.engine.run import Run
 from kdflow.engine.training import Training
-from kdflow.errors import InvariantError, UsageError, choices
 from kdflow.spec import method
 from kdflow.spec.bench import Recipe
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """How a run ended.
+
+    Attributes:
+        status: ``finished``, ``interrupted`` (SIGTERM; fit again with ``resume`` to go on) or ``stopped`` (by a hook).
+        reason: Words for the latter two.
+        step: Optimizer steps done.
+        resumed_from_step: Steps taken over from a checkpoint, 0 for a fresh run.
+        best: ``metric``, ``value`` and ``step`` of the best evaluation; empty without one.
+        metrics: Metrics of the last evaluation.
+        history: Reported steps, each once, those before a resume included.
+        evaluations: Evaluations, likewise.
+        unproven: Distillation terms that have not been seen alive, because the run was short or their groups were empty.
+        notes: What was guaranteed and what was passed over, in words.
+        folder: Where ``last.pt`` and ``best.pt`` lie.
+    """
+
+    status: str
+    reason: str
+    step: int
+    resumed_from_step: int
+    best: Mapping[str, Any]
+    metrics: Metrics
+    history: tuple[StepEvent, ...]
+    evaluations: tuple[EvaluationEvent, ...]
+    unproven: tuple[str, ...]
+    notes: tuple[str, ...]
+    folder: Path
+
+
+def fit(
+    plan: Plan,
+    loader: Loader,
+    recipe: Recipe,
+    *,
+    folder: Path,
+    total_steps: int,
+    steps_per_epoch: int,
+    seed: int = 0,
+    run_hash: str = "",
+    hooks: Sequence[Hook] = (),
+    evaluate: Callable[[Any], Metrics] | None = None,
+    metric: str = "AP",
+    phases: Sequence[method.Phase] = (),
+    passes: Passes | None = None,
+    resume: bool = True,
+    device: str | Machine = "auto",
+    deterministic: bool = False,
+) -> FitResult:
+    """Train ``plan`` on the batches of ``loader``.
+
+    Args:
+        plan: Student, frozen teachers and terms; moved to the device and trained in place.
+        loader: ``loader(k)`` gives batches k, k+1, ... without end; one optimizer step takes ``recipe.accumulate`` of them.
+        recipe: Optimizer, schedule, precision and intervals.
+        folder: Checkpoints and journal of this run and no other.
+        total_steps: Optimizer steps of the whole run (the recipe may say epochs).
+        steps_per_epoch: Optimizer steps in one pass over the data.
+        seed: Seeds the generators of a fresh run.
+        run_hash: Identity of the run; checkpoints of another one are refused.
+        hooks: Listeners, called in the first process.
+        evaluate: ``evaluate(plan) -> metrics``, with the averaged weights in place where the recipe keeps an average; called in
+            every process, and the first one's result counts.
+        metric: Which metric chooses the best student, larger is better.
+        phases: Declared phases; none trains everything throughout.
+        passes: ``passes()`` gives one pass over the data, for the plan's preparations.
+        resume: Continue from the folder's checkpoint if there is one; False deletes what is there.
+        device: ``auto``, ``cpu``, ``cuda``, or a machine that is open already.
+        deterministic: Deterministic algorithms (an open machine was asked when it was opened).
+
+    Raises:
+        InvariantError: Training silently went wrong; names the term, module or parameter.
+        UsageError: A checkpoint of another run, patterns that fit nothing, an unknown metric or device.
+    """
+    with ExitStack() as stack:
+        machine = device if isinstance(device, Machine) else stack.enter_context(open_machine(device, deterministic))
+        training = Training(plan, recipe, machine, lay_out(phases, total_steps), steps_per_epoch, seed)
+        run = Run(
+            training, Checkpoints(folder, run_hash, machine.world_size),
+            Journal(folder, run_hash, keep=resume, writes=machine.is_first), hooks if machine.is_first else (),
+            stack.enter_context(Interruption()), evaluate, metric, passes,
+        )
+        _begin(run, loader, resume)
+        return _result(run, _carry_out(run))
+
+
+def train(run: Run) -> RunEnded:
+    """At every step: first what is due there, then the step itself."""
+    training = run.training
+    while not run.interrupted():
+        run.evaluate_if_due()
+        run.save_if_due()
+        if training.step == training.total_steps:
+            return RunEnded("finished", training.step)
+        if training.step == training.phase.end:
+            training.enter(training.at + 1)
+        run.prepare_if_due()
+        with run.timed():
+            train_step(training)
+        run.report_if_due()
+    run.save()
+    return RunEnded("interrupted", training.step, "SIGTERM; the run can be resumed")
+
+
+def train_step(training: Training) -> None:
+    """One optimizer step: the mean gradient of ``accumulate`` batches."""
+    session, recipe = training.session, training.recipe
+    for part in range(recipe.accumulate):
+        batch = training.next_batch()
+        training.advance(part)
+        with session.last_pass(part == recipe.accumulate - 1):
+            outcome = session.forward(batch)
+            training.watch(outcome)
+            session.backward(outcome.total / recipe.accumulate)
+    training.watch_reach()
+    if recipe.clip_norm is not None:
+        training.watch_gradient(session.clip(recipe.clip_norm))
+    session.step()
+    training.advance_schedule()
+    if training.average is not None:
+        training.average.update()
+    training.step += 1
+
+
+def _begin(run: Run, loader: Loader, resume: bool) -> None:
+    """Start afresh, or where the last whole checkpoint left off."""
+    training = run.training
+    if not resume and training.machine.is_first:
+        run.checkpoints.clear()
+    ranks.wait()
+    found = run.checkpoints.load()
+    if found is None:
+        seed_generators("run", training.seed, training.machine.rank)
+        training.enter(0)
+        training.open(loader)
+        return
+    training.resume(found.state, loader)
+    run.resumed_from = run.reported = training.step
+    run.saved = (training.step, training.at)
+    run.notes = (*found.notes, f"resumed_from_step {training.step}")
+
+
+def _carry_out(run: Run) -> RunEnded:
+    """Train, and tell the hooks how it ended, whatever happened."""
+    try:
+        run.tell_start()
+        ended = train(run)
+    except StopRun as stop:
+        ended = RunEnded("stopped", run.training.step, str(stop))
+    except KeyboardInterrupt:
+        run.tell_end(RunEnded("interrupted", run.training.step, "stopped at the keyboard"))
+        raise
+    except BaseException as fault:
+        run.tell_end(RunEnded("failed", run.training.step, str(fault) or type(fault).__name__))
+        raise
+    run.tell_end(ended)
+    return ended
+
+
+def _result(run: Run, ended: RunEnded) -> FitResult:
+    steps, evaluations = run.journal.steps, run.journal.evaluations
+    done = tuple(evaluations[step] for step in sorted(evaluations) if step <= ended.step)
+    return FitResult(
+        status=ended.status, reason=ended.reason, step=ended.step, resumed_from_step=run.resumed_from,
+        best=dict(run.training.best), metrics=dict(done[-1].metrics) if done else {},
+        history=tuple(steps[step] for step in sorted(steps) if step <= ended.step), evaluations=done,
+        unproven=run.training.life.unproven, notes=(*run.notes, *run.training.teachers.notes),
+        folder=run.checkpoints.folder,
+    )

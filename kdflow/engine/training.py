@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import gc
 import itertools
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -24,6 +23,7 @@ from kdflow.engine.optim import STUDENT, build_optimizer, build_scheduler
 from kdflow.engine.phases import Phase, select_parameters
 from kdflow.engine.protocols import Loader, Outcome, Plan
 from kdflow.engine.randomness import generator_state, generators_untouched, set_generator_state
+from kdflow.errors import InvariantError, UsageError
 from kdflow.ports import Batch
 from kdflow.spec.bench import Recipe
 
@@ -44,6 +44,8 @@ class Training:
         prepared: Preparation -> epoch it was last run for.
         evaluated: Step of the last evaluation; -1 before the first.
         best: Metric, value and step of the best evaluation.
+        lr: Largest learning rate of the last step.
+        images: Images seen by this process since the last report.
     """
 
     plan: Plan
@@ -57,14 +59,8 @@ class Training:
     prepared: dict[str, int] = field(default_factory=dict)
     evaluated: int = -1
     best: dict[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self.plan.to(self.machine.device)
-        for teacher in self.plan.teachers.values():
-            teacher.to(self.machine.device)
-        prepare_norms(self.plan.student, self.recipe.norms, self.machine.world_size, self.machine.device)
-        self.trainable = frozenset(name for name, p in self.plan.named_parameters() if p.requires_grad)
-        self.average = MovingAverage(self.plan.student, self.recipe.ema) if self.recipe.ema else None
+    lr: float = 0.0
+    images: int = 0
 
     # Made anew by each phase (enter), the stream of batches by open.
     session: Session = field(init=False)
@@ -78,6 +74,14 @@ class Training:
     life: LifeWatch = field(init=False)
     teachers: TeacherWatch = field(init=False)
     batches: Iterator[Batch] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.plan.to(self.machine.device)
+        for teacher in self.plan.teachers.values():
+            teacher.to(self.machine.device)
+        prepare_norms(self.plan.student, self.recipe.norms, self.machine.world_size, self.machine.device)
+        self.trainable = frozenset(name for name, p in self.plan.named_parameters() if p.requires_grad)
+        self.average = MovingAverage(self.plan.student, self.recipe.ema) if self.recipe.ema else None
 
     @property
     def phase(self) -> Phase:
@@ -134,6 +138,28 @@ class Training:
             stream = iter(loader(self.step * self.recipe.accumulate))
             self.batches = itertools.chain([next(stream)], stream)
 
+    def next_batch(self) -> Batch:
+        """The next batch, on the device."""
+        try:
+            batch = next(self.batches)
+        except StopIteration:
+            raise UsageError(f"the training data ended at step {self.step}; a training loader goes on without end") from None
+        self.images += len(batch.image_sizes)
+        return batch.to(self.machine.device)
+
+    def advance(self, part: int) -> None:
+        """Tell the plan where the run is; ``part`` is the pass within the step."""
+        passes_before = self.machine.rank * self.recipe.accumulate
+        self.plan.advance(self.step, self.total_steps, self.steps_per_epoch, passes_before + part)
+
+    def advance_schedule(self) -> None:
+        """Move to the next learning rate, after an optimizer step."""
+        self.lr = max(group["lr"] for group in self.optimizer.param_groups)
+        with warnings.catch_warnings():
+            # fp16 may skip the very first optimizer step; torch then takes the order of the calls for a mistake.
+            warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step\\(\\)` before")
+            self.scheduler.step()
+
     def watch(self, outcome: Outcome) -> None:
         """Judge one pass, before its backward."""
         values = self.meter.add(outcome)
@@ -144,6 +170,17 @@ class Training:
         """Judge the norm of the gradient; in fp16 an overflow is legal, the step is then skipped."""
         if not self.session.scaled:
             self.gradient.see(("gradient",), norm.detach().reshape(1), self.step)
+
+    def watch_reach(self) -> None:
+        """Name parameters without gradient where several processes train: averaging over processes would stop there."""
+        if self.machine.world_size == 1 or self.step != self.phase.start:
+            return
+        for name, parameter in self.parameters.items():
+            if parameter.grad is None:
+                raise InvariantError(
+                    name, "no term's gradient reaches this parameter, which training on several processes does not allow; "
+                    "freeze it, or leave it out of the phase's train:",
+                )
 
     def check(self, thorough: bool = False) -> None:
         """Raise InvariantError if a term or gradient was not finite or a teacher moved; ``thorough`` compares its weights too."""

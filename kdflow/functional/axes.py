@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from torch import Tensor
+
 from kdflow.errors import UsageError
 
 
@@ -11,7 +13,7 @@ def dims_of(names: Sequence[str], axes: Sequence[str]) -> tuple[int, ...]:
     """Positions of the named axes.
 
     Args:
-        names: Axes to look up; ``one``, the single channel of a mask, is found as ``c``.
+        names: Axes to look up; ``c`` also finds the single channel of a mask.
         axes: Axes of the tensor; empty means that only the last one is known, and that it is ``c``.
 
     Raises:
@@ -31,3 +33,8 @@ def dims_of(names: Sequence[str], axes: Sequence[str]) -> tuple[int, ...]:
 def dim_of(name: str, axes: Sequence[str]) -> int:
     """Position of one named axis; see :func:`dims_of`."""
     return dims_of((name,), axes)[0]
+
+
+def last(name: str, tensor: Tensor, axes: Sequence[str]) -> Tensor:
+    """The tensor with the named axis moved to the end."""
+    return tensor.movedim(dim_of(name, axes), -1)

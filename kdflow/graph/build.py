@@ -154,7 +154,7 @@ class Builder:
                     standard = STANDARD_PORTS[name]
                     node = standard.node[1 if self.detectors[owner].family == "transformer" else 0]
                     return PortSpec(standard.kind, "", rest, node=node)
-        if entry is not None and entry.op in OPS:
+        if entry is not None and entry.op is not None and entry.op in OPS:
             kind = _declared_kind(OPS.get(entry.op), rest)
             return PortSpec(kind, "", rest) if kind else None
         return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kdflow.graph.build import Builder
@@ -48,7 +48,7 @@ def compile_method(
     place_terms(graph, found)
     terms = _terms(graph, method, found)
     found.check()
-    return Plan(method, graph, detectors, terms, streams, _report(graph, detectors))
+    return Plan(method, graph, detectors, terms, streams, _report(graph, detectors, terms))
 
 
 def compile_given(method: Method, document: Document, values: Mapping[str, Any], **options: Any) -> Plan:
@@ -70,15 +70,17 @@ def _terms(graph: Graph, method: Method, document: Document) -> list[TermInfo]:
     terms = []
     for node in graph.of_role(Role.TERM):
         entry = node.term or TermEntry()
+        if entry.weight == 0 and node.name.startswith("kd/"):
+            continue  # checked like all others, and costs nothing
         own = read_schedule(entry.schedule, document, (*node.path, "schedule"))
         schedule = Schedule((*shared.parts, *own.parts)) if node.name.startswith("kd/") else own
         terms.append(TermInfo(node.name, node.taxonomy, entry.weight, schedule))
     return terms
 
 
-def _report(graph: Graph, detectors: Mapping[str, Detector]) -> PlanReport:
+def _report(graph: Graph, detectors: Mapping[str, Detector], terms: Sequence[TermInfo]) -> PlanReport:
     needed: set[str] = set()
-    for term in graph.of_role(Role.TERM):
+    for term in terms:
         needed |= graph.upstream(term.name)
     run, pruned = [], []
     for owner, detector in detectors.items():
@@ -87,5 +89,6 @@ def _report(graph: Graph, detectors: Mapping[str, Detector]) -> PlanReport:
         used = {graph[n].stage for n in needed if graph[n].role is Role.STAGE and graph[n].owner == owner}
         run += [f"{owner}.{stage}" for stage in detector.stages if stage in used]
         pruned += [f"{owner}.{stage}" for stage in detector.stages if stage not in used]
-    adapters = {name: sum(p.numel() for p in module.parameters()) for name, module in op_weights(graph).items()}
+    modules = op_weights(graph.keep(needed))
+    adapters = {name: sum(p.numel() for p in module.parameters()) for name, module in modules.items()}
     return PlanReport(tuple(run), tuple(pruned), adapters, rewires=tuple(rewired_nodes(graph)))

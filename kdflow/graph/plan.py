@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from typing import Any, Self
 
 import torch
@@ -99,12 +100,12 @@ class Plan(nn.Module):
         self.method, self.graph, self.terms, self.report = method, graph, tuple(terms), report
         self.detectors = dict(detectors)
         self.streams = streams
-        self.phase: str | None = None
+        self.phase = ""
         if "student" in detectors:
             self.student = detectors["student"].model
-        self.ops = nn.ModuleDict(op_weights(graph))
-        self._hidden = [d for owner, d in detectors.items() if owner != "student"]
         names = [t.name for t in terms]
+        self.ops = nn.ModuleDict(op_weights(prune(graph, [*names, *(n.name for n in graph.ordered() if n.prepared)])))
+        self._hidden = [d for owner, d in detectors.items() if owner != "student"]
         self._lowered = [lower(prune(graph, names), names, list(BATCH_PORTS))] if names and _complete(graph, names) else []
         self._weights: dict[str, Tensor] = {t.name: torch.tensor(t.weight) for t in terms}
         for detector in self._hidden:
@@ -147,29 +148,25 @@ class Plan(nn.Module):
             weight = self._weights[name] = weight.to(value.device)
         return weight
 
-    def advance(self, step: int, total_steps: int, steps_per_epoch: int) -> None:
-        """Set the weights and the random streams of this step; weights are tensors, so nothing is ever recompiled."""
-        self.streams.step = step
+    def advance(self, step: int, total_steps: int, steps_per_epoch: int, part: int = 0) -> None:
+        """Set the weights and the random streams of this step; weights are tensors, so nothing is ever recompiled.
+
+        Args:
+            step: Optimizer steps done.
+            total_steps: Length of the run.
+            steps_per_epoch: For schedules by epoch.
+            part: Tells apart the passes of one step (accumulated batches, ranks), which draw different numbers.
+        """
+        self.streams.step, self.streams.part = step, part
         progress = Progress(step, total_steps, steps_per_epoch)
         phase = next((p for p in self.method.phases if p.name == self.phase), None)
         for term in self.terms:
             active = phase is None or _matches(term.name, phase.terms)
             self._weights[term.name].fill_(term.weight * term.schedule.factor(progress) if active else 0.0)
 
-    def enter(self, phase: str | None) -> None:
-        """Begin a phase: its terms count, and the parameters its patterns name train; the rest is frozen."""
+    def enter(self, phase: str) -> None:
+        """Begin the phase of this name: its terms count from the next :meth:`advance` on; an unknown name means all terms."""
         self.phase = phase
-        declared = next((p for p in self.method.phases if p.name == phase), None)
-        for name, parameter in self.named_parameters():
-            if name not in self._always_frozen:
-                parameter.requires_grad_(declared is None or _matches(name, declared.train))
-
-    @property
-    def _always_frozen(self) -> set[str]:
-        """Parameters that were frozen when the plan was made."""
-        if not hasattr(self, "_frozen"):
-            self._frozen = {name for name, p in self.named_parameters() if not p.requires_grad}
-        return self._frozen
 
     def train(self, mode: bool = True) -> Self:
         """Training mode for student and ops; teachers stay in eval mode."""
@@ -253,9 +250,7 @@ def op_weights(graph: Graph) -> dict[str, nn.Module]:
 
 
 def _matches(name: str, patterns: Sequence[str]) -> bool:
-    import fnmatch
-
-    return any(fnmatch.fnmatchcase(name, p) or fnmatch.fnmatchcase(name.partition("/")[2], p) for p in patterns)
+    return any(fnmatchcase(name, p) or fnmatchcase(name.partition("/")[2], p) for p in patterns)
 
 
 def _complete(graph: Graph, names: Sequence[str]) -> bool:

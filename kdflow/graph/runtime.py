@@ -16,7 +16,7 @@ from kdflow.spec.method import Reduce
 
 
 class Streams:
-    """Addressed randomness: every stochastic node draws from a stream keyed by (seed, step, name).
+    """Addressed randomness: every stochastic node draws from a stream keyed by (seed, step, part, name).
 
     The same run alone, beside others, or resumed draws the same numbers. ``seed`` None leaves torch's global generator alone, so
     that nodes draw from it in the order of declaration, as the libraries do.
@@ -25,6 +25,7 @@ class Streams:
     def __init__(self, seed: int | None) -> None:
         self.seed = seed
         self.step = 0
+        self.part = 0
 
     @contextlib.contextmanager
     def of(self, name: str) -> Iterator[None]:
@@ -34,7 +35,7 @@ class Streams:
             return
         devices = [torch.cuda.current_device()] if torch.cuda.is_available() and torch.cuda.is_initialized() else []
         with torch.random.fork_rng(devices=devices):
-            torch.manual_seed(stream_key(self.seed, self.step, name))
+            torch.manual_seed(stream_key(self.seed, self.step, f"{self.part}/{name}"))
             yield
 
 

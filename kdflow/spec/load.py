@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from yaml.error import MarkedYAMLError
 
 from kdflow.errors import Fault, SpecError
 
@@ -131,8 +132,11 @@ def parse(text: str, file: str = "<text>") -> Document:
     return document
 
 
-class _Refused(yaml.MarkedYAMLError):
+class _Refused(MarkedYAMLError):
     """A YAML feature that specs do not use."""
+
+    def __init__(self, problem: str, mark: Any) -> None:
+        super().__init__(problem=problem, problem_mark=mark)
 
 
 def _refuse_unsafe(text: str) -> None:
@@ -140,10 +144,10 @@ def _refuse_unsafe(text: str) -> None:
     depth = 0
     for event in yaml.parse(text, Loader=_Loader):
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
-            raise _Refused(problem="anchors and aliases are not used in specs; use like:", problem_mark=event.start_mark)
+            raise _Refused("anchors and aliases are not used in specs; use like:", event.start_mark)
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > MAX_DEPTH:
-            raise _Refused(problem=f"nested deeper than {MAX_DEPTH}", problem_mark=event.start_mark)
+            raise _Refused(f"nested deeper than {MAX_DEPTH}", event.start_mark)
 
 
 def _convert(node: yaml.Node, path: Steps, document: Document, loader: _Loader) -> Any:

@@ -1,0 +1,1 @@
+"""Where runs are written down while they happen: MLflow, or memory."""

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.utils._pytree import tree_map
+from torch.utils.flop_counter import FlopCounterMode
 
 from kdflow.graph.node import Graph, Node, Role
 from kdflow.graph.passes.kinds import kind_of_value, place_kinds
@@ -40,15 +41,17 @@ class Inference:
         example: Batch values (``images`` ...) of the shapes that training will see.
         seed: Seed of the adapters' initial weights.
         streams: Random streams handed to stochastic nodes.
+        count_flops: Also count each stage's floating-point operations into ``flops`` (node name -> number).
     """
 
     def __init__(
         self, graph: Graph, document: Document, detectors: Mapping[str, Detector], example: Mapping[str, Any],
-        *, seed: int, streams: Streams,
+        *, seed: int, streams: Streams, count_flops: bool = False,
     ) -> None:
         self.graph, self.document, self.detectors = graph, document, detectors
         self.example, self.seed, self.streams = example, seed, streams
         self.mode = fake_mode()
+        self.flops: dict[str, int] | None = {} if count_flops else None
         self.fakes: dict[str, dict[str, nn.Module]] = {}
         self.parts: dict[str, list[nn.Module]] = {}
         self.broken: set[str] = set()
@@ -116,11 +119,19 @@ class Inference:
         try:
             with self.mode, torch.no_grad():
                 if node.run.infer is None:
-                    return StageCall(node.name, fake, {**node.options, "taps": taps}, None)(**inputs)
+                    return self._count(node.name, StageCall(node.name, fake, {**node.options, "taps": taps}, None), inputs)
                 return node.run.infer(**inputs, **{k: v for k, v in node.options.items() if k != "taps"})
         except Exception as error:
             self.document.report(self._blame(node), f"{node.name} cannot run on these inputs: {_first_line(error)}")
             return None
+
+    def _count(self, name: str, stage: StageCall, inputs: dict[str, Any]) -> Any:
+        if self.flops is None:
+            return stage(**inputs)
+        with FlopCounterMode(display=False) as counter:
+            result = stage(**inputs)
+        self.flops[name] = counter.get_total_flops()
+        return result
 
     def _blame(self, node: Node) -> Any:
         """Line of the call that rewired this stage, where one did."""
@@ -141,13 +152,13 @@ class Inference:
             return None
         try:
             parts = [Prepared(p) for p in self._parts(node)] if node.prepared else self._parts(node)
-            flags = {"no_grad": node.op.no_grad, "exact": node.op.name.startswith("loss.")}
+            no_grad, exact = node.op.no_grad, node.op.name.startswith("loss.")
             canvas = [k for k, meta in node.op.metas.items() if meta == "canvas"]
             streams = self.streams if node.stochastic else None
             lifted = () if node.prepared else node.lifted
-            node.module = OpCall(node.name, parts, lifted, canvas, streams=streams, **flags)
+            node.module = OpCall(node.name, parts, lifted, canvas, no_grad=no_grad, exact=exact, streams=streams)
             with self.mode:
-                trial = OpCall(node.name, copy.deepcopy(parts), lifted, canvas, **flags)
+                trial = OpCall(node.name, copy.deepcopy(parts), lifted, canvas, no_grad=no_grad, exact=exact)
                 return trial(**({} if node.prepared else self._inputs(node)))
         except Exception as error:
             shapes = ", ".join(f"{name} is {show(self._operand(o))}" for name, o in node.inputs.items())

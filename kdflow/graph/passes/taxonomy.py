@@ -46,7 +46,8 @@ def _nearest(graph: Graph, name: str) -> list[PortSpec]:
         return [node.port]
     if node.role is Role.STAGE:
         return []
-    carriers = [o for o in _main_inputs(node) if carries_features(graph[o].value.kind)]
+    output_of_op = node.role is Role.PICK
+    carriers = [o for o in _main_inputs(node) if output_of_op or carries_features(graph[o].value.kind)]
     found = [port for operand in carriers for port in _nearest(graph, operand)]
     return [p for p in found if p.node] or found
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from kdflow.functional.axes import dim_of
+from kdflow.functional.axes import last
 from kdflow.kinds import AnyTensor, Axes
 from kdflow.operation import like, op
 
@@ -19,6 +19,5 @@ def integral(distribution: AnyTensor, axes: Axes = ()) -> AnyTensor:
         distribution: Bin logits along axis c.
         axes: Filled in by the compiler.
     """
-    dim = dim_of("c", axes)
-    chances = distribution.softmax(dim).movedim(dim, -1)
+    chances = last("c", distribution, axes).softmax(-1)
     return chances @ torch.arange(chances.shape[-1], dtype=chances.dtype, device=chances.device)

@@ -1,0 +1,205 @@
+"""Boxes of one split as arrays: what every format is read into, and what evaluation, checks and conversion read from.
+
+Arrays and not dicts, because a loader process copies whatever Python objects it touches: a million boxes are 50 MB this way.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+OVERHANG = 2.0
+"""Pixels by which a box may reach over the border of its image before it counts as wrong; annotation tools round."""
+
+
+class Trouble(StrEnum):
+    """What can be wrong with a data set, in the words of every message."""
+
+    UNREADABLE = "annotation file cannot be read"
+    NO_IMAGES = "no images"
+    IMAGE_ID = "image id that is not a whole number from 0 on"
+    DUPLICATE_ID = "image id used twice"
+    DUPLICATE_FILE = "image file listed twice"
+    NO_SIZE = "image without width and height"
+    MISSING_FILE = "image file missing"
+    BROKEN_FILE = "image file cannot be opened"
+    OTHER_SIZE = "image size differs from the annotation"
+    UNKNOWN_IMAGE = "box of an image that is not listed"
+    UNKNOWN_CLASS = "unknown class"
+    NOT_FINITE = "box without four finite numbers"
+    INVERTED = "inverted box (negative width or height)"
+    EMPTY = "empty box (no width or no height)"
+    OUTSIDE = "box outside its image"
+    TWO_SPLITS = "image in two splits"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing wrong in one place, for example ``(Trouble.MISSING_FILE, "000001.jpg")``."""
+
+    trouble: Trouble
+    example: str
+
+
+@dataclass(frozen=True, eq=False)
+class Annotations:
+    """Images and boxes of one split. Rows of boxes are ordered by image.
+
+    Attributes:
+        place: The annotation file or folder as shown in messages.
+        classes: Class names in label order.
+        files: Image files.
+        names: Their names inside the data set, as in the annotation file.
+        ids: (I,) image ids.
+        sizes: (I, 2) height and width.
+        owners: (N,) position of each box's image, not decreasing.
+        boxes: (N, 4) left, top, width, height in pixels, as annotated.
+        labels: (N,) 0-based class.
+        areas: (N,) area of the object: of its mask where the file says so, else of its box.
+        ignored: (N,) True for crowds and difficult objects: no training targets, and neither right nor wrong in evaluation.
+        problems: What was wrong and could not be put into these arrays.
+        repaired: Boxes cut at the border or left out by :meth:`repair`.
+    """
+
+    place: str
+    classes: tuple[str, ...]
+    files: tuple[str, ...]
+    names: tuple[str, ...]
+    ids: NDArray[np.int64]
+    sizes: NDArray[np.int64]
+    owners: NDArray[np.int64]
+    boxes: NDArray[np.float64]
+    labels: NDArray[np.int64]
+    areas: NDArray[np.float64]
+    ignored: NDArray[np.bool_]
+    problems: tuple[Problem, ...] = ()
+    repaired: int = 0
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    @cached_property
+    def _starts(self) -> NDArray[np.int64]:
+        return np.searchsorted(self.owners, np.arange(len(self) + 1)).astype(np.int64)
+
+    def rows(self, index: int) -> slice:
+        """Rows of the boxes of image ``index``."""
+        return slice(int(self._starts[index]), int(self._starts[index + 1]))
+
+    def corners(self) -> NDArray[np.float64]:
+        """Boxes as (N, 4) xyxy."""
+        return np.concatenate([self.boxes[:, :2], self.boxes[:, :2] + self.boxes[:, 2:]], axis=1)
+
+    def overhang(self) -> NDArray[np.float64]:
+        """(N,) pixels by which each box reaches over the border of its image, 0 inside."""
+        corners, sizes = self.corners(), self.sizes[self.owners]
+        over = np.stack([-corners[:, 0], -corners[:, 1], corners[:, 2] - sizes[:, 1], corners[:, 3] - sizes[:, 0]])
+        return np.maximum(over.max(axis=0, initial=0), 0)
+
+    def faulty(self) -> dict[Trouble, NDArray[np.bool_]]:
+        """Which boxes are wrong, by what is wrong with them; each box is counted once."""
+        width, height = self.boxes[:, 2], self.boxes[:, 3]
+        finite = np.isfinite(self.boxes).all(axis=1)
+        inverted = finite & ((width < 0) | (height < 0))
+        empty = finite & ~inverted & ((width == 0) | (height == 0))
+        known = (self.sizes[self.owners] > 0).all(axis=1)
+        outside = finite & ~inverted & ~empty & known & (self.overhang() > OVERHANG)
+        return {Trouble.NOT_FINITE: ~finite, Trouble.INVERTED: inverted, Trouble.EMPTY: empty, Trouble.OUTSIDE: outside}
+
+    def repair(self) -> Annotations:
+        """The same with wrong boxes cut at the border of their image, and left out where nothing is left of them."""
+        faulty = self.faulty()
+        outside = faulty.pop(Trouble.OUTSIDE)
+        boxes = self.boxes.copy()
+        limits = self.sizes[self.owners][:, ::-1]
+        low = np.clip(boxes[:, :2], 0, limits)
+        high = np.clip(boxes[:, :2] + boxes[:, 2:], 0, limits)
+        boxes[outside] = np.concatenate([low, high - low], axis=1)[outside]
+        areas = np.where(outside, np.minimum(self.areas, boxes[:, 2] * boxes[:, 3]), self.areas)
+        keep = ~np.any(list(faulty.values()), axis=0) & ~(outside & (boxes[:, 2:] <= 0).any(axis=1))
+        changed = int(outside.sum() + (~keep & ~outside).sum())
+        return replace(
+            self, owners=self.owners[keep], boxes=boxes[keep], labels=self.labels[keep], areas=areas[keep],
+            ignored=self.ignored[keep], repaired=self.repaired + changed,
+        )
+
+    def coco(self) -> dict[str, Any]:
+        """Ground truth in COCO's format: contiguous category ids from 0, annotation ids from 1 (pycocotools reads 0 as none)."""
+        images = [
+            {"id": int(i), "file_name": name, "height": int(h), "width": int(w)}
+            for i, name, (h, w) in zip(self.ids, self.names, self.sizes)
+        ]
+        rows = zip(
+            self.ids[self.owners].tolist(), self.labels.tolist(), self.boxes.tolist(), self.areas.tolist(), self.ignored.tolist()
+        )
+        annotations = [
+            {"id": k, "image_id": image, "category_id": label, "bbox": box, "area": area, "iscrowd": int(ignored)}
+            for k, (image, label, box, area, ignored) in enumerate(rows, start=1)
+        ]
+        categories = [{"id": label, "name": name} for label, name in enumerate(self.classes)]
+        return {"images": images, "annotations": annotations, "categories": categories}
+
+
+@dataclass
+class AnnotationsBuilder:
+    """Collects images and boxes one by one, in any order, and makes :class:`Annotations`."""
+
+    place: str
+    classes: tuple[str, ...]
+    files: list[str] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
+    ids: list[int] = field(default_factory=list)
+    sizes: list[tuple[int, int]] = field(default_factory=list)
+    owners: list[int] = field(default_factory=list)
+    boxes: list[tuple[float, float, float, float]] = field(default_factory=list)
+    labels: list[int] = field(default_factory=list)
+    areas: list[float] = field(default_factory=list)
+    ignored: list[bool] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+
+    def image(self, file: Path, name: str, image_id: int, size: tuple[int, int]) -> int:
+        """Add an image of ``size`` (height, width); returns its position."""
+        self.files.append(str(file))
+        self.names.append(name)
+        self.ids.append(image_id)
+        self.sizes.append(size)
+        return len(self.files) - 1
+
+    def box(
+        self, owner: int, xywh: tuple[float, float, float, float], label: int, ignored: bool, area: float | None = None
+    ) -> None:
+        """Add a box to the image at position ``owner``; without ``area`` it is that of the box."""
+        if not all(map(math.isfinite, xywh)):
+            xywh = (math.nan,) * 4  # one mark for all of them: sums of infinities would warn
+        self.owners.append(owner)
+        self.boxes.append(xywh)
+        self.labels.append(label)
+        self.areas.append(xywh[2] * xywh[3] if area is None else area)
+        self.ignored.append(ignored)
+
+    def problem(self, trouble: Trouble, example: str) -> None:
+        """Note something that cannot be kept."""
+        self.problems.append(Problem(trouble, example))
+
+    def build(self) -> Annotations:
+        """The arrays, boxes ordered by image and otherwise as they were added."""
+        owners = np.asarray(self.owners, dtype=np.int64)
+        order = np.argsort(owners, kind="stable")
+        return Annotations(
+            place=self.place, classes=self.classes, files=tuple(self.files), names=tuple(self.names),
+            ids=np.asarray(self.ids, dtype=np.int64),
+            sizes=np.asarray(self.sizes, dtype=np.int64).reshape(-1, 2),
+            owners=owners[order],
+            boxes=np.asarray(self.boxes, dtype=np.float64).reshape(-1, 4)[order],
+            labels=np.asarray(self.labels, dtype=np.int64)[order],
+            areas=np.asarray(self.areas, dtype=np.float64)[order],
+            ignored=np.asarray(self.ignored, dtype=np.bool_)[order],
+            problems=tuple(self.problems),
+        )

@@ -1,0 +1,76 @@
+"""Images on disk with their boxes in memory."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import Dataset
+from torchvision import tv_tensors
+from torchvision.transforms.v2 import functional as F  # noqa: N812  (torchvision's own name for it)
+
+from kdflow.data.annotations import Annotations
+from kdflow.data.transforms import Geometry, Sample, as_boxes, resize
+from kdflow.errors import DataError
+
+
+class DetectionSet(Dataset[Sample]):
+    """The samples of one split, as they are on disk; crowds and difficult objects are not among the boxes.
+
+    torchvision's CocoDetection and VOCDetection give the same images and boxes (a test compares them); they keep every
+    annotation as Python objects, or parse it again for each image, and know one folder layout each.
+
+    Args:
+        annotations: Boxes and file names.
+    """
+
+    def __init__(self, annotations: Annotations) -> None:
+        self.annotations = annotations
+        self._resident: dict[tuple[int, tuple[int, int]], Sample] = {}
+
+    def __len__(self) -> int:
+        return len(self.annotations)
+
+    def __getitem__(self, index: int) -> Sample:
+        """Raises DataError when the file is missing, broken, or not of the annotated size."""
+        table = self.annotations
+        height, width = (int(side) for side in table.sizes[index])
+        image = self._decode(index)
+        if image.shape[-2:] != (height, width):
+            raise DataError(
+                f"{table.place}  image size differs from the annotation: {table.names[index]} is "
+                f"{image.shape[-1]}x{image.shape[-2]} on disk and {width}x{height} in the annotation (width x height)"
+            )
+        rows = table.rows(index)
+        counts = ~table.ignored[rows]
+        corners = table.boxes[rows][counts]
+        corners = np.concatenate([corners[:, :2], corners[:, :2] + corners[:, 2:]], axis=1)
+        return Sample(
+            image=image,
+            boxes=as_boxes(torch.from_numpy(corners), (height, width)),
+            labels=torch.from_numpy(table.labels[rows][counts]),
+            image_id=int(table.ids[index]),
+            original_size=(height, width),
+        )
+
+    def resized(self, index: int, geometry: Geometry) -> Sample:
+        """Sample ``index`` at the detector's input size, from memory where the geometry says resident."""
+        height, width = (int(side) for side in self.annotations.sizes[index])
+        size = geometry.target(height, width)
+        if not geometry.resident:
+            return resize(self[index], size)
+        if (index, size) not in self._resident:
+            sample = resize(self[index], size)
+            # a tensor of its own: decoding and resizing may leave a view of a larger or oddly strided buffer
+            self._resident[index, size] = replace(sample, image=tv_tensors.Image(sample.image.contiguous()))
+        return self._resident[index, size]
+
+    def _decode(self, index: int) -> tv_tensors.Image:
+        try:
+            with Image.open(self.annotations.files[index]) as file:
+                return tv_tensors.Image(F.pil_to_tensor(file.convert("RGB")))
+        except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for missing, unknown and cut files
+            table = self.annotations
+            raise DataError(f"{table.place}  image file cannot be opened: {table.names[index]} ({error})") from error

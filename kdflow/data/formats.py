@@ -1,0 +1,203 @@
+"""Data formats by name, and a data set opened from one: class names first, then splits as they are asked for."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from kdflow.data.annotations import Annotations
+from kdflow.data.dataset import DetectionSet
+from kdflow.data.findings import faults_of, raise_faults
+from kdflow.errors import UsageError, choices
+from kdflow.registry import Registry
+
+SPLITS = ("train", "val", "test")
+
+
+class FormatOptions(BaseModel):
+    """Keys of a bench's ``data`` that belong to a format; unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class FolderOptions(FormatOptions):
+    """Keys of the formats that read a user's own folder."""
+
+    bad_boxes: Literal["stop", "repair"] = Field(
+        default="stop",
+        description="stop: a box that is empty, inverted, not finite or outside its image ends the run; "
+        "repair: such boxes are cut at the border, and left out where nothing is left",
+    )
+
+    def treat(self, annotations: Annotations) -> Annotations:
+        """The annotations after what ``bad_boxes`` says."""
+        return annotations.repair() if self.bad_boxes == "repair" else annotations
+
+
+@dataclass(frozen=True)
+class DataFormat:
+    """How data of one format are read. Each function takes an instance of ``options``.
+
+    Attributes:
+        options: The keys that belong to the format.
+        classes: Class names in label order, without reading images.
+        splits: Names of the splits that exist: ``train``, ``val`` and perhaps ``test``.
+        read: Annotations of one split; raises DataError when nothing can be read, and notes everything else as a problem.
+        doc: One line for listings.
+    """
+
+    options: type[FormatOptions]
+    classes: Callable[[Any], tuple[str, ...]]
+    splits: Callable[[Any], tuple[str, ...]]
+    read: Callable[[Any, str], Annotations]
+    doc: str = ""
+
+
+DATASETS: Registry[DataFormat] = Registry("data format", "kdflow.data")
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """One part of a data set.
+
+    Attributes:
+        name: ``train``, ``val`` or ``test``; a test split that falls back to validation is called ``val``.
+        dataset: Samples for a loader.
+    """
+
+    name: str
+    dataset: DetectionSet
+
+    @property
+    def annotations(self) -> Annotations:
+        """Boxes as arrays."""
+        return self.dataset.annotations
+
+    @cached_property
+    def coco(self) -> dict[str, Any]:
+        """COCO-format ground truth: contiguous category ids from 0, crowds and difficult objects with ``iscrowd`` 1."""
+        return self.annotations.coco()
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+
+class Splits(Mapping[str, Split]):
+    """``train``, ``val`` and ``test`` of a data set, each read when first asked for; a missing test is the validation split.
+
+    Args:
+        format: How to read them.
+        options: Checked options of the format.
+    """
+
+    def __init__(self, format: DataFormat, options: FormatOptions) -> None:
+        self.existing = format.splits(options)
+        self._format = format
+        self._options = options
+        self._annotations: dict[str, Annotations] = {}
+        self._splits: dict[str, Split] = {}
+
+    def read(self, name: str) -> Annotations:
+        """Annotations of an existing split as they are, wrong boxes included."""
+        if name not in self._annotations:
+            self._annotations[name] = self._format.read(self._options, name)
+        return self._annotations[name]
+
+    def __getitem__(self, name: str) -> Split:
+        """The split; raises DataError with everything that is wrong in its annotations."""
+        if name not in SPLITS:
+            raise KeyError(name)
+        real = name if name in self.existing else "val"
+        if real not in self._splits:
+            raise_faults(faults_of(self.read(real)))
+            self._splits[real] = Split(real, DetectionSet(self.read(real)))
+        return self._splits[real]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(SPLITS)
+
+    def __len__(self) -> int:
+        return len(SPLITS)
+
+
+@dataclass(frozen=True, eq=False)
+class DataSource:
+    """A data set.
+
+    Attributes:
+        format: Name of the format.
+        classes: Class names in label order.
+        splits: ``train``, ``val``, ``test``.
+    """
+
+    format: str
+    classes: tuple[str, ...]
+    splits: Splits
+
+    @property
+    def two_splits(self) -> bool:
+        """True where test falls back to validation."""
+        return "test" not in self.splits.existing
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of classes, image names, sizes and boxes of all splits (not of the pixels): what a trained teacher depends on."""
+        digest = hashlib.sha256(repr(self.classes).encode())
+        for split in self.splits.existing:
+            table = self.splits.read(split)
+            digest.update(repr((split, table.names)).encode())
+            for array in (table.ids, table.sizes, table.owners, table.boxes, table.labels, table.ignored):
+                digest.update(array.tobytes())
+        return digest.hexdigest()[:16]
+
+
+def parse_options(format: str, options: Mapping[str, Any]) -> FormatOptions:
+    """The checked options of a format; raises UsageError with every wrong key."""
+    model = DATASETS.get(format).options
+    try:
+        return model.model_validate(dict(options))
+    except ValidationError as error:
+        raise UsageError("\n".join(_say(model, complaint) for complaint in error.errors())) from None
+
+
+def _say(model: type[BaseModel], complaint: Any) -> str:
+    place = ".".join(["data", *map(str, complaint["loc"])])
+    if complaint["type"] == "extra_forbidden":
+        known = model.model_fields if len(complaint["loc"]) == 1 else ()
+        return f"{place}: unknown key.{choices(str(complaint['loc'][-1]), known) if known else ''}"
+    if complaint["type"] == "missing":
+        return f"{place}: this key is missing"
+    message = complaint["msg"].removeprefix("Value error, ")
+    return f"{place}: {message[0].lower()}{message[1:]} (got {complaint.get('input')!r})"
+
+
+def describe(format: str, options: Mapping[str, Any]) -> tuple[str, ...]:
+    """Class names in label order, from the options or one annotation file; no image is read and nothing is drawn.
+
+    Raises:
+        UnknownNameError: When there is no such format.
+        UsageError: When options are wrong.
+        DataError: When the annotation file is missing or broken.
+    """
+    return DATASETS.get(format).classes(parse_options(format, options))
+
+
+def open_data(format: str, options: Mapping[str, Any]) -> DataSource:
+    """A data set of a registered format; splits are read when asked for (``source.splits["train"]``).
+
+    Args:
+        format: ``shapes``, ``coco``, ``voc`` or a format added by a plugin.
+        options: The keys of the bench's ``data`` that belong to the format.
+
+    Raises:
+        UnknownNameError: When there is no such format.
+        UsageError: When options are wrong.
+        DataError: When an annotation file is missing or broken; also when a split with faults is asked for.
+    """
+    part, parsed = DATASETS.get(format), parse_options(format, options)
+    return DataSource(format, part.classes(parsed), Splits(part, parsed))

@@ -1,0 +1,84 @@
+"""From an image on disk to an image at the detector's input: resize, flip, boxes along with it (torchvision transforms v2)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torchvision import tv_tensors
+from torchvision.transforms.v2 import functional as F  # noqa: N812  (torchvision's own name for it)
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """How images reach the detectors.
+
+    Attributes:
+        size: Shorter side after resizing, pixels.
+        max_size: Longest allowed side; an image that would be longer is made smaller.
+        fixed: Resize to exactly ``size`` x ``size``, whatever the aspect ratio.
+        flip: Probability of a horizontal flip in training.
+        resident: Keep resized images in memory, in the main process.
+    """
+
+    size: int = 800
+    max_size: int = 1333
+    fixed: bool = False
+    flip: float = 0.5
+    resident: bool = False
+
+    def target(self, height: int, width: int) -> tuple[int, int]:
+        """(height, width) after resizing an image of ``height`` x ``width``; the aspect is kept unless ``fixed``."""
+        if self.fixed:
+            return self.size, self.size
+        short, long = min(height, width), max(height, width)
+        if long * self.size <= self.max_size * short:
+            short, long = self.size, self.size * long // short
+        else:
+            short, long = max(1, self.max_size * short // long), self.max_size
+        return (short, long) if height <= width else (long, short)
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """One image with its training targets.
+
+    Attributes:
+        image: (3, H, W) uint8 RGB.
+        boxes: (n, 4) float32 xyxy pixels of ``image``.
+        labels: (n,) int64, 0-based.
+        image_id: Identifier in the data set.
+        original_size: (height, width) on disk.
+    """
+
+    image: tv_tensors.Image
+    boxes: tv_tensors.BoundingBoxes
+    labels: Tensor
+    image_id: int
+    original_size: tuple[int, int]
+
+
+def resize(sample: Sample, size: tuple[int, int]) -> Sample:
+    """Bilinear with antialiasing, as torchvision resizes; boxes are scaled by the exact ratio of each axis."""
+    if tuple(sample.image.shape[-2:]) == size:
+        return sample
+    image = F.resize(sample.image, list(size), antialias=True)
+    return replace(sample, image=image, boxes=F.resize(sample.boxes, list(size)))
+
+
+def flip(sample: Sample) -> Sample:
+    """Left and right exchanged."""
+    return replace(sample, image=F.horizontal_flip(sample.image), boxes=F.horizontal_flip(sample.boxes))
+
+
+def clean(sample: Sample) -> Sample:
+    """Boxes cut at the image border; those under one pixel wide, high or large are dropped, with their labels."""
+    boxes, keep = F.sanitize_bounding_boxes(F.clamp_bounding_boxes(sample.boxes), min_size=1.0, min_area=1.0)
+    return replace(sample, boxes=boxes, labels=sample.labels[keep])
+
+
+def as_boxes(boxes: Tensor, size: tuple[int, int]) -> tv_tensors.BoundingBoxes:
+    """(n, 4) xyxy pixels as torchvision's boxes of a canvas of ``size`` (height, width)."""
+    form = tv_tensors.BoundingBoxFormat.XYXY
+    return tv_tensors.BoundingBoxes(boxes.to(torch.float32).reshape(-1, 4), format=form, canvas_size=size)

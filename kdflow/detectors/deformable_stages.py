@@ -1,0 +1,250 @@
+"""Stages of Deformable DETR in the transformers library."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from kdflow.detectors.hf_parts import Criterion, Grid, ImageSizes, Match, attention_weights, flatten, grid_of, unflatten, unsigmoid
+from kdflow.errors import UsageError
+
+
+class Layout(NamedTuple):
+    """What the transformer knows of the levels beside their features.
+
+    Attributes:
+        grid: Level sizes.
+        inside: (B, S) True for tokens inside their image.
+        positions: (B, S, D) position plus level code.
+        ratios: (B, levels, 2) share of width and height of each map that lies inside the image.
+    """
+
+    grid: Grid
+    inside: Tensor
+    positions: Tensor
+    ratios: Tensor
+
+
+class Backbone(nn.Module):
+    """The library's backbone (its own, or a timm one); ``maps`` are its stages, finest first."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixels: Tensor) -> dict[str, Any]:
+        """``maps``: one (B, C, H, W) per stage."""
+        found = self.model(pixels)
+        return {"maps": list(getattr(found, "feature_maps", found))}
+
+
+class Projection(nn.Module):
+    """Convolution and group norm per level; levels beyond the backbone's are made from the level before."""
+
+    def __init__(self, layers: nn.ModuleList) -> None:
+        super().__init__()
+        self.layers = layers
+
+    def forward(self, maps: list[Tensor]) -> dict[str, Any]:
+        """``maps`` (B, D, H, W) per level."""
+        projected = [layer(m) for layer, m in zip(self.layers, maps)]
+        for i, layer in enumerate(self.layers[len(maps) :]):
+            projected.append(layer(projected[-1] if i else maps[-1]))
+        return {"maps": projected}
+
+
+class Layouts(nn.Module):
+    """Padding masks, positions and valid ratios of the levels."""
+
+    def __init__(self, core: Any) -> None:
+        super().__init__()
+        self.position, self.level_embed = core.position_embedding, core.level_embed
+        self._core = (core,)  # in a tuple, so that this stage owns its own layers alone
+
+    def forward(self, maps: list[Tensor], mask: Tensor) -> dict[str, Any]:
+        """``layout`` for maps of these sizes; ``mask`` (B, H, W) is 1 inside the images."""
+        insides = [F.interpolate(mask[None].float(), size=m.shape[-2:]).to(torch.bool)[0] for m in maps]
+        positions = [
+            self.position(shape=m.shape, device=m.device, dtype=self.level_embed.dtype, mask=inside).to(m.dtype)
+            for m, inside in zip(maps, insides)
+        ]
+        coded = [p.flatten(2).transpose(1, 2) + level for p, level in zip(positions, self.level_embed)]
+        ratios = [self._core[0].get_valid_ratio(inside, dtype=maps[0].dtype) for inside in insides]
+        inside = torch.cat([i.flatten(1) for i in insides], 1)
+        return {"layout": Layout(grid_of(maps), inside, torch.cat(coded, 1), torch.stack(ratios, 1))}
+
+
+class Encoder(nn.Module):
+    """Deformable attention over all levels."""
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, maps: list[Tensor], layout: Layout) -> dict[str, Any]:
+        """``maps``: the memory, of the same sizes."""
+        memory = self.encoder(
+            inputs_embeds=flatten(maps), attention_mask=layout.inside, spatial_position_embeddings=layout.positions,
+            spatial_shapes=layout.grid.shapes, spatial_shapes_list=layout.grid.sizes, level_start_index=layout.grid.starts,
+            valid_ratios=layout.ratios,
+        ).last_hidden_state
+        return {"maps": unflatten(memory, layout.grid.sizes)}
+
+
+class Memory(nn.Module):
+    """The memory as one sequence, as selection and decoder read it."""
+
+    def forward(self, maps: list[Tensor]) -> dict[str, Any]:
+        """``tokens`` (B, S, D)."""
+        return {"tokens": flatten(maps)}
+
+
+class Learned(nn.Module):
+    """The learned queries of the one-stage model."""
+
+    def __init__(self, core: Any) -> None:
+        super().__init__()
+        self.embedding, self.points = core.query_position_embeddings, core.reference_points
+
+    def forward(self, tokens: Tensor) -> dict[str, Any]:
+        """``queries``: content, position, and reference points (B, N, 2) with gradient."""
+        position, content = torch.split(self.embedding.weight, tokens.shape[-1], dim=1)
+        position, content = (e.unsqueeze(0).expand(len(tokens), -1, -1) for e in (position, content))
+        return {"queries": {"content": content, "position": position, "references": self.points(position).sigmoid()}}
+
+
+class Proposals(nn.Module):
+    """Scores every encoder token and takes the best boxes as queries (two-stage)."""
+
+    def __init__(self, core: Any) -> None:
+        super().__init__()
+        self.project, self.norm = core.enc_output, core.enc_output_norm
+        self.score, self.box = core.decoder.class_embed[-1], core.decoder.bbox_embed[-1]
+        self.encode = BoxEncoding(core)
+        self.config = core.config
+        self._core = (core,)
+
+    def forward(self, tokens: Tensor, layout: Layout) -> dict[str, Any]:
+        """The queries, their token indices, and logits and boxes (one-entry stacks, with gradient) of every token."""
+        memory, anchors = self._core[0].gen_encoder_output_proposals(tokens, ~layout.inside, layout.grid.sizes)
+        logits = self.score(memory)
+        boxes = self.box(memory) + anchors
+        indices = torch.topk(logits[..., 0], self.config.two_stage_num_proposals, dim=1)[1]
+        best = torch.gather(boxes, 1, indices.unsqueeze(-1).repeat(1, 1, 4)).detach()
+        position, content = self.encode(best)
+        queries = {"content": content, "position": position, "references": best.sigmoid(), "anchors": best}
+        return {"queries": queries, "indices": indices, "logits": [logits], "boxes": [boxes.sigmoid()]}
+
+
+class BoxEncoding(nn.Module):
+    """Position and content of a query from its box."""
+
+    def __init__(self, core: Any) -> None:
+        super().__init__()
+        self.linear, self.norm = core.pos_trans, core.pos_trans_norm
+        self._core = (core,)
+
+    def forward(self, anchors: Tensor) -> tuple[Tensor, Tensor]:
+        """Position and content (B, N, D) for cxcywh boxes before the sigmoid."""
+        coded = self.norm(self.linear(self._core[0].get_proposal_pos_embed(anchors)))
+        position, content = torch.split(coded, coded.shape[-1] // 2, dim=2)
+        return position, content
+
+
+class Decoder(nn.Module):
+    """All decoder layers.
+
+    Args:
+        core: The library's model without heads.
+        attention: Hand out attention weights too (needs eager attention).
+    """
+
+    def __init__(self, core: Any, attention: bool) -> None:
+        super().__init__()
+        self.decoder, self.attention = core.decoder, attention
+        self.encode = BoxEncoding(core) if core.config.two_stage else None
+        self.points = None if core.config.two_stage else core.reference_points
+
+    def forward(self, queries: dict[str, Tensor], tokens: Tensor, layout: Layout) -> dict[str, Any]:
+        """Per layer states (B, N, D) and input references (B, N, 2 or 4)."""
+        content, position, references = self.complete(queries, tokens)
+        out = self.decoder(
+            inputs_embeds=content, object_queries_position_embeddings=position, reference_points=references,
+            encoder_hidden_states=tokens, encoder_attention_mask=layout.inside,
+            spatial_shapes=layout.grid.shapes, spatial_shapes_list=layout.grid.sizes, level_start_index=layout.grid.starts,
+            valid_ratios=layout.ratios, **({"output_attentions": True} if self.attention else {}),
+        )
+        after = out.intermediate_reference_points.unbind(1)
+        return {
+            "states": list(out.intermediate_hidden_states.unbind(1)), "references": [references, *after[:-1]],
+            **(attention_weights(out, True) if self.attention else {}),
+        }
+
+    def complete(self, queries: dict[str, Tensor], tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Content, position and references; what is missing is derived, UsageError where that is impossible."""
+        content, position = queries.get("content"), queries.get("position")
+        references, anchors = queries.get("references"), queries.get("anchors")
+        if references is None and anchors is not None:
+            references = anchors.sigmoid()
+        if references is None and position is not None and self.points is not None:
+            references = self.points(position).sigmoid()
+        if (content is None or position is None) and references is not None and self.encode is not None:
+            position, content = self.encode(unsigmoid(references) if anchors is None else anchors)
+        if content is None or position is None or references is None:
+            wanted = "references" if self.encode is not None else "content and position (and references)"
+            raise UsageError(f"this decoder reads query {wanted}; these queries have {', '.join(queries) or 'nothing'}")
+        if content.shape[-1] != tokens.shape[-1]:
+            raise UsageError(
+                f"queries of width {content.shape[-1]} do not fit this decoder (width {tokens.shape[-1]}); put an adapter between"
+            )
+        return content, position, references
+
+
+class Heads(nn.Module):
+    """Class and box heads, one per layer (one shared head where boxes are not refined)."""
+
+    def __init__(self, classes: nn.ModuleList, boxes: nn.ModuleList) -> None:
+        super().__init__()
+        self.classes, self.boxes = classes, boxes
+
+    def forward(self, states: list[Tensor], references: list[Tensor]) -> dict[str, Any]:
+        """Per layer logits (B, N, K) and boxes (B, N, 4), cxcywh."""
+        logits, boxes = [], []
+        for i, (state, reference) in enumerate(zip(states, references)):
+            start = unsigmoid(reference)
+            logits.append(self.classes[i](state))
+            change = self.boxes[i](state)
+            moved = change[..., : start.shape[-1]] + start
+            boxes.append(torch.cat([moved, change[..., start.shape[-1] :]], -1).sigmoid())
+        # through one stack, as in the library, so that a layer without a loss has zero gradient and not none
+        return {"logits": list(torch.stack(logits).unbind()), "boxes": list(torch.stack(boxes).unbind())}
+
+
+class ProposalMatch(Match):
+    """Assignment of encoder tokens to objects, all classes taken as one."""
+
+    def forward(self, target_labels: list[Tensor], **values: Any) -> dict[str, Any]:
+        """``indices`` of the one layer."""
+        return super().forward(target_labels=[torch.zeros_like(x) for x in target_labels], **values)
+
+
+class ProposalLoss(nn.Module):
+    """The published loss on every encoder token: the layers' loss with all classes taken as one."""
+
+    def __init__(self, criterion: Criterion) -> None:
+        super().__init__()
+        self.inside = Criterion(criterion.make, criterion.base, criterion.weights, None, 1)
+        self.names = tuple(f"{name}_enc" for name in criterion.base)
+
+    def forward(self, target_labels: list[Tensor], **values: Any) -> dict[str, Any]:
+        """Scalars; the arguments are those of :class:`kdflow.detectors.hf_parts.Criterion`."""
+        terms = self.inside(target_labels=[torch.zeros_like(x) for x in target_labels], **values)
+        return {name: terms[base] for name, base in zip(self.names, self.inside.base)}
+
+    def infer(self, logits: list[Tensor], **rest: Any) -> dict[str, Any]:
+        """Scalars."""
+        del rest
+        return {name: logits[0].new_zeros(()) for name in self.names}

@@ -1,0 +1,185 @@
+"""Average precision of a detector: COCO's family through pycocotools, and VOC's at 0.5.
+
+All values are in percent. Detections are found on the resized and padded input and judged on the images as they are on disk.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kdflow.engine import ranks
+from kdflow.engine.protocols import Metrics
+from kdflow.engine.voc import voc_ap50
+from kdflow.errors import DataError
+from kdflow.ports import Batch, Detector
+
+Found = dict[str, Any]
+"""One detection as COCO writes it: image_id, category_id, bbox (x, y, width, height in pixels on disk), score."""
+
+
+@torch.no_grad()
+def evaluate(
+    detector: Detector,
+    loader: Iterable[Batch],
+    ground_truth: Mapping[str, Any],
+    *,
+    device: torch.device | str = "cpu",
+    max_detections: int = 100,
+) -> Metrics:
+    """Run ``detector`` over ``loader`` and judge what it finds.
+
+    With several processes each runs over its own loader; an image that more than one of them has seen counts once, and every
+    process receives the same result.
+
+    Args:
+        detector: Put into evaluation mode for the time of the call.
+        loader: One pass; every image of the ground truth must come, in whichever process.
+        ground_truth: A COCO document: ``images``, ``categories``, ``annotations``. ``iscrowd``, ``ignore`` and ``difficult``
+            boxes are neither found nor missed.
+        device: Where the batches are sent.
+        max_detections: Best-scored detections counted per image.
+
+    Returns:
+        ``AP`` (mean over IoU 0.50:0.95), ``AP50``, ``AP75``, ``AP_S``, ``AP_M``, ``AP_L``, ``voc07_ap50`` (11 points) and
+        ``voc_ap50`` (area), in percent. A size without objects has no key.
+
+    Raises:
+        DataError: The detector's classes are not the categories, or images are missing or unknown.
+    """
+    detections = _detect(detector, loader, _category_ids(detector.classes, ground_truth), device, max_detections)
+    everywhere: dict[int, list[Found]] = {}
+    for part in ranks.gather(detections):
+        for image_id, found in part.items():
+            everywhere.setdefault(image_id, found)
+    # One process judges; the others wait for its word.
+    return ranks.from_first(judge(everywhere, ground_truth, max_detections) if ranks.rank() == 0 else {})
+
+
+def judge(detections: Mapping[int, Sequence[Found]], ground_truth: Mapping[str, Any], max_detections: int = 100) -> Metrics:
+    """Metrics of ``detections`` (image id -> detections; an image without any has an empty list); see :func:`evaluate`."""
+    _check_images(detections, ground_truth)
+    truth = _complete(ground_truth)
+    found = [one for image_id in sorted(detections) for one in _best(detections[image_id], max_detections)]
+    metrics = {**_coco(truth, found, max_detections), **voc_ap50(truth, found)}
+    return {name: 100 * value for name, value in metrics.items()}
+
+
+def _detect(
+    detector: Detector, loader: Iterable[Batch], category_ids: Sequence[int], device: Any, max_detections: int
+) -> dict[int, list[Found]]:
+    was_training = {m: m.training for m in detector.model.modules()}
+    detector.model.eval()
+    found: dict[int, list[Found]] = {}
+    try:
+        for batch in loader:
+            batch = batch.to(device)
+            for index, result in enumerate(detector.predict(batch.images, batch.image_sizes)):
+                kept = result["scores"].argsort(descending=True)[:max_detections]
+                boxes = to_disk(result["boxes"][kept], batch.image_sizes[index], batch.original_sizes[index])
+                rows = zip(boxes.tolist(), result["scores"][kept].tolist(), result["labels"][kept].tolist(), strict=True)
+                found.setdefault(batch.image_ids[index], [
+                    _as_coco(batch.image_ids[index], category_ids[label], box, score) for box, score, label in rows
+                ])
+    finally:
+        for module, mode in was_training.items():
+            module.training = mode
+    return found
+
+
+def to_disk(boxes: Tensor, size: tuple[int, int], original: tuple[int, int]) -> Tensor:
+    """Boxes (n, 4) xyxy from pixels of the padded input to pixels of the image on disk, clipped to it.
+
+    Args:
+        boxes: xyxy, pixels of the padded input.
+        size: (height, width) of the resized image inside the canvas.
+        original: (height, width) on disk.
+    """
+    boxes = boxes.detach().double().cpu()
+    scale = boxes.new_tensor([original[1] / size[1], original[0] / size[0]]).repeat(2)
+    limit = boxes.new_tensor([original[1], original[0]]).repeat(2)
+    return (boxes * scale).clamp(min=0).minimum(limit)
+
+
+def _as_coco(image_id: int, category_id: int, box: Sequence[float], score: float) -> Found:
+    x1, y1, x2, y2 = box
+    return {"image_id": image_id, "category_id": category_id, "bbox": [x1, y1, x2 - x1, y2 - y1], "score": score}
+
+
+def _best(found: Sequence[Found], limit: int) -> list[Found]:
+    return sorted(found, key=lambda one: -one["score"])[:limit]
+
+
+def _category_ids(classes: Sequence[str], ground_truth: Mapping[str, Any]) -> list[int]:
+    """COCO category id of each label, matched by name."""
+    ids = {category["name"]: category["id"] for category in ground_truth["categories"]}
+    if set(ids) != set(classes):
+        raise DataError(
+            "the detector's classes are not the data's: "
+            f"detector has {', '.join(classes)}; data has {', '.join(ids)}"
+        )
+    return [ids[name] for name in classes]
+
+
+def _check_images(detections: Mapping[int, object], ground_truth: Mapping[str, Any]) -> None:
+    known = {image["id"] for image in ground_truth["images"]}
+    missing, strange = known - detections.keys(), detections.keys() - known
+    if missing or strange:
+        raise DataError(
+            f"evaluation saw {len(detections)} images, the ground truth has {len(known)}: "
+            f"{len(missing)} never came (first: {sorted(missing)[:3]}), {len(strange)} are unknown ({sorted(strange)[:3]})"
+        )
+
+
+def _complete(ground_truth: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy with the optional fields filled in; pycocotools writes into the annotations it is given."""
+    annotations = []
+    for number, entry in enumerate(ground_truth["annotations"], start=1):
+        width, height = entry["bbox"][2:]
+        ignored = any(entry.get(key) for key in ("iscrowd", "ignore", "difficult"))
+        annotations.append({
+            "image_id": entry["image_id"], "category_id": entry["category_id"], "bbox": list(entry["bbox"]),
+            "id": number, "area": entry.get("area", width * height), "iscrowd": int(ignored),
+        })
+    return {"images": ground_truth["images"], "categories": ground_truth["categories"], "annotations": annotations}
+
+
+def _coco(truth: dict[str, Any], found: list[Found], max_detections: int) -> dict[str, float]:
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco = COCO()
+        coco.dataset = truth
+        coco.createIndex()
+        results = COCO()
+        results.dataset = {**truth, "annotations": [
+            {**one, "id": number, "area": one["bbox"][2] * one["bbox"][3], "iscrowd": 0}
+            for number, one in enumerate(found, start=1)
+        ]}
+        results.createIndex()
+        evaluation = COCOeval(coco, results, "bbox")
+        evaluation.params.maxDets = [max_detections]
+        evaluation.evaluate()
+        evaluation.accumulate()
+    return _summary(evaluation.eval["precision"], list(evaluation.params.iouThrs), evaluation.params.areaRngLbl)
+
+
+def _summary(precision: np.ndarray, thresholds: Sequence[float], sizes: Sequence[str]) -> dict[str, float]:
+    """The AP family from COCO's array of precisions (thresholds, recalls, categories, sizes, detections); -1 is no object."""
+    everything = sizes.index("all")
+    picked = {
+        "AP": precision[..., everything, 0],
+        "AP50": precision[int(np.argmin(np.abs(np.array(thresholds) - 0.5))), ..., everything, 0],
+        "AP75": precision[int(np.argmin(np.abs(np.array(thresholds) - 0.75))), ..., everything, 0],
+        "AP_S": precision[..., sizes.index("small"), 0],
+        "AP_M": precision[..., sizes.index("medium"), 0],
+        "AP_L": precision[..., sizes.index("large"), 0],
+    }
+    return {name: float(values[values > -1].mean()) for name, values in picked.items() if (values > -1).any()}

@@ -1,0 +1,201 @@
+"""What surrounds the steps of a run: reports, evaluations, preparations, checkpoints, each when it is due."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from kdflow.engine import ranks
+from kdflow.engine.checkpoint import Checkpoints
+from kdflow.engine.hooks import EvaluationEvent, Hook, RunEnded, RunStarted, StepEvent, StopRun
+from kdflow.engine.interruption import Interruption
+from kdflow.engine.journal import Journal
+from kdflow.engine.protocols import Metrics, Passes, Preparation
+from kdflow.engine.randomness import generators_untouched
+from kdflow.engine.training import Training
+from kdflow.errors import UsageError, choices
+
+FLAG_EVERY = 20
+"""Several processes agree on an interruption at least this often, in steps; each agreement synchronises the device."""
+
+
+@dataclass
+class Run:
+    """A training with its folder, its listeners and its clock.
+
+    Attributes:
+        training: What moves.
+        checkpoints: Where it is saved.
+        journal: What was reported.
+        hooks: Who listens (first process only).
+        interruption: SIGTERM's flag.
+        evaluate: Called with the plan; None evaluates never.
+        metric: Key of its result that chooses the best student, larger is better.
+        passes: Passes over the data for preparations.
+        resumed_from: Steps taken over from a checkpoint.
+        notes: Sentences for the log.
+        busy: Seconds spent in steps since the last report.
+        reported: Step of the last report.
+        saved: Step and phase of the last checkpoint.
+    """
+
+    training: Training
+    checkpoints: Checkpoints
+    journal: Journal
+    hooks: Sequence[Hook]
+    interruption: Interruption
+    evaluate: Callable[[Any], Metrics] | None = None
+    metric: str = "AP"
+    passes: Passes | None = None
+    resumed_from: int = 0
+    notes: tuple[str, ...] = ()
+    busy: float = 0.0
+    reported: int = 0
+    saved: tuple[int, int] = (0, 0)
+
+    @contextmanager
+    def timed(self) -> Iterator[None]:
+        """Time inside counts as time of training."""
+        start = time.perf_counter()
+        yield
+        self.busy += time.perf_counter() - start
+
+    def tell_start(self) -> None:
+        """First moment."""
+        training = self.training
+        event = RunStarted(
+            self.checkpoints.folder, training.total_steps, self.resumed_from, str(training.machine.device),
+            training.machine.world_size, tuple(t.name for t in training.plan.terms), (*self.notes, *training.teachers.notes),
+        )
+        for hook in self.hooks:
+            hook.run_started(event)
+
+    def tell_end(self, event: RunEnded) -> None:
+        """Last moment."""
+        for hook in self.hooks:
+            hook.run_ended(event)
+
+    def interrupted(self) -> bool:
+        """True in all processes when one of them was asked to end."""
+        machine, step = self.training.machine, self.training.step
+        if machine.world_size > 1 and step % min(self.training.recipe.log_every, FLAG_EVERY):
+            return False
+        return ranks.any_rank(self.interruption.asked, machine.device)
+
+    def report_if_due(self) -> None:
+        """Every ``log_every`` steps and at the end of a phase: check that all is finite, then tell the hooks the means."""
+        training = self.training
+        if training.step % training.recipe.log_every and training.step != training.phase.end:
+            return
+        with self.timed():
+            training.check()
+            means = training.meter.means()
+        steps = max(training.step - self.reported, 1)
+        seconds = self.busy / steps
+        event = StepEvent(
+            training.step, training.total_steps, training.phase.name, means["total"], _group(means, "raw "),
+            _group(means, "weighted "), training.lr, seconds,
+            training.images * training.machine.world_size / self.busy if self.busy else 0.0,
+        )
+        self.busy, training.images, self.reported = 0.0, 0, training.step
+        self._tell(event)
+
+    def evaluate_if_due(self) -> None:
+        """Every ``evaluate_every`` steps and at the end; the best student is kept."""
+        if self.evaluate is None or not self._evaluation_due():
+            return
+        training = self.training
+        training.check(thorough=training.step == training.total_steps)
+        average = training.average
+        training.plan.eval()
+        with torch.no_grad(), generators_untouched(), average.applied() if average else nullcontext():
+            metrics = ranks.from_first({name: float(value) for name, value in self.evaluate(training.plan).items()})
+            event = self._judge(metrics)
+            if event.is_best and training.machine.is_first:
+                self.checkpoints.save_best({**training.best, "student": training.plan.student.state_dict()})
+        training.training_mode()
+        training.evaluated = training.step
+        self._tell(event)
+
+    def prepare_if_due(self) -> None:
+        """Preparations at the start and at each epoch; a checkpoint follows, so that none is repeated after a kill."""
+        due = [p for p in self.training.plan.preparations if self._preparation_due(p)]
+        for preparation in due:
+            self._prepare(preparation)
+        if due:
+            self.training.training_mode()
+            self.save()
+
+    def save_if_due(self) -> None:
+        """Every ``checkpoint_every`` steps and at the end of a phase."""
+        training = self.training
+        due = training.step % training.recipe.checkpoint_every == 0 or training.step == training.phase.end
+        if due and training.step and self.saved != (training.step, training.at):
+            self.save()
+
+    def save(self) -> None:
+        """Write a checkpoint, of a sound state only."""
+        training = self.training
+        training.check(thorough=training.step == training.total_steps)
+        state = training.state()
+        if training.machine.is_first:
+            self.checkpoints.save(state)
+        ranks.wait()
+        self.saved = (training.step, training.at)
+
+    def _evaluation_due(self) -> bool:
+        training, every = self.training, self.training.recipe.evaluate_every
+        if training.step == training.evaluated or training.step == 0:
+            return False
+        regular = every is not None and training.step % every == 0 and training.trains_student
+        return regular or training.step == training.total_steps
+
+    def _judge(self, metrics: Metrics) -> EvaluationEvent:
+        training = self.training
+        if self.metric not in metrics:
+            raise UsageError(f'the evaluation gave no "{self.metric}".{choices(self.metric, metrics)}')
+        value = metrics[self.metric]
+        is_best = not training.best or value > training.best["value"]
+        if is_best:
+            training.best = {"metric": self.metric, "value": value, "step": training.step}
+        return EvaluationEvent(training.step, metrics, self.metric, value, is_best)
+
+    def _preparation_due(self, preparation: Preparation) -> bool:
+        done = self.training.prepared.get(preparation.name)
+        return done is None or (preparation.every == "epoch" and done != self.training.epoch)
+
+    def _prepare(self, preparation: Preparation) -> None:
+        training = self.training
+        if self.passes is None:
+            raise UsageError(f'preparation "{preparation.name}" goes over the data, and this run was given no pass over it')
+        device = training.machine.device
+        training.plan.eval()
+        with generators_untouched(training.seed, preparation.name, training.epoch), torch.no_grad():
+            preparation.run(training.plan, (batch.to(device) for batch in self.passes()))
+        training.prepared[preparation.name] = training.epoch
+
+    def _tell(self, event: StepEvent | EvaluationEvent) -> None:
+        """Journal first, then the hooks; when one of them stops the run, all processes stop."""
+        event = replace(event, repeated=self.journal.knows(event))
+        self.journal.add(event)
+        reason: str | None = None
+        try:
+            for hook in self.hooks:
+                if isinstance(event, StepEvent):
+                    hook.step_ended(event)
+                else:
+                    hook.evaluation_ended(event)
+        except StopRun as stop:
+            reason = str(stop) or "a hook stopped the run"
+        reason = ranks.from_first(reason)
+        if reason is not None:
+            raise StopRun(reason)
+
+
+def _group(means: dict[str, float], prefix: str) -> dict[str, float]:
+    return {name.removeprefix(prefix): value for name, value in means.items() if name.startswith(prefix)}

@@ -1,0 +1,209 @@
+"""One run, from its name to its record."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kdflow.data.formats import DataSource, open_data
+from kdflow.engine.checkpoint import read
+from kdflow.engine.hooks import Hook
+from kdflow.engine.loop import FitResult, fit
+from kdflow.engine.machine import Machine, open_machine
+from kdflow.experiment.export import export_student, write_json, write_spec
+from kdflow.experiment.feed import Feed
+from kdflow.experiment.identity import detector_code, digest, op_code
+from kdflow.experiment.inherit import inherit
+from kdflow.experiment.setup import Setting, prepare, read_method
+from kdflow.experiment.teacher import provide_teacher
+from kdflow.spec.resolve import MethodSpec
+from kdflow.tracking.mlflow import MlflowTracker, RunFacts
+
+Notify = Callable[[str], None]
+OUTPUT = Path("kdflow-runs")
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run brought.
+
+    Attributes:
+        method: Slug.
+        bench: Bench name.
+        seed: Seed.
+        run_id: MLflow run.
+        status: ``finished``, ``interrupted`` or ``stopped``.
+        metrics: Metrics of the exported student on the test split, in percent; empty unless finished.
+        validation: The same on the validation split.
+        step_ms: Median milliseconds of a training step.
+        resumed_from_step: Steps taken over from a checkpoint.
+        teacher_stages_run: Teacher stages that ran in every step.
+        teacher_stages_pruned: Teacher stages that never ran.
+        student_path: Absolute path of the student's weights, None unless finished.
+        folder: Everything the run left behind.
+        notes: What was guaranteed and what was passed over.
+    """
+
+    method: str
+    bench: str
+    seed: int
+    run_id: str | None
+    status: str
+    metrics: Mapping[str, float]
+    validation: Mapping[str, float]
+    step_ms: float | None
+    resumed_from_step: int
+    teacher_stages_run: tuple[str, ...]
+    teacher_stages_pruned: tuple[str, ...]
+    student_path: str | None
+    folder: str
+    reason: str = ""
+    notes: tuple[str, ...] = field(default=())
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return asdict(self)
+
+
+def run(
+    spec: str | Path | MethodSpec, *, bench: str | Path | None = None, seed: int = 0, steps: int | None = None,
+    device: str = "auto", precision: str | None = None, overrides: Mapping[str, Any] | None = None,
+    output: Path = OUTPUT, resume: bool = False, hooks: Sequence[Hook] = (), notify: Notify = print,
+) -> RunResult:
+    """Check, compile, train, evaluate and record one method on one bench.
+
+    Args:
+        spec: Slug, path, or a loaded method.
+        bench: Name or path; none takes the method's own.
+        seed: Seed of weights, data order and all random streams.
+        steps: Length of training, in place of the recipe's.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        precision: ``fp32``, ``bf16`` or ``fp16``, in place of the recipe's.
+        overrides: Dotted path of method or bench -> value.
+        output: Folder of all runs.
+        resume: Go on from the last checkpoint; a finished run is reported, not repeated.
+        hooks: Further listeners of the training.
+        notify: Receives one line per phase of the work.
+
+    Raises:
+        SpecError, UsageError, DataError: The user's mistakes, before training starts.
+        InvariantError: Training silently went wrong.
+    """
+    method = spec if isinstance(spec, MethodSpec) else read_method(spec)
+    setting = prepare(method, bench, overrides=_overrides(overrides, steps, precision), seed=seed)
+    source = open_data(setting.bench.data.format, setting.bench.data.options)
+    with open_machine(device) as machine:
+        return _run(setting, source, machine, output, resume, hooks, notify)
+
+
+def _overrides(given: Mapping[str, Any] | None, steps: int | None, precision: str | None) -> dict[str, Any]:
+    changes = dict(given or {})
+    if steps is not None:
+        changes |= {"recipe.steps": steps, "recipe.epochs": None}
+    if precision is not None:
+        changes["recipe.precision"] = precision
+    return changes
+
+
+def _run(
+    setting: Setting, source: DataSource, machine: Machine, output: Path, resume: bool, hooks: Sequence[Hook], notify: Notify
+) -> RunResult:
+    bench, plan = setting.bench, setting.plan
+    student = setting.detectors["student"]
+    divisor = max(d.size_divisor for d in setting.detectors.values())
+    feed = Feed(source, bench, bench.recipe, setting.seed, divisor, machine)
+    teachers = _teachers(setting, feed, hooks, notify)
+    identity = _identity(setting, feed, {owner: found[0] for owner, found in teachers.items()})
+    folder = output / bench.bench / f"{setting.method.method}-s{setting.seed}-{identity[:8]}"
+    if resume and (done := _finished(folder)) is not None:
+        notify(f"{setting.method.method}: this run is finished; its result is in {folder}")
+        return done
+    inherit(setting.method.init, setting.detectors)
+    write_spec(setting, folder)
+    tracker = MlflowTracker(_facts(setting, identity, folder, teachers), folder=output)
+    result = fit(
+        plan, feed.training, bench.recipe, folder=folder, total_steps=feed.total_steps, steps_per_epoch=feed.steps_per_epoch,
+        seed=setting.seed, run_hash=identity, hooks=[tracker, *hooks], evaluate=lambda _plan: feed.evaluate(student, "val"),
+        metric=bench.evaluation.metric, phases=setting.method.phases, passes=feed.one_pass, resume=resume, device=machine,
+    )
+    return _record(setting, feed, result, tracker, folder, notify)
+
+
+def _teachers(
+    setting: Setting, feed: Feed, hooks: Sequence[Hook], notify: Notify
+) -> dict[str, tuple[str, Mapping[str, float]]]:
+    return {
+        owner: provide_teacher(owner, spec, setting.detectors[owner], feed, hooks=hooks, notify=notify)
+        for owner, spec in setting.bench.all_teachers.items() if owner in setting.detectors
+    }
+
+
+def _identity(setting: Setting, feed: Feed, teachers: Mapping[str, str]) -> str:
+    """Hash of all that determines this run's result."""
+    bench = setting.bench.model_dump(mode="json", exclude={"title", "floor", "teacher", "teachers"})
+    return digest({
+        "method": setting.method.model_dump(mode="json", exclude={"title", "paper", "search", "variants", "bench"}),
+        "bench": bench, "teachers": teachers, **feed.facts(),
+        "detectors": detector_code([setting.bench.student.detector]), "ops": op_code(setting.plan.graph),
+        "threads": torch.get_num_threads() if feed.machine.device.type == "cpu" else 0,
+    })
+
+
+def _facts(
+    setting: Setting, identity: str, folder: Path, teachers: Mapping[str, tuple[str, Mapping[str, float]]]
+) -> RunFacts:
+    plan, method = setting.plan, setting.method
+    return RunFacts(
+        method=method.method, bench=setting.bench.bench, seed=setting.seed, run_hash=identity,
+        paper=method.paper.arxiv or method.paper.doi, fidelity=method.fidelity,
+        dataset=setting.bench.data.format,
+        families={owner: d.family for owner, d in setting.detectors.items()},
+        detectors={owner: d.name for owner, d in setting.detectors.items()},
+        terms={t.name: t.nodes for t in plan.terms}, rewires=plan.report.rewires,
+        params={"teacher_AP50": {owner: metrics.get("AP50") for owner, (_, metrics) in teachers.items()},
+                "threads": torch.get_num_threads(), "torch": torch.__version__},
+        artifacts=tuple(folder / name for name in ("run.yaml", "graph.svg")),
+    )
+
+
+def _record(
+    setting: Setting, feed: Feed, result: FitResult, tracker: MlflowTracker, folder: Path, notify: Notify
+) -> RunResult:
+    """Evaluate the best student on test, export it, and write the record."""
+    metrics: Mapping[str, float] = {}
+    path: Path | None = None
+    if result.status == "finished":
+        student = setting.detectors["student"]
+        if (best := folder / "best.pt").is_file():
+            student.model.load_state_dict(read(best)["student"])
+        metrics = feed.evaluate(student, "test")
+        path = export_student(student, folder)
+    times = sorted(event.step_time for event in result.history)
+    done = RunResult(
+        method=setting.method.method, bench=setting.bench.bench, seed=setting.seed, run_id=tracker.run_id, status=result.status,
+        metrics=dict(metrics), validation=dict(result.metrics), step_ms=1000 * times[len(times) // 2] if times else None,
+        resumed_from_step=result.resumed_from_step, teacher_stages_run=setting.plan.report.teacher_stages_run,
+        teacher_stages_pruned=setting.plan.report.teacher_stages_pruned, student_path=str(path) if path else None,
+        folder=str(folder.resolve()), reason=result.reason, notes=(*result.notes, *(f"not seen alive: {t}" for t in result.unproven)),
+    )
+    if path is not None and feed.machine.is_first:
+        write_json(folder / "result.json", done.as_json())
+        tracker.finish(metrics, artifacts=[folder / "result.json", folder / "student.py", path])
+        notify(f"{done.method}: test AP {metrics['AP']:.1f}, mAP@0.5 {metrics['voc_ap50']:.1f}; student in {path}")
+    return done
+
+
+def _finished(folder: Path) -> RunResult | None:
+    """The result of a run that is done already."""
+    import json
+
+    file = folder / "result.json"
+    if not file.is_file():
+        return None
+    content = json.loads(file.read_text())
+    lists = ("teacher_stages_run", "teacher_stages_pruned", "notes")
+    return RunResult(**{key: tuple(v) if key in lists else v for key, v in content.items()})

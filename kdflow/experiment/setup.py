@@ -1,0 +1,200 @@
+"""From names to a checked setting: method, bench, detectors and plan. Neither images nor weights are read here."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kdflow.data.formats import describe
+from kdflow.errors import KdflowError, SpecError, UsageError, choices
+from kdflow.graph.compile import compile_method
+from kdflow.graph.plan import Plan
+from kdflow.graph.runtime import stream_key
+from kdflow.ports import DETECTORS, Detector, DetectorFamily
+from kdflow.resources import specs_folder
+from kdflow.spec.bench import Bench, DetectorSpec
+from kdflow.spec.load import Document, read
+from kdflow.spec.method import Method
+from kdflow.spec.resolve import MethodSpec, bench_of, load_method
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Everything that a run is made of, checked and compiled.
+
+    Attributes:
+        method: The method with the bench's variants and all overrides.
+        bench: The bench with all overrides.
+        document: The method's file, for messages.
+        classes: Class names of the data.
+        detectors: Student and teachers with random weights.
+        plan: The compiled plan.
+        seed: Seed of the run.
+        overrides: What was set on the command line.
+    """
+
+    method: Method
+    bench: Bench
+    document: Document
+    classes: tuple[str, ...]
+    detectors: Mapping[str, Detector]
+    plan: Plan
+    seed: int
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+
+
+def find_method(name: str | Path) -> Path:
+    """The file of a method: a path, or the slug of one that comes with kdflow. Raises UsageError with what exists."""
+    return _find(name, specs_folder(), "method")
+
+
+def find_bench(name: str | Path) -> Path:
+    """The file of a bench: a path, or the name of one that comes with kdflow. Raises UsageError with what exists."""
+    return _find(name, specs_folder() / "benches", "bench")
+
+
+def _find(name: str | Path, folder: Path, sort: str) -> Path:
+    path = Path(name)
+    if path.suffix in (".yaml", ".yml") or path.is_file():
+        if path.is_file():
+            return path
+        inside = folder / path.name
+        if inside.is_file() and path.parent.name in ("specs", "benches", ""):
+            return inside
+        raise UsageError(f"{path}: there is no such {sort} file.{choices(path.stem, names_in(folder))}")
+    if (folder / f"{path}.yaml").is_file():
+        return folder / f"{path}.yaml"
+    raise UsageError(f'no {sort} "{name}".{choices(str(name), names_in(folder))}')
+
+
+def names_in(folder: Path) -> list[str]:
+    """Slugs of the specs in a folder."""
+    return sorted(path.stem for path in folder.glob("*.yaml"))
+
+
+def read_method(name: str | Path) -> MethodSpec:
+    """Load a method and the plugins that it names; raises SpecError or UsageError."""
+    spec = load_method(find_method(name), find_method)
+    load_plugins(spec)
+    return spec
+
+
+def load_plugins(spec: MethodSpec) -> None:
+    """Import the files in ``plugins:``, found beside the spec; they register ops. Nothing is imported unless it is named."""
+    for index, plugin in enumerate(spec.resolve().plugins):
+        path = Path(spec.document.file).parent / plugin
+        name = f"kdflow_plugin_{path.resolve().as_posix().strip('/').replace('/', '_').removesuffix('.py')}"
+        if not path.is_file():
+            raise SpecError([spec.document.fault(("plugins", index), f'there is no file "{path}"')])
+        _import_file(name, path, spec, index)
+
+
+def _import_file(name: str, path: Path, spec: MethodSpec, index: int) -> None:
+    import sys
+
+    if name in sys.modules:
+        return
+    found = importlib.util.spec_from_file_location(name, path)
+    if found is None or found.loader is None:
+        raise SpecError([spec.document.fault(("plugins", index), f'"{path}" is no Python file')])
+    module = importlib.util.module_from_spec(found)
+    sys.modules[name] = module
+    try:
+        found.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        raise SpecError([spec.document.fault(("plugins", index), f'"{path}" cannot be imported: {error}')]) from error
+
+
+def prepare(
+    spec: MethodSpec, bench: str | Path | None = None, *, overrides: Mapping[str, Any] | None = None, seed: int = 0
+) -> Setting:
+    """Resolve, build and compile a run; everything that can be wrong without data or weights is found here.
+
+    Args:
+        spec: The method as written.
+        bench: Name or file of a bench; none takes the method's own.
+        overrides: Dotted path of method or bench -> value.
+        seed: Seed of initial weights and random streams.
+
+    Raises:
+        SpecError: All faults of method, bench and their graph.
+        UsageError: No such bench, detector or data format.
+    """
+    overrides = dict(overrides or {})
+    name = bench or spec.resolve().bench
+    if name is None:
+        raise SpecError([spec.document.fault((), "no bench: name one with bench: or --bench")])
+    document = read(find_bench(name))
+    setting = bench_of(document, overrides)
+    classes = tuple(describe(setting.data.format, setting.data.options))
+    method = spec.resolve(context_of(setting), {k: v for k, v in overrides.items() if not is_bench_path(k)})
+    detectors = build_detectors(method, setting, document, classes, seed)
+    plan = compile_method(method, spec.document, detectors, canvas=canvas_of(setting, detectors), seed=seed)
+    return Setting(method, setting, spec.document, classes, detectors, plan, seed, overrides)
+
+
+def is_bench_path(path: str) -> bool:
+    """True for dotted paths of the bench, False for those of the method."""
+    return path.startswith(("data.", "student.", "teacher", "recipe.", "evaluation."))
+
+
+def context_of(bench: Bench) -> dict[str, str]:
+    """What variants may ask: bench name, family and detector of every owner."""
+    context = {"bench": bench.bench}
+    for owner, spec in {"student": bench.student, **bench.all_teachers}.items():
+        context[f"{owner}.detector"] = spec.detector
+        if spec.detector in DETECTORS:
+            context[f"{owner}.family"] = DETECTORS.get(spec.detector).family
+    return context
+
+
+def build_detectors(
+    method: Method, bench: Bench, document: Document, classes: tuple[str, ...], seed: int
+) -> dict[str, Detector]:
+    """Student and teachers with seeded random weights; a method without a teacher gets none."""
+    owners: dict[str, DetectorSpec] = {"student": bench.student}
+    if method.teacher == "required":
+        owners.update(bench.all_teachers)
+    built = {owner: build_detector(spec, classes, document, owner, seed) for owner, spec in owners.items()}
+    for owner, spec in bench.all_teachers.items() if method.teacher == "required" else ():
+        if spec.weights is None and spec.recipe is None:
+            path = ("teacher",) if owner == "teacher" else ("teachers", owner)
+            document.report(path, f"the {owner} has neither weights: nor a recipe: that trains it")
+    document.check()
+    return {owner: detector for owner, detector in built.items() if detector is not None}
+
+
+def build_detector(
+    spec: DetectorSpec, classes: tuple[str, ...], document: Document, owner: str, seed: int
+) -> Detector | None:
+    """One detector with weights drawn from a stream of its own, so that a student starts alike in every method."""
+    path = (owner,) if owner in document.data else ("teachers", owner)
+    if spec.detector not in DETECTORS:
+        document.report((*path, "detector"), f'no detector "{spec.detector}".{choices(spec.detector, DETECTORS)}')
+        return None
+    family: DetectorFamily = DETECTORS.get(spec.detector)
+    options = {key: tuple(v) if isinstance(v, list) else v for key, v in spec.options.items()}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(stream_key(seed if owner == "student" else 0, 0, f"init/{owner}"))
+        try:
+            return family.build(classes=classes, **options)
+        except KdflowError as error:
+            document.report(path, str(error))
+        except TypeError as error:
+            document.report(path, f"{spec.detector}: {error}")
+    return None
+
+
+def canvas_of(bench: Bench, detectors: Mapping[str, Detector]) -> tuple[int, int]:
+    """A typical padded input: the bench's size, rounded up to what every detector divides by."""
+    size = bench.data.size
+    divisor = max(d.size_divisor for d in detectors.values())
+    side = -(-size // divisor) * divisor
+    return side, side
+

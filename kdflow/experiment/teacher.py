@@ -1,0 +1,136 @@
+"""Teachers: loaded from weights, or trained by their recipe and kept under the hash of everything that determines them."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kdflow.detectors.weights import load_weights
+from kdflow.engine.checkpoint import read
+from kdflow.engine.hooks import Hook
+from kdflow.engine.invariants import require_teacher
+from kdflow.engine.loop import fit
+from kdflow.errors import KdflowError
+from kdflow.experiment.feed import Feed
+from kdflow.experiment.identity import detector_code, digest
+from kdflow.graph.compile import compile_method
+from kdflow.ports import Detector
+from kdflow.spec.bench import TeacherSpec
+from kdflow.spec.load import Document
+from kdflow.spec.method import Method
+
+Notify = Callable[[str], None]
+
+
+def home() -> Path:
+    """Where trained teachers and drawn data are kept: ``$KDFLOW_HOME`` or ``~/.cache/kdflow``."""
+    return Path(os.environ.get("KDFLOW_HOME") or Path.home() / ".cache" / "kdflow")
+
+
+def provide_teacher(
+    owner: str, spec: TeacherSpec, detector: Detector, feed: Feed, *, hooks: Sequence[Hook] = (), notify: Notify = print
+) -> tuple[str, Mapping[str, float]]:
+    """Give a teacher its weights, training it first where it has only a recipe, and measure it.
+
+    Args:
+        owner: Its name in the run.
+        spec: Weights or recipe.
+        detector: Receives the weights.
+        feed: Data of the bench.
+        hooks: Listeners of its training.
+        notify: Receives one line about what was done.
+
+    Returns:
+        Its identity (a hash), and its metrics on the validation split in percent.
+
+    Raises:
+        InvariantError: It is no better than chance.
+        KdflowError: Its weights do not fit, or its training was interrupted.
+    """
+    if spec.weights is not None:
+        load_weights(detector, spec.weights)
+        identity = digest({"weights": weights_hash(detector), **feed.facts(), "code": detector_code([spec.detector])})
+        folder = home() / "teachers" / identity
+    else:
+        identity = _identity(spec, detector, feed)
+        folder = home() / "teachers" / identity
+        if (folder / "weights.pt").is_file():
+            detector.model.load_state_dict(torch.load(folder / "weights.pt", weights_only=True))
+        else:
+            notify(f"{owner}: trained once by its recipe, then kept in {folder}")
+            _train(owner, spec, detector, feed, folder, identity, hooks)
+    metrics = _measured(folder, detector, feed)
+    notify(f"{owner}: AP {metrics.get('AP', 0):.1f}, AP50 {metrics.get('AP50', 0):.1f} on the validation split")
+    require_teacher(metrics, owner)
+    return identity, metrics
+
+
+def _identity(spec: TeacherSpec, detector: Detector, feed: Feed) -> str:
+    return digest({
+        "spec": spec.model_dump(mode="json"), "classes": detector.classes, **feed.facts(), "code": detector_code([spec.detector]),
+    })
+
+
+def weights_hash(detector: Detector) -> str:
+    """Hash of a model's state dict."""
+    import hashlib
+
+    state = hashlib.sha256()
+    for name, value in detector.model.state_dict().items():
+        state.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
+    return state.hexdigest()[:16]
+
+
+PLAIN = Method(kdflow=1, method="teacher", teacher="none")
+
+
+def _train(
+    owner: str, spec: TeacherSpec, detector: Detector, feed: Feed, folder: Path, identity: str, hooks: Sequence[Hook]
+) -> None:
+    """Train without distillation; an interrupted training goes on where it stopped."""
+    if spec.recipe is None:
+        raise KdflowError(f"{owner}: neither weights nor a recipe")
+    own = Feed(feed.source, feed.bench, spec.recipe, 0, detector.size_divisor, feed.machine, spec.size)
+    side = -(-own.geometry.size // detector.size_divisor) * detector.size_divisor
+    plan = compile_method(PLAIN, Document(owner), {"student": detector}, canvas=(side, side), seed=0)
+    result = fit(
+        plan, own.training, spec.recipe, folder=folder / "training", total_steps=own.total_steps,
+        steps_per_epoch=own.steps_per_epoch, seed=0, run_hash=identity, hooks=hooks,
+        evaluate=lambda _plan: own.evaluate(detector, "val"), metric=feed.bench.evaluation.metric, device=feed.machine,
+    )
+    if result.status != "finished":
+        raise KdflowError(f"{owner}: its training was {result.status}; run again to go on from step {result.step}")
+    best = folder / "training" / "best.pt"
+    if best.is_file():
+        detector.model.load_state_dict(read(best)["student"])
+    if feed.machine.is_first:
+        save_atomically(folder / "weights.pt", detector.model.state_dict())
+    for parameter in detector.model.parameters():
+        parameter.requires_grad_(False)
+
+
+def _measured(folder: Path, detector: Detector, feed: Feed) -> Mapping[str, float]:
+    """Metrics on the validation split, measured once per identity and input size."""
+    file = folder / f"val-{digest(feed.facts())}.json"
+    if file.is_file():
+        found: dict[str, float] = json.loads(file.read_text())
+        return found
+    detector.model.to(feed.machine.device)
+    metrics = feed.evaluate(detector, "val")
+    if feed.machine.is_first:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(dict(metrics), indent=1))
+    return metrics
+
+
+def save_atomically(path: Path, state: Any) -> None:
+    """Write a state dict so that a reader sees the old file or the whole new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    torch.save({k: v.detach().cpu().clone() for k, v in state.items()}, temporary)
+    os.replace(temporary, path)

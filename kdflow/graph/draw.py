@@ -1,0 +1,184 @@
+"""The graph in words and pictures: text, JSON, Mermaid, SVG."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from html import escape
+from typing import Any
+
+import networkx as nx
+
+from kdflow.graph.lower import python_name
+from kdflow.graph.node import Graph, Node, Role, what
+from kdflow.graph.passes.infer import show
+from kdflow.graph.plan import Plan
+
+_COLOURS = {"student": "#dbeafe", "teacher": "#ffedd5", "op": "#f3f4f6", "term": "#dcfce7", "batch": "#ffffff"}
+
+
+def as_json(plan: Plan, shares: Mapping[str, float] | None = None) -> dict[str, Any]:
+    """Terms, taps, teacher stages and adapters as plain data.
+
+    Args:
+        plan: A compiled plan.
+        shares: Teacher stage (``teacher.neck``) -> its share of the teacher's operations.
+    """
+    shares = shares or {}
+    return {
+        "method": plan.method.method,
+        "detectors": {owner: {"name": d.name, "family": d.family} for owner, d in plan.detectors.items()},
+        "terms": [
+            {"name": t.name, "node": t.nodes[0] if t.nodes else None, "nodes": list(t.nodes), "weight": t.weight}
+            for t in plan.terms
+        ],
+        "taps": [
+            {"name": n.name, "kind": str(n.value.kind), "shape": show(n.value.fake), "node": n.port.node if n.port else None}
+            for n in taps(plan.graph)
+        ],
+        "teacher": {
+            "run": list(plan.report.teacher_stages_run), "pruned": list(plan.report.teacher_stages_pruned),
+            "pruned_share_of_flops": sum(shares.get(stage, 0.0) for stage in plan.report.teacher_stages_pruned) if shares else None,
+        },
+        "adapters": [{"name": name, "parameters": count} for name, count in plan.report.adapters.items()],
+        "rewires": list(plan.report.rewires),
+    }
+
+
+def taps(graph: Graph) -> list[Node]:
+    """Ports that the method reads: picks used by an op, a term or a rewired stage."""
+    found = []
+    for node in graph.of_role(Role.PICK):
+        users = [graph[u] for u in graph.dag.successors(node.name)]
+        if node.port is not None and any(_reads(node, user) for user in users):
+            found.append(node)
+    return found
+
+
+def _reads(port: Node, user: Node) -> bool:
+    if user.role is Role.TERM:
+        return user.name.startswith("kd/")
+    return user.role in (Role.OP, Role.SLICE) or (user.role is Role.STAGE and not user.name.startswith(f"{port.owner}:"))
+
+
+def as_text(plan: Plan, shares: Mapping[str, float] | None = None) -> str:
+    """Taps, nodes, terms and the teacher's cost, for a terminal."""
+    facts = as_json(plan, shares)
+    lines = [f"{plan.method.method}: {plan.method.title}".rstrip(": ")]
+    lines += [f"  {owner}: {d['name']} ({d['family']})" for owner, d in facts["detectors"].items()]
+    lines += ["", "taps"] + [f"  {t['name']:<28} {t['kind']:<12} {t['shape']:<34} {t['node'] or ''}" for t in facts["taps"]]
+    lines += ["", "nodes"] + [f"  {_line(node)}" for node in plan.graph.of_role(Role.OP)]
+    lines += ["", "terms"]
+    for term in plan.terms:
+        lines.append(f"  {term.name:<28} {', '.join(term.nodes) or 'detector':<30} weight {term.weight:g}")
+    lines += ["", "teacher stages"]
+    for stage in plan.report.teacher_stages_run:
+        lines.append(f"  runs    {stage}{_share(shares, stage)}")
+    for stage in plan.report.teacher_stages_pruned:
+        lines.append(f"  pruned  {stage}{_share(shares, stage)}")
+    if facts["teacher"]["pruned_share_of_flops"] is not None:
+        lines.append(f"  {facts['teacher']['pruned_share_of_flops']:.0%} of the teacher's operations never run")
+    lines += ["", "adapters"] + [f"  {a['name']:<28} {a['parameters']:,} parameters" for a in facts["adapters"]]
+    if not facts["adapters"]:
+        lines.append("  none")
+    return "\n".join(lines)
+
+
+def _share(shares: Mapping[str, float] | None, stage: str) -> str:
+    return f"  {shares[stage]:.0%}" if shares and stage in shares else ""
+
+
+def _line(node: Node) -> str:
+    options = ", ".join(f"{k}={v}" for k, v in node.options.items() if v is not None)
+    return f"{node.name:<28} {what(node)}({', '.join(node.operands())})" + (f"  [{options}]" if options else "")
+
+
+def method_view(graph: Graph) -> nx.DiGraph:
+    """The graph as a method's author sees it: stages and their picks become one box per detector part; unused parts are left out."""
+    view: nx.DiGraph = nx.DiGraph()
+    needed: set[str] = set()
+    for term in graph.of_role(Role.TERM):
+        if term.name.startswith("kd/"):
+            needed |= graph.upstream(term.name) | {term.name}
+    for node in graph.ordered():
+        if node.name in needed:
+            box = _box(node)
+            view.add_node(box, label=_label(node), group=_group(node))
+            for operand in node.operands():
+                if operand in needed and (source := _box(graph[operand])) != box:
+                    view.add_edge(source, box)
+    return view
+
+
+def _box(node: Node) -> str:
+    if node.role is Role.STAGE:
+        return node.name
+    if node.role is Role.PICK:
+        return str(node.inputs["stage"])
+    return node.name
+
+
+def _label(node: Node) -> str:
+    if node.role is Role.TERM and node.term is not None:
+        return f"{node.name}\n{', '.join(node.taxonomy)}\nweight {node.term.weight:g}"
+    if node.role in (Role.OP, Role.SLICE):
+        return f"{node.name}\n{what(node)}"
+    return str(node.inputs["stage"]) if node.role is Role.PICK else node.name
+
+
+def _group(node: Node) -> str:
+    if node.role is Role.TERM:
+        return "term"
+    if node.owner:
+        return "student" if node.owner == "student" else "teacher"
+    return "op" if node.role in (Role.OP, Role.SLICE) else "batch"
+
+
+def as_mermaid(plan: Plan) -> str:
+    """The method as a Mermaid flow chart."""
+    view = method_view(plan.graph)
+    lines = ["flowchart LR"]
+    for name, data in view.nodes(data=True):
+        label = str(data["label"]).replace("\n", "<br/>").replace('"', "'")
+        lines.append(f'  {python_name(name)}["{label}"]:::{data["group"]}')
+    lines += [f"  {python_name(a)} --> {python_name(b)}" for a, b in view.edges]
+    lines += [f"  classDef {group} fill:{colour},stroke:#6b7280" for group, colour in _COLOURS.items()]
+    return "\n".join(lines) + "\n"
+
+
+def as_svg(plan: Plan) -> str:
+    """The method as a self-contained SVG picture, inputs left, terms right."""
+    view = method_view(plan.graph)
+    columns = [sorted(generation) for generation in nx.topological_generations(view)]
+    width, height, gap_x, gap_y = 190, 58, 60, 18
+    places: dict[str, tuple[float, float]] = {}
+    tallest = max((len(c) for c in columns), default=1)
+    for x, column in enumerate(columns):
+        column.sort(key=lambda name: sum(places[p][1] for p in view.predecessors(name)) / max(1, view.in_degree(name)))
+        offset = (tallest - len(column)) * (height + gap_y) / 2
+        for y, name in enumerate(column):
+            places[name] = (20 + x * (width + gap_x), 20 + offset + y * (height + gap_y))
+    total_x, total_y = 40 + len(columns) * (width + gap_x) - gap_x, 40 + tallest * (height + gap_y) - gap_y
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {total_x} {total_y}" width="{total_x}" height="{total_y}" '
+        'font-family="ui-sans-serif, system-ui, sans-serif" font-size="11">',
+        f'<rect width="{total_x}" height="{total_y}" fill="white"/>',
+    ]
+    for a, b in view.edges:
+        (x1, y1), (x2, y2) = places[a], places[b]
+        x1, y1, y2 = x1 + width, y1 + height / 2, y2 + height / 2
+        middle = (x1 + x2) / 2
+        parts.append(f'<path d="M{x1} {y1} C{middle} {y1} {middle} {y2} {x2} {y2}" fill="none" stroke="#9ca3af"/>')
+    for name, data in view.nodes(data=True):
+        parts.append(_svg_box(places[name], (width, height), str(data["label"]), _COLOURS[data["group"]]))
+    return "\n".join([*parts, "</svg>"]) + "\n"
+
+
+def _svg_box(place: tuple[float, float], size: tuple[int, int], label: str, colour: str) -> str:
+    (x, y), (width, height) = place, size
+    lines = [line if len(line) <= 30 else line[:29] + "…" for line in label.split("\n")]
+    top = y + height / 2 - (len(lines) - 1) * 7 + 4
+    words = "".join(
+        f'<text x="{x + width / 2}" y="{top + i * 14}" text-anchor="middle" font-weight="{600 if i == 0 else 400}">{escape(line)}</text>'
+        for i, line in enumerate(lines)
+    )
+    return f'<g><rect x="{x}" y="{y}" width="{width}" height="{height}" rx="6" fill="{colour}" stroke="#6b7280"/>{words}</g>'
