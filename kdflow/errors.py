@@ -72,7 +72,7 @@ def choices(word: str, known: Iterable[str], limit: int = 12) -> str:
     """The end of a message about an unknown ``word``: close matches, then what exists."""
     names = sorted(set(known))
     close = difflib.get_close_matches(word, names, n=2, cutoff=0.6)
-    hint = f' Did you mean {" or ".join(repr_name(name) for name in close)}?' if close else ""
+    hint = f" Did you mean {' or '.join(repr_name(name) for name in close)}?" if close else ""
     listed = ", ".join(names[:limit]) + (", ..." if len(names) > limit else "")
     return f"{hint} (known: {listed})" if names else f"{hint} (none are known)"
 

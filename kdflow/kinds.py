@@ -79,8 +79,13 @@ DETECTIONS = Kind("detections", opaque=True)
 
 KINDS: Mapping[str, Kind] = {k.name: k for k in list(globals().values()) if isinstance(k, Kind)}
 _ELEMENTS = {
-    "pyramid": MAP, "masks": MASK, "dense": CELLS, "dense_values": CELL_VALUES,
-    "layers": TOKENS, "layer_values": TOKEN_VALUES, "attentions": ATTENTION,
+    "pyramid": MAP,
+    "masks": MASK,
+    "dense": CELLS,
+    "dense_values": CELL_VALUES,
+    "layers": TOKENS,
+    "layer_values": TOKEN_VALUES,
+    "attentions": ATTENTION,
 }
 
 

@@ -56,6 +56,7 @@ class Like:
     swap: Mapping[str, str] = field(default_factory=dict)
 
     def __call__(self, kinds: Mapping[str, Kind]) -> Kind:
+        """The kind of the result for inputs of these kinds."""
         from kdflow.kinds import of_axes
 
         kind = kinds[self.source]
@@ -86,6 +87,8 @@ class Op:
         no_grad: Evaluated without gradient (masks, selections, gates).
         zero_at_equality: Its value is 0 when student equals teacher; checked by the contract tests.
         example: Options for the contract tests where defaults do not suffice.
+        infer: For functions whose result sizes depend on data: called like the function on fake tensors, returns fake tensors of
+            plausible size. None where the function itself runs on fake tensors.
     """
 
     name: str
@@ -96,6 +99,7 @@ class Op:
     no_grad: bool = False
     zero_at_equality: bool = False
     example: Mapping[str, Any] = field(default_factory=dict)
+    infer: Callable[..., Any] | None = None
 
     @property
     def is_module(self) -> bool:
@@ -121,7 +125,9 @@ class Op:
     def observes(self) -> dict[str, Input]:
         """Inputs of ``observe``, for ops that prepare something over the data; empty for all others."""
         observe = getattr(self.target, "observe", None)
-        return {} if observe is None else {n: i for n, i in _read(observe, self.defaults).items() if isinstance(i, Input)}
+        return (
+            {} if observe is None else {n: i for n, i in _read(observe, self.defaults).items() if isinstance(i, Input)}
+        )
 
     @cached_property
     def metas(self) -> dict[str, str]:
@@ -165,6 +171,7 @@ def op(
     no_grad: bool = False,
     zero_at_equality: bool = False,
     example: Mapping[str, Any] | None = None,
+    infer: Callable[..., Any] | None = None,
 ) -> Callable[[T], T]:
     """Register a function or module class as the operation ``name``; see :class:`Op` for the arguments.
 
@@ -173,7 +180,9 @@ def op(
 
     def register(target: T) -> T:
         rule = gives if gives is not None else _return_kind(target)
-        OPS.add(name, Op(name, target, rule, defaults or {}, stochastic, no_grad, zero_at_equality, example or {}))
+        OPS.add(
+            name, Op(name, target, rule, defaults or {}, stochastic, no_grad, zero_at_equality, example or {}, infer)
+        )
         return target
 
     return register

@@ -118,20 +118,29 @@ class Batch:
             return tensor.to(device, non_blocking=non_blocking)
 
         return Batch(
-            move(self.images), self.image_sizes, [move(b) for b in self.boxes], [move(x) for x in self.labels],
-            self.image_ids, self.original_sizes,
+            move(self.images),
+            self.image_sizes,
+            [move(b) for b in self.boxes],
+            [move(x) for x in self.labels],
+            self.image_ids,
+            self.original_sizes,
         )
 
     def values(self) -> dict[str, Any]:
         """The batch as graph inputs, keyed by :data:`BATCH_PORTS`."""
         return {
-            "images": self.images, "image_sizes": self.image_sizes,
-            "targets.boxes": self.boxes, "targets.labels": self.labels,
+            "images": self.images,
+            "image_sizes": self.image_sizes,
+            "targets.boxes": self.boxes,
+            "targets.labels": self.labels,
         }
 
 
 BATCH_PORTS: Mapping[str, Kind] = {
-    "images": MAP, "image_sizes": SIZES, "targets.boxes": BOXES, "targets.labels": LABELS,
+    "images": MAP,
+    "image_sizes": SIZES,
+    "targets.boxes": BOXES,
+    "targets.labels": LABELS,
 }
 
 
@@ -225,7 +234,11 @@ class StandardPort:
 def _ports() -> dict[str, StandardPort]:
     from kdflow import kinds as k
 
-    backbone, neck, head = ("cnn/backbone", "transformer/feature"), ("cnn/neck", "transformer/feature"), ("cnn/head", None)
+    backbone, neck, head = (
+        ("cnn/backbone", "transformer/feature"),
+        ("cnn/neck", "transformer/feature"),
+        ("cnn/head", None),
+    )
     roi, query, logit = ("cnn/rpn-roi", None), (None, "transformer/query"), (None, "transformer/logit")
     feature, none = (None, "transformer/feature"), (None, None)
     rows: dict[str, tuple[Kind, tuple[str | None, str | None], str]] = {
@@ -258,7 +271,11 @@ def _ports() -> dict[str, StandardPort]:
         "head.priors": (k.PRIORS, none, "anchors or cell boxes, (H*W*A, 4) xyxy per level"),
         "assign.labels": (k.DENSE_VALUES, none, "(B, H*W*A) assigned class; K background, -1 ignored"),
         "assign.positive": (k.DENSE_VALUES, none, "(B, H*W*A) True where a place is assigned to an object"),
-        "assign.weights": (k.DENSE_VALUES, none, "(B, H*W*A) 1 where a place is trained on, 0 where ignored or padding"),
+        "assign.weights": (
+            k.DENSE_VALUES,
+            none,
+            "(B, H*W*A) 1 where a place is trained on, 0 where ignored or padding",
+        ),
         "assign.matched_boxes": (k.DENSE, none, "(B, H*W*A, 4) ground-truth box of each place, zeros where none"),
         "encoder.inputs": (k.PYRAMID, feature, "maps that enter the transformer's encoder"),
         "encoder.memory": (k.PYRAMID, feature, "encoder outputs as maps, finest first"),

@@ -13,7 +13,6 @@ from kdflow.data.annotations import Annotations, Trouble
 from kdflow.data.findings import Finding, faults_of, group, notes_of, raise_faults, shared_images
 from kdflow.data.folders import open_folder
 from kdflow.data.formats import DataSource
-from kdflow.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -123,4 +122,3 @@ def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-__all__ = ["DataError", "DataReport", "SplitReport", "check_data", "check_folder"]

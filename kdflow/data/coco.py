@@ -41,7 +41,7 @@ def expand(path: str | Path) -> Path:
 
 
 def find_splits(root: Path) -> dict[str, SplitFiles]:
-    """Splits of a COCO folder by the usual names: ``annotations/instances_train2017.json``, ``train/_annotations.coco.json`` ..."""
+    """Splits of a COCO folder by the usual names, as in ``annotations/instances_train2017.json`` beside ``train2017/``."""
     found = {}
     for split in SPLITS:
         files = next((path for path in _annotation_names(split) if (root / path).is_file()), None)
@@ -103,7 +103,7 @@ def load_json(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise DataError(f"{path}  {Trouble.UNREADABLE}: not JSON ({error})") from None
     if not isinstance(document, dict):
-        raise DataError(f"{path}  {Trouble.UNREADABLE}: a COCO file is one object with images, annotations and categories")
+        raise DataError(f"{path}  {Trouble.UNREADABLE}: not one object with images, annotations and categories")
     lacking = [key for key in ("images", "annotations", "categories") if not isinstance(document.get(key), list)]
     if lacking:
         raise DataError(f"{path}  {Trouble.UNREADABLE}: the list {' and '.join(lacking)} is missing")
@@ -118,7 +118,7 @@ def _categories(path: Path, document: Mapping[str, Any]) -> dict[Any, str]:
     names = {row["id"]: str(row["name"]) for row in rows}
     twice = sorted({name for name in names.values() if list(names.values()).count(name) > 1})
     if len(names) < len(rows) or twice:
-        raise DataError(f"{path}  category ids and names must differ from each other{': ' + ', '.join(twice) if twice else ''}")
+        raise DataError(f"{path}  categories: ids and names must differ from each other (twice: {', '.join(twice) or 'an id'})")
     return names
 
 
@@ -165,7 +165,10 @@ def _read_images(builder: AnnotationsBuilder, rows: list[Any], folder: Path) -> 
     return positions
 
 
-def _read_box(builder: AnnotationsBuilder, row: Mapping[str, Any], positions: Mapping[Any, int], labels: Mapping[Any, int]) -> None:
+Positions = Mapping[Any, int]
+
+
+def _read_box(builder: AnnotationsBuilder, row: Mapping[str, Any], positions: Positions, labels: Positions) -> None:
     image, category = row.get("image_id"), row.get("category_id")
     if not _known(image, positions):
         builder.problem(Trouble.UNKNOWN_IMAGE, f"image_id {image!r} of annotation {row.get('id')!r}")
@@ -181,7 +184,7 @@ def _read_box(builder: AnnotationsBuilder, row: Mapping[str, Any], positions: Ma
     builder.box(owner, xywh, labels[category], bool(row.get("iscrowd", 0)), area)  # type: ignore[arg-type]
 
 
-def _known(key: Any, table: Mapping[Any, int]) -> bool:
+def _known(key: Any, table: Positions) -> bool:
     return isinstance(key, (int, str)) and key in table
 
 

@@ -1,4 +1,4 @@
-"""What is wrong or worth knowing in the annotations of a split: counted, with first examples, in words that name a next move."""
+"""What is wrong or worth knowing in the annotations of a split: counted, with first examples and a next move."""
 
 from __future__ import annotations
 

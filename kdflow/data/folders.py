@@ -13,7 +13,7 @@ from kdflow.errors import DataError
 def open_folder(path: str | Path) -> DataSource:
     """The COCO or VOC data set in a folder, recognised by the usual names.
 
-    The classes of a VOC folder are VOC's twenty where no others occur, else those in ``classes.txt``, else those that occur.
+    The classes of a VOC folder are those in ``classes.txt``, else VOC's twenty where no others occur, else those that occur.
 
     Raises:
         DataError: When the folder holds neither.
@@ -31,6 +31,6 @@ def open_folder(path: str | Path) -> DataSource:
             options["classes"] = VOC_CLASSES if set(used) <= set(VOC_CLASSES) else used
         return open_data("voc", options)
     raise DataError(
-        f"{root} is neither a COCO folder (no annotations/instances_train.json, train/_annotations.coco.json or the like) "
+        f"{root} is neither a COCO folder (no annotations/instances_train.json, train/_annotations.coco.json or alike) "
         "nor a VOC folder (no ImageSets/Main/train.txt, here or in a year's folder)"
     )

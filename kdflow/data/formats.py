@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from kdflow.data.annotations import Annotations
 from kdflow.data.dataset import DetectionSet
 from kdflow.data.findings import faults_of, raise_faults
-from kdflow.errors import UsageError, choices
+from kdflow.errors import DataError, UsageError, choices
 from kdflow.registry import Registry
 
 SPLITS = ("train", "val", "test")
@@ -47,7 +47,7 @@ class DataFormat:
         options: The keys that belong to the format.
         classes: Class names in label order, without reading images.
         splits: Names of the splits that exist: ``train``, ``val`` and perhaps ``test``.
-        read: Annotations of one split; raises DataError when nothing can be read, and notes everything else as a problem.
+        read: Annotations of one split; DataError when nothing can be read, all else is noted in their ``problems``.
         doc: One line for listings.
     """
 
@@ -88,7 +88,7 @@ class Split:
 
 
 class Splits(Mapping[str, Split]):
-    """``train``, ``val`` and ``test`` of a data set, each read when first asked for; a missing test is the validation split.
+    """``train``, ``val`` and ``test`` of a data set, each read when first asked for; val stands in for a missing test.
 
     Args:
         format: How to read them.
@@ -112,7 +112,9 @@ class Splits(Mapping[str, Split]):
         """The split; raises DataError with everything that is wrong in its annotations."""
         if name not in SPLITS:
             raise KeyError(name)
-        real = name if name in self.existing else "val"
+        real = "val" if name == "test" and name not in self.existing else name
+        if real not in self.existing:
+            raise DataError(f'no "{real}" split, only {", ".join(self.existing)}. Next: name it in data.{real}')
         if real not in self._splits:
             raise_faults(faults_of(self.read(real)))
             self._splits[real] = Split(real, DetectionSet(self.read(real)))
@@ -146,7 +148,7 @@ class DataSource:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of classes, image names, sizes and boxes of all splits (not of the pixels): what a trained teacher depends on."""
+        """Hash of classes, image names, sizes and boxes of all splits (not of pixels): what a trained teacher depends on."""
         digest = hashlib.sha256(repr(self.classes).encode())
         for split in self.splits.existing:
             table = self.splits.read(split)
@@ -182,9 +184,14 @@ def describe(format: str, options: Mapping[str, Any]) -> tuple[str, ...]:
     Raises:
         UnknownNameError: When there is no such format.
         UsageError: When options are wrong.
-        DataError: When the annotation file is missing or broken.
+        DataError: When the annotation file is missing or broken, or there is no train or no val split.
     """
-    return DATASETS.get(format).classes(parse_options(format, options))
+    part, parsed = DATASETS.get(format), parse_options(format, options)
+    existing = part.splits(parsed)
+    lacking = [split for split in ("train", "val") if split not in existing]
+    if lacking:
+        raise DataError(f"data.{lacking[0]}: training needs a train and a val split; found {', '.join(existing)}")
+    return part.classes(parsed)
 
 
 def open_data(format: str, options: Mapping[str, Any]) -> DataSource:

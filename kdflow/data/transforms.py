@@ -1,4 +1,4 @@
-"""From an image on disk to an image at the detector's input: resize, flip, boxes along with it (torchvision transforms v2)."""
+"""From an image on disk to a detector's input: resize, flip, boxes along with it (torchvision transforms v2)."""
 
 from __future__ import annotations
 

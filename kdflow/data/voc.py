@@ -17,15 +17,15 @@ from kdflow.data.formats import DATASETS, SPLITS, DataFormat, FolderOptions
 from kdflow.errors import DataError
 
 VOC_CLASSES = (
-    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog", "horse",
-    "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
+    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",
+    "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
 )
 CLASS_FILE = "classes.txt"
 """Optional file in the root: class names, one per line. VOC folders name their classes nowhere else."""
 
 ImageSets = Annotated[
     tuple[str, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value),
-    Field(description="image sets by folder and name: VOC2007/trainval; without a folder they are those of root itself"),
+    Field(description="image sets by folder and name: VOC2007/trainval; without a folder, those of root itself"),
 ]
 
 
@@ -37,7 +37,7 @@ class VocOptions(FolderOptions):
     val: ImageSets = ()
     test: ImageSets = ()
     classes: tuple[str, ...] | None = Field(
-        default=None, min_length=1, description=f"label order; none: {CLASS_FILE} in root if there is one, else VOC's twenty"
+        default=None, min_length=1, description=f"label order; none: {CLASS_FILE} in root if it exists, else VOC's twenty"
     )
     one_based: bool = Field(default=True, description="corners count pixels from 1 and are inclusive, as in VOC itself")
 
@@ -47,7 +47,9 @@ def class_names(options: VocOptions) -> tuple[str, ...]:
     if options.classes is not None:
         return options.classes
     listed = expand(options.root) / CLASS_FILE
-    return tuple(listed.read_text(encoding="utf-8").split()) if listed.is_file() else VOC_CLASSES
+    if not listed.is_file():
+        return VOC_CLASSES
+    return tuple(line.strip() for line in listed.read_text(encoding="utf-8").splitlines() if line.strip())
 
 
 def split_names(options: VocOptions) -> tuple[str, ...]:
@@ -143,7 +145,7 @@ def _number(text: str | None) -> float:
 
 
 def find_sets(root: Path) -> dict[str, tuple[str, ...]]:
-    """Image sets of a VOC folder, or of all year folders in a devkit, by split; ``trainval`` stands in for ``train``."""
+    """Image sets by split, of a VOC folder or of all year folders in a devkit; ``trainval`` stands in for ``train``."""
     years = [root, *sorted(path for path in root.iterdir() if path.is_dir())]
     lists = [(path, path / "ImageSets" / "Main") for path in years]
     found: dict[str, tuple[str, ...]] = {}

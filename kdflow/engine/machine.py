@@ -68,7 +68,6 @@ def open_machine(device: str = "auto", deterministic: bool = False) -> Iterator[
     kind = _device_kind(device)
     was_connected = ranks.connected()
     fabric, _ = _fabric(kind, "fp32")
-    fabric.launch()
     with _deterministic(kind) if deterministic else nullcontext():
         try:
             yield Machine(fabric.device, fabric.global_rank, fabric.world_size)
@@ -162,7 +161,9 @@ def _fabric(device: str, precision: str) -> tuple[Fabric, Precision]:
         plugin = MixedPrecision("bf16-mixed" if precision == "bf16" else "16-mixed", device=device)
     per_node, nodes = _launched()
     strategy = "ddp" if per_node * nodes > 1 else "auto"
-    return Fabric(accelerator=device, devices=per_node, num_nodes=nodes, strategy=strategy, plugins=[plugin]), plugin
+    fabric = Fabric(accelerator=device, devices=per_node, num_nodes=nodes, strategy=strategy, plugins=[plugin])
+    fabric.launch()  # joins the processes once; a second Fabric finds them joined
+    return fabric, plugin
 
 
 def _launched() -> tuple[int, int]:

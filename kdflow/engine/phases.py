@@ -85,7 +85,8 @@ def select_parameters(plan: Plan, phase: Phase, trainable: frozenset[str]) -> di
     named = dict(plan.named_parameters())
     for pattern in phase.train:
         if not any(fits(pattern, name) for name in named):
-            parts = {".".join(name.split(".")[:2]) + ".*" for name in named}
+            modules = [name.split(".")[:-1] for name in named]
+            parts = {".".join([*path[:depth], "*"]) for path in modules for depth in (1, 2) if len(path) >= depth}
             raise UsageError(f'phases.{phase.name}.train: "{pattern}" fits no parameter.{choices(pattern, parts)}')
     for name, parameter in named.items():
         parameter.requires_grad_(name in trainable and any(fits(p, name) for p in phase.train))

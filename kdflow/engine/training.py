@@ -119,7 +119,8 @@ class Training:
         self.optimizer = build_optimizer(self.recipe.optimizer, self.parameters)
         self.scheduler = build_scheduler(self.recipe.schedule, self.optimizer, self.phase.steps)
         self.session = self.machine.session(self.recipe.precision)
-        gc.collect()  # a forgotten DDP wrapper of the last phase would keep its gradient hooks
+        if self.machine.world_size > 1:
+            gc.collect()  # a forgotten DDP wrapper of the last phase would keep its gradient hooks
         self.session.take(self.plan, self.optimizer)
         self.meter, self.finite, self.gradient = Meter(), FiniteWatch(), FiniteWatch()
         self.life = LifeWatch(t.name for t in self.plan.terms if t.is_distillation and self.phase.counts(t.name))

@@ -59,7 +59,9 @@ def write_spec(setting: Setting, folder: Path) -> Path:
     method = setting.method.model_dump(mode="json", exclude={"variants"})
     bench = setting.bench.model_dump(mode="json")
     file = folder / "run.yaml"
-    file.write_text(yaml.safe_dump({"method": method, "bench": bench, "seed": setting.seed}, sort_keys=False, width=120))
+    file.write_text(
+        yaml.safe_dump({"method": method, "bench": bench, "seed": setting.seed}, sort_keys=False, width=120)
+    )
     if any(term.is_distillation for term in setting.plan.terms):
         (folder / "graph.svg").write_text(as_svg(setting.plan))
     return file

@@ -46,16 +46,28 @@ class Feed:
     def training(self, start: int) -> Iterable[Batch]:
         """Batches ``start``, ``start + 1``, ... without end."""
         return make_loader(
-            self.source.splits["train"], self.geometry, batch_size=self.recipe.batch, train=True, seed=self.seed,
-            workers=self.bench.data.workers, size_divisor=self.divisor, start_step=start,
-            rank=self.machine.rank, world_size=self.machine.world_size,
+            self.source.splits["train"],
+            self.geometry,
+            batch_size=self.recipe.batch,
+            train=True,
+            seed=self.seed,
+            workers=self.bench.data.workers,
+            size_divisor=self.divisor,
+            start_step=start,
+            rank=self.machine.rank,
+            world_size=self.machine.world_size,
         )
 
     def one_pass(self) -> Iterable[Batch]:
         """The training set once, in order, without augmentation."""
         return make_loader(
-            self.source.splits["train"], self.geometry, batch_size=self.recipe.batch, train=False, seed=self.seed,
-            workers=0, size_divisor=self.divisor,
+            self.source.splits["train"],
+            self.geometry,
+            batch_size=self.recipe.batch,
+            train=False,
+            seed=self.seed,
+            workers=0,
+            size_divisor=self.divisor,
         )
 
     @property
@@ -75,18 +87,33 @@ class Feed:
         """Metrics of a detector on ``val`` or ``test``, in percent."""
         chosen = self.source.splits[split]
         loader = make_loader(
-            chosen, self.geometry, batch_size=self.bench.evaluation.batch or self.recipe.batch, train=False, seed=0,
-            workers=self.bench.data.workers, size_divisor=self.divisor,
-            rank=self.machine.rank, world_size=self.machine.world_size,
+            chosen,
+            self.geometry,
+            batch_size=self.bench.evaluation.batch or self.recipe.batch,
+            train=False,
+            seed=0,
+            workers=self.bench.data.workers,
+            size_divisor=self.divisor,
+            rank=self.machine.rank,
+            world_size=self.machine.world_size,
         )
         return evaluate(
-            detector, loader, chosen.coco, device=self.machine.device, max_detections=self.bench.evaluation.max_detections
+            detector,
+            loader,
+            chosen.coco,
+            device=self.machine.device,
+            max_detections=self.bench.evaluation.max_detections,
         )
 
     def facts(self) -> dict[str, Any]:
         """What of this feed determines a trained model."""
         geometry = self.geometry
         return {
-            "data": self.source.fingerprint, "size": geometry.size, "max_size": geometry.max_size, "fixed": geometry.fixed,
-            "flip": geometry.flip, "divisor": self.divisor, "seed": self.seed,
+            "data": self.source.fingerprint,
+            "size": geometry.size,
+            "max_size": geometry.max_size,
+            "fixed": geometry.fixed,
+            "flip": geometry.flip,
+            "divisor": self.divisor,
+            "seed": self.seed,
         }

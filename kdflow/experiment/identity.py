@@ -1,4 +1,4 @@
-"""What makes two runs the same: a hash of everything that determines the result, the code of the used ops and detectors included."""
+"""What makes two runs the same: a hash of everything that determines the result, the code of ops and detectors included."""
 
 from __future__ import annotations
 

@@ -31,9 +31,13 @@ def inherit(rules: Sequence[Inherit], detectors: Mapping[str, Detector]) -> dict
         if rule.source not in detectors:
             raise UsageError(f'init: there is no "{rule.source}" to inherit from; this run has {", ".join(detectors)}')
         source = detectors[rule.source].model.state_dict()
-        names = [n for n in student if fnmatchcase(n, rule.student) and n in source and source[n].shape == student[n].shape]
+        names = [
+            n for n in student if fnmatchcase(n, rule.student) and n in source and source[n].shape == student[n].shape
+        ]
         if not names:
-            raise UsageError(f'init: "{rule.student}" fits no weights of equal name and shape in student and {rule.source}')
+            raise UsageError(
+                f'init: "{rule.student}" fits no weights of equal name and shape in student and {rule.source}'
+            )
         with torch.no_grad():
             for name in names:
                 student[name].copy_(source[name])

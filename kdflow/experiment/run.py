@@ -70,9 +70,18 @@ class RunResult:
 
 
 def run(
-    spec: str | Path | MethodSpec, *, bench: str | Path | None = None, seed: int = 0, steps: int | None = None,
-    device: str = "auto", precision: str | None = None, overrides: Mapping[str, Any] | None = None,
-    output: Path = OUTPUT, resume: bool = False, hooks: Sequence[Hook] = (), notify: Notify = print,
+    spec: str | Path | MethodSpec,
+    *,
+    bench: str | Path | None = None,
+    seed: int = 0,
+    steps: int | None = None,
+    device: str = "auto",
+    precision: str | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    output: Path = OUTPUT,
+    resume: bool = False,
+    hooks: Sequence[Hook] = (),
+    notify: Notify = print,
 ) -> RunResult:
     """Check, compile, train, evaluate and record one method on one bench.
 
@@ -110,7 +119,13 @@ def _overrides(given: Mapping[str, Any] | None, steps: int | None, precision: st
 
 
 def _run(
-    setting: Setting, source: DataSource, machine: Machine, output: Path, resume: bool, hooks: Sequence[Hook], notify: Notify
+    setting: Setting,
+    source: DataSource,
+    machine: Machine,
+    output: Path,
+    resume: bool,
+    hooks: Sequence[Hook],
+    notify: Notify,
 ) -> RunResult:
     bench, plan = setting.bench, setting.plan
     student = setting.detectors["student"]
@@ -126,9 +141,21 @@ def _run(
     write_spec(setting, folder)
     tracker = MlflowTracker(_facts(setting, identity, folder, teachers), folder=output)
     result = fit(
-        plan, feed.training, bench.recipe, folder=folder, total_steps=feed.total_steps, steps_per_epoch=feed.steps_per_epoch,
-        seed=setting.seed, run_hash=identity, hooks=[tracker, *hooks], evaluate=lambda _plan: feed.evaluate(student, "val"),
-        metric=bench.evaluation.metric, phases=setting.method.phases, passes=feed.one_pass, resume=resume, device=machine,
+        plan,
+        feed.training,
+        bench.recipe,
+        folder=folder,
+        total_steps=feed.total_steps,
+        steps_per_epoch=feed.steps_per_epoch,
+        seed=setting.seed,
+        run_hash=identity,
+        hooks=[tracker, *hooks],
+        evaluate=lambda _plan: feed.evaluate(student, "val"),
+        metric=bench.evaluation.metric,
+        phases=setting.method.phases,
+        passes=feed.one_pass,
+        resume=resume,
+        device=machine,
     )
     return _record(setting, feed, result, tracker, folder, notify)
 
@@ -138,19 +165,25 @@ def _teachers(
 ) -> dict[str, tuple[str, Mapping[str, float]]]:
     return {
         owner: provide_teacher(owner, spec, setting.detectors[owner], feed, hooks=hooks, notify=notify)
-        for owner, spec in setting.bench.all_teachers.items() if owner in setting.detectors
+        for owner, spec in setting.bench.all_teachers.items()
+        if owner in setting.detectors
     }
 
 
 def _identity(setting: Setting, feed: Feed, teachers: Mapping[str, str]) -> str:
     """Hash of all that determines this run's result."""
     bench = setting.bench.model_dump(mode="json", exclude={"title", "floor", "teacher", "teachers"})
-    return digest({
-        "method": setting.method.model_dump(mode="json", exclude={"title", "paper", "search", "variants", "bench"}),
-        "bench": bench, "teachers": teachers, **feed.facts(),
-        "detectors": detector_code([setting.bench.student.detector]), "ops": op_code(setting.plan.graph),
-        "threads": torch.get_num_threads() if feed.machine.device.type == "cpu" else 0,
-    })
+    return digest(
+        {
+            "method": setting.method.model_dump(mode="json", exclude={"title", "paper", "search", "variants", "bench"}),
+            "bench": bench,
+            "teachers": teachers,
+            **feed.facts(),
+            "detectors": detector_code([setting.bench.student.detector]),
+            "ops": op_code(setting.plan.graph),
+            "threads": torch.get_num_threads() if feed.machine.device.type == "cpu" else 0,
+        }
+    )
 
 
 def _facts(
@@ -158,14 +191,22 @@ def _facts(
 ) -> RunFacts:
     plan, method = setting.plan, setting.method
     return RunFacts(
-        method=method.method, bench=setting.bench.bench, seed=setting.seed, run_hash=identity,
-        paper=method.paper.arxiv or method.paper.doi, fidelity=method.fidelity,
+        method=method.method,
+        bench=setting.bench.bench,
+        seed=setting.seed,
+        run_hash=identity,
+        paper=method.paper.arxiv or method.paper.doi,
+        fidelity=method.fidelity,
         dataset=setting.bench.data.format,
         families={owner: d.family for owner, d in setting.detectors.items()},
         detectors={owner: d.name for owner, d in setting.detectors.items()},
-        terms={t.name: t.nodes for t in plan.terms}, rewires=plan.report.rewires,
-        params={"teacher_AP50": {owner: metrics.get("AP50") for owner, (_, metrics) in teachers.items()},
-                "threads": torch.get_num_threads(), "torch": torch.__version__},
+        terms={t.name: t.nodes for t in plan.terms},
+        rewires=plan.report.rewires,
+        params={
+            "teacher_AP50": {owner: metrics.get("AP50") for owner, (_, metrics) in teachers.items()},
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+        },
         artifacts=tuple(folder / name for name in ("run.yaml", "graph.svg")),
     )
 
@@ -184,11 +225,21 @@ def _record(
         path = export_student(student, folder)
     times = sorted(event.step_time for event in result.history)
     done = RunResult(
-        method=setting.method.method, bench=setting.bench.bench, seed=setting.seed, run_id=tracker.run_id, status=result.status,
-        metrics=dict(metrics), validation=dict(result.metrics), step_ms=1000 * times[len(times) // 2] if times else None,
-        resumed_from_step=result.resumed_from_step, teacher_stages_run=setting.plan.report.teacher_stages_run,
-        teacher_stages_pruned=setting.plan.report.teacher_stages_pruned, student_path=str(path) if path else None,
-        folder=str(folder.resolve()), reason=result.reason, notes=(*result.notes, *(f"not seen alive: {t}" for t in result.unproven)),
+        method=setting.method.method,
+        bench=setting.bench.bench,
+        seed=setting.seed,
+        run_id=tracker.run_id,
+        status=result.status,
+        metrics=dict(metrics),
+        validation=dict(result.metrics),
+        step_ms=1000 * times[len(times) // 2] if times else None,
+        resumed_from_step=result.resumed_from_step,
+        teacher_stages_run=setting.plan.report.teacher_stages_run,
+        teacher_stages_pruned=setting.plan.report.teacher_stages_pruned,
+        student_path=str(path) if path else None,
+        folder=str(folder.resolve()),
+        reason=result.reason,
+        notes=(*result.notes, *(f"not seen alive: {t}" for t in result.unproven)),
     )
     if path is not None and feed.machine.is_first:
         write_json(folder / "result.json", done.as_json())

@@ -197,4 +197,3 @@ def canvas_of(bench: Bench, detectors: Mapping[str, Detector]) -> tuple[int, int
     divisor = max(d.size_divisor for d in detectors.values())
     side = -(-size // divisor) * divisor
     return side, side
-

@@ -71,9 +71,14 @@ def provide_teacher(
 
 
 def _identity(spec: TeacherSpec, detector: Detector, feed: Feed) -> str:
-    return digest({
-        "spec": spec.model_dump(mode="json"), "classes": detector.classes, **feed.facts(), "code": detector_code([spec.detector]),
-    })
+    return digest(
+        {
+            "spec": spec.model_dump(mode="json"),
+            "classes": detector.classes,
+            **feed.facts(),
+            "code": detector_code([spec.detector]),
+        }
+    )
 
 
 def weights_hash(detector: Detector) -> str:
@@ -99,9 +104,18 @@ def _train(
     side = -(-own.geometry.size // detector.size_divisor) * detector.size_divisor
     plan = compile_method(PLAIN, Document(owner), {"student": detector}, canvas=(side, side), seed=0)
     result = fit(
-        plan, own.training, spec.recipe, folder=folder / "training", total_steps=own.total_steps,
-        steps_per_epoch=own.steps_per_epoch, seed=0, run_hash=identity, hooks=hooks,
-        evaluate=lambda _plan: own.evaluate(detector, "val"), metric=feed.bench.evaluation.metric, device=feed.machine,
+        plan,
+        own.training,
+        spec.recipe,
+        folder=folder / "training",
+        total_steps=own.total_steps,
+        steps_per_epoch=own.steps_per_epoch,
+        seed=0,
+        run_hash=identity,
+        hooks=hooks,
+        evaluate=lambda _plan: own.evaluate(detector, "val"),
+        metric=feed.bench.evaluation.metric,
+        device=feed.machine,
     )
     if result.status != "finished":
         raise KdflowError(f"{owner}: its training was {result.status}; run again to go on from step {result.step}")

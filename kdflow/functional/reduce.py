@@ -77,7 +77,10 @@ def total(value: Tensor, axes: Axes, *, summed: Axes | None, root: Axes, keep_im
         axes = tuple(a for a in axes if a not in root)
     kept = ("b",) if keep_images else ()
     averaged = [] if summed is None else [a for a in axes if a not in summed and a not in kept]
-    for names, reduce in (([a for a in axes if a not in averaged and a not in kept], torch.sum), (averaged, torch.mean)):
+    for names, reduce in (
+        ([a for a in axes if a not in averaged and a not in kept], torch.sum),
+        (averaged, torch.mean),
+    ):
         if names:
             value = reduce(value, dim=[axes.index(a) for a in names], keepdim=True)
     return value.reshape(-1) if keep_images else value.reshape(())
@@ -97,7 +100,9 @@ def quotient(numerator: Tensor, divisor: Tensor | float, floor: float | None) ->
     if floor is not None:
         divisor = divisor.clamp(min=floor)
     empty = divisor == 0
-    return torch.where(empty, torch.zeros_like(numerator), numerator / torch.where(empty, torch.ones_like(divisor), divisor))
+    return torch.where(
+        empty, torch.zeros_like(numerator), numerator / torch.where(empty, torch.ones_like(divisor), divisor)
+    )
 
 
 def mean_over_ranks(value: Tensor) -> Tensor:

@@ -1,0 +1,1 @@
+"""The graph of detectors and method: built, checked, lowered to an executable plan."""

@@ -1,4 +1,4 @@
-"""Resolve names: from a method and its detectors to a graph. Faults are collected, so that all of a spec's mistakes show at once."""
+"""Resolve names: from a method and its detectors to a graph. All of a spec's mistakes are collected and show at once."""
 
 from __future__ import annotations
 
@@ -40,7 +40,11 @@ class Builder:
     """
 
     def __init__(
-        self, method: Method, document: Document, detectors: Mapping[str, Detector], given: Mapping[str, Any] | None = None
+        self,
+        method: Method,
+        document: Document,
+        detectors: Mapping[str, Detector],
+        given: Mapping[str, Any] | None = None,
     ) -> None:
         self.method = method
         self.document = document
@@ -104,7 +108,7 @@ class Builder:
         if parsed.index is None and parsed.span is None:
             return whole
         key: Any = parsed.index if parsed.span is None else slice(*parsed.span)
-        name = f"{whole}{str(parsed)[len(parsed.whole):]}"
+        name = f"{whole}{str(parsed)[len(parsed.whole) :]}"
         if name not in self.graph:
             self.graph.add(Node(name, Role.SLICE, {"stack": whole}, key=key))
         return name
@@ -121,9 +125,13 @@ class Builder:
             return self._output(parsed, path)
         known = [*self.detectors, *self.method.nodes, *self.method.prepare, *BATCH_PORTS]
         if parsed.base.startswith("teacher"):
-            self.document.report(path, f'"{text}": this run has no "{parsed.base}"; name one in the bench ({", ".join(self.detectors)})')
+            self.document.report(
+                path, f'"{text}": this run has no "{parsed.base}"; name one in the bench ({", ".join(self.detectors)})'
+            )
         else:
-            self.document.report(path, f'"{text}": no owner, node or batch value "{parsed.base}".{choices(parsed.base, known)}')
+            self.document.report(
+                path, f'"{text}": no owner, node or batch value "{parsed.base}".{choices(parsed.base, known)}'
+            )
         return None
 
     def _input(self, name: str, kind: Kind) -> str:
@@ -137,9 +145,16 @@ class Builder:
         if spec is None and text in BATCH_PORTS:
             value.kind = BATCH_PORTS[text]
         owner = text.split(".")[0]
-        return self.graph.add(Node(
-            text, Role.INPUT, port=spec, owner=owner if owner in self.detectors else "", value=value, given=self.given[text]
-        ))
+        return self.graph.add(
+            Node(
+                text,
+                Role.INPUT,
+                port=spec,
+                owner=owner if owner in self.detectors else "",
+                value=value,
+                given=self.given[text],
+            )
+        )
 
     def _given_port(self, text: str) -> PortSpec | None:
         """What a given value stands for: a port of an owner, an output of a call, or a node's result."""
@@ -167,7 +182,9 @@ class Builder:
             return self._interior(parsed, detector, path)
         if parsed.rest not in detector.ports:
             known = detector.ports
-            self.document.report(path, f'{parsed.base} ({detector.name}) has no port "{parsed.rest}".{choices(parsed.rest, known)}')
+            self.document.report(
+                path, f'{parsed.base} ({detector.name}) has no port "{parsed.rest}".{choices(parsed.rest, known)}'
+            )
             return None
         return self.port(parsed.base, parsed.rest, None)
 
@@ -184,10 +201,17 @@ class Builder:
         stage = self._stage(owner, spec.stage, rewiring)
         name = text if self.graph[stage].name == f"{owner}:{spec.stage}" else f"{stage}.{port}"
         if name not in self.graph:
-            self.graph.add(Node(
-                name, Role.PICK, {"stage": stage}, owner=owner, key=spec.key, port=spec,
-                value=Value(spec.kind, strides=spec.strides, form=spec.form),
-            ))
+            self.graph.add(
+                Node(
+                    name,
+                    Role.PICK,
+                    {"stage": stage},
+                    owner=owner,
+                    key=spec.key,
+                    port=spec,
+                    value=Value(spec.kind, strides=spec.strides, form=spec.form),
+                )
+            )
         return name
 
     def _stage(self, owner: str, stage: str, rewiring: Rewiring | None) -> str:
@@ -197,7 +221,9 @@ class Builder:
         if key in self._stages:
             return self._stages[key]
         run = self.detectors[owner].stages[stage]
-        inputs = {argument: self._stage_input(owner, stage, argument, port, rewiring) for argument, port in run.inputs.items()}
+        inputs = {
+            argument: self._stage_input(owner, stage, argument, port, rewiring) for argument, port in run.inputs.items()
+        }
         options = {**run.options, **(rewiring.options.get(stage, {}) if rewiring else {})}
         name = f"{rewiring.name}:{stage}" if rewiring else f"{owner}:{stage}"
         self._stages[key] = self.graph.add(
@@ -226,7 +252,9 @@ class Builder:
         """The output of a submodule: the stage that runs it is asked to hand it out as well."""
         modules = dict(detector.model.named_modules())
         if parsed.module not in modules:
-            self.document.report(path, f'{parsed.base} has no module "{parsed.module}".{choices(parsed.module, modules)}')
+            self.document.report(
+                path, f'{parsed.base} has no module "{parsed.module}".{choices(parsed.module, modules)}'
+            )
             return None
         wanted = modules[parsed.module]
         stage = next((n for n, s in detector.stages.items() if any(m is wanted for m in s.run.modules())), None)
@@ -238,9 +266,11 @@ class Builder:
         name = parsed.whole
         if name not in self.graph:
             spec = PortSpec(ANY, stage, f"@{parsed.module}", node=_node_of_stage(detector, stage))
-            self.graph.add(Node(
-                name, Role.PICK, {"stage": node.name}, owner=parsed.base, key=spec.key, port=spec, value=Value(ANY)
-            ))
+            self.graph.add(
+                Node(
+                    name, Role.PICK, {"stage": node.name}, owner=parsed.base, key=spec.key, port=spec, value=Value(ANY)
+                )
+            )
         return name
 
     # nodes of the method
@@ -249,7 +279,7 @@ class Builder:
         if name in self._built:
             return self._built[name]
         if name in self._building:
-            loop = " -> ".join([*self._building[self._building.index(name):], name])
+            loop = " -> ".join([*self._building[self._building.index(name) :], name])
             self.document.report(("nodes", name), f"the nodes form a circle: {loop}")
             return None
         self._building.append(name)
@@ -270,7 +300,9 @@ class Builder:
         options, operation, weights = dict(entry.arguments), entry.op, name
         if entry.module is not None:
             if entry.module not in self.method.modules:
-                self.document.report((*path, "module"), f'no module "{entry.module}".{choices(entry.module, self.method.modules)}')
+                self.document.report(
+                    (*path, "module"), f'no module "{entry.module}".{choices(entry.module, self.method.modules)}'
+                )
                 return None
             shared = self.method.modules[entry.module]
             options, operation, weights = {**shared.arguments, **options}, shared.op, entry.module
@@ -280,8 +312,15 @@ class Builder:
         return self._op(name, entry.op, dict(entry.arguments), ("prepare", name), prepared=True)
 
     def _op(
-        self, name: str, operation: str, arguments: dict[str, Any], path: Steps, *,
-        share: bool = False, weights: str = "", prepared: bool = False,
+        self,
+        name: str,
+        operation: str,
+        arguments: dict[str, Any],
+        path: Steps,
+        *,
+        share: bool = False,
+        weights: str = "",
+        prepared: bool = False,
     ) -> str | None:
         """Add an op node; None after recording what is wrong with its keys."""
         op = self._find_op(operation, (*path, "loss" if path[0] == "terms" else "op"))
@@ -293,12 +332,16 @@ class Builder:
         for key in arguments:
             if key not in known:
                 self.document.report((*path, key), f'{op.name} has no input or option "{key}".{choices(key, known)}')
-        options = validate(op.options, {k: v for k, v in arguments.items() if k in op.options.model_fields}, self.document, path)
+        options = validate(
+            op.options, {k: v for k, v in arguments.items() if k in op.options.model_fields}, self.document, path
+        )
         inputs: dict[str, Operand] = {}
         for key, wanted in call_inputs.items():
             if (text := arguments.get(key, wanted.default)) is None:
                 if wanted.required:
-                    self.document.report(path, f'{op.name} needs the input "{key}" ({wanted.kind}); write {key}: REFERENCE')
+                    self.document.report(
+                        path, f'{op.name} needs the input "{key}" ({wanted.kind}); write {key}: REFERENCE'
+                    )
                 continue
             operand = self._operand(text, wanted.many, (*path, key))
             if operand is not None:
@@ -308,10 +351,19 @@ class Builder:
         for key, meta in op.metas.items():
             if meta == "canvas" and not prepared:
                 inputs[key] = self._whole(Reference("images"), path) or ""
-        return self.graph.add(Node(
-            name, Role.OP, inputs, {k: getattr(options, k) for k in op.options.model_fields}, path, op=op, share=share,
-            weights=weights or name, prepared=prepared,
-        ))
+        return self.graph.add(
+            Node(
+                name,
+                Role.OP,
+                inputs,
+                {k: getattr(options, k) for k in op.options.model_fields},
+                path,
+                op=op,
+                share=share,
+                weights=weights or name,
+                prepared=prepared,
+            )
+        )
 
     def _operand(self, text: Any, many: bool, path: Steps) -> Operand | None:
         if not many:
@@ -324,7 +376,11 @@ class Builder:
         if operation in OPS:
             return OPS.get(operation)
         group = operation.split(".")[0]
-        hint = f'"kdflow ops \'{group}.*\'" lists all' if any(n.startswith(f"{group}.") for n in OPS) else '"kdflow ops" lists all'
+        hint = (
+            f"\"kdflow ops '{group}.*'\" lists all"
+            if any(n.startswith(f"{group}.") for n in OPS)
+            else '"kdflow ops" lists all'
+        )
         self.document.report(path, f'no op "{operation}".{choices(operation, OPS)}; {hint}')
         return None
 
@@ -338,7 +394,9 @@ class Builder:
             if any(key.startswith(f"{name}.") for key in self.given):
                 return None
             known = [f"{owner}.{c}" for c in detector.calls]
-            self.document.report((*path, "call"), f'{detector.name} has no call "{called}".{choices(f"{owner}.{called}", known)}')
+            self.document.report(
+                (*path, "call"), f'{detector.name} has no call "{called}".{choices(f"{owner}.{called}", known)}'
+            )
             return None
         call = detector.calls[called]
         rewiring = Rewiring(name, owner, call)
@@ -360,7 +418,9 @@ class Builder:
             else:
                 rewiring.ports[target] = node
         else:
-            self.document.report(path, f'this call has no input or option "{key}".{choices(key, [*call.inputs, *call.options])}')
+            self.document.report(
+                path, f'this call has no input or option "{key}".{choices(key, [*call.inputs, *call.options])}'
+            )
 
     def _output(self, parsed: Reference, path: Steps) -> str | None:
         """A node of the method, or one output of it."""
@@ -375,20 +435,26 @@ class Builder:
             return self.port(built.owner, outputs[parsed.rest], built)
         if built is None:
             if not self.document.faults:
-                self.document.report(path, f'"{parsed.whole}" cannot be evaluated: {parsed.base} gives no such value here')
+                self.document.report(
+                    path, f'"{parsed.whole}" cannot be evaluated: {parsed.base} gives no such value here'
+                )
             return None
         op = self.graph[built].op
         gives = op.gives if op else {}
         if isinstance(gives, Mapping):
             return self._named_output(built, parsed, gives, path)
         if parsed.rest:
-            self.document.report(path, f'"{parsed.base}" gives one value; write "{parsed.base}" without ".{parsed.rest}"')
+            self.document.report(
+                path, f'"{parsed.base}" gives one value; write "{parsed.base}" without ".{parsed.rest}"'
+            )
             return None
         return built
 
     def _named_output(self, built: str, parsed: Reference, gives: Mapping[str, Any], path: Steps) -> str | None:
         if parsed.rest not in gives:
-            self.document.report(path, f'"{parsed.base}" gives {", ".join(gives)}; write {parsed.base}.{next(iter(gives))} or another')
+            self.document.report(
+                path, f'"{parsed.base}" gives {", ".join(gives)}; write {parsed.base}.{next(iter(gives))} or another'
+            )
             return None
         name = f"{built}.{parsed.rest}"
         if name not in self.graph:
@@ -427,12 +493,16 @@ class Builder:
         losses, changes = self.detectors["student"].losses, self.method.detector_terms
         for name in changes:
             if name not in losses:
-                self.document.report(("terms", f"det.{name}"), f'the student has no loss "{name}".{choices(name, losses)}')
+                self.document.report(
+                    ("terms", f"det.{name}"), f'the student has no loss "{name}".{choices(name, losses)}'
+                )
         for name, port in losses.items():
             entry = changes.get(name, TermEntry())
             if not entry.drop:
                 value = self.port("student", port, None)
-                self.graph.add(Node(f"det/{name}", Role.TERM, {"value": value}, path=("terms", f"det.{name}"), term=entry))
+                self.graph.add(
+                    Node(f"det/{name}", Role.TERM, {"value": value}, path=("terms", f"det.{name}"), term=entry)
+                )
 
 
 WORDS = {"rows", "elements", "b", "c", "y", "x", "n", "r", "q", "h", "k", "e", "i", "j", "m"}

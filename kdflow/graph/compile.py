@@ -21,8 +21,13 @@ from kdflow.spec.schedule import Schedule, read_schedule
 
 
 def compile_method(
-    method: Method, document: Document, detectors: Mapping[str, Detector], *,
-    canvas: tuple[int, int] = (128, 128), seed: int | None = 0, given: Mapping[str, Any] | None = None,
+    method: Method,
+    document: Document,
+    detectors: Mapping[str, Detector],
+    *,
+    canvas: tuple[int, int] = (128, 128),
+    seed: int | None = 0,
+    given: Mapping[str, Any] | None = None,
 ) -> Plan:
     """The plan of a method on these detectors.
 
@@ -61,7 +66,9 @@ def compile_given(method: Method, document: Document, values: Mapping[str, Any],
         options: ``families`` (owner -> family), ``strides`` (reference -> strides), ``detectors`` (owner -> detector, where the
             method calls stages), ``seed``.
     """
-    detectors = given_detectors(values, options.get("families", {}), options.get("strides", {}), options.get("detectors", {}))
+    detectors = given_detectors(
+        values, options.get("families", {}), options.get("strides", {}), options.get("detectors", {})
+    )
     return compile_method(method, document, detectors, seed=options.get("seed", 0), given=values)
 
 
@@ -75,7 +82,7 @@ def _terms(graph: Graph, method: Method, document: Document) -> list[TermInfo]:
         own = read_schedule(entry.schedule, document, (*node.path, "schedule"))
         schedule = Schedule((*shared.parts, *own.parts)) if node.name.startswith("kd/") else own
         terms.append(TermInfo(node.name, node.taxonomy, entry.weight, schedule))
-    return terms
+    return sorted(terms, key=lambda term: term.is_distillation)
 
 
 def _report(graph: Graph, detectors: Mapping[str, Detector], terms: Sequence[TermInfo]) -> PlanReport:

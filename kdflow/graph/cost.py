@@ -19,7 +19,13 @@ def stage_flops(detector: Detector, canvas: tuple[int, int]) -> dict[str, int]:
     builder = Builder(Method(kdflow=1, method="cost"), Document("cost"), {"student": detector})
     graph = builder.build()
     inference = Inference(
-        graph, builder.document, {"student": detector}, example_batch(*canvas), seed=0, streams=Streams(None), count_flops=True
+        graph,
+        builder.document,
+        {"student": detector},
+        example_batch(*canvas),
+        seed=0,
+        streams=Streams(None),
+        count_flops=True,
     )
     inference.run()
     builder.document.check()

@@ -32,12 +32,20 @@ def as_json(plan: Plan, shares: Mapping[str, float] | None = None) -> dict[str, 
             for t in plan.terms
         ],
         "taps": [
-            {"name": n.name, "kind": str(n.value.kind), "shape": show(n.value.fake), "node": n.port.node if n.port else None}
+            {
+                "name": n.name,
+                "kind": str(n.value.kind),
+                "shape": show(n.value.fake),
+                "node": n.port.node if n.port else None,
+            }
             for n in taps(plan.graph)
         ],
         "teacher": {
-            "run": list(plan.report.teacher_stages_run), "pruned": list(plan.report.teacher_stages_pruned),
-            "pruned_share_of_flops": sum(shares.get(stage, 0.0) for stage in plan.report.teacher_stages_pruned) if shares else None,
+            "run": list(plan.report.teacher_stages_run),
+            "pruned": list(plan.report.teacher_stages_pruned),
+            "pruned_share_of_flops": sum(shares.get(stage, 0.0) for stage in plan.report.teacher_stages_pruned)
+            if shares
+            else None,
         },
         "adapters": [{"name": name, "parameters": count} for name, count in plan.report.adapters.items()],
         "rewires": list(plan.report.rewires),
@@ -57,7 +65,9 @@ def taps(graph: Graph) -> list[Node]:
 def _reads(port: Node, user: Node) -> bool:
     if user.role is Role.TERM:
         return user.name.startswith("kd/")
-    return user.role in (Role.OP, Role.SLICE) or (user.role is Role.STAGE and not user.name.startswith(f"{port.owner}:"))
+    return user.role in (Role.OP, Role.SLICE) or (
+        user.role is Role.STAGE and not user.name.startswith(f"{port.owner}:")
+    )
 
 
 def as_text(plan: Plan, shares: Mapping[str, float] | None = None) -> str:
@@ -65,7 +75,9 @@ def as_text(plan: Plan, shares: Mapping[str, float] | None = None) -> str:
     facts = as_json(plan, shares)
     lines = [f"{plan.method.method}: {plan.method.title}".rstrip(": ")]
     lines += [f"  {owner}: {d['name']} ({d['family']})" for owner, d in facts["detectors"].items()]
-    lines += ["", "taps"] + [f"  {t['name']:<28} {t['kind']:<12} {t['shape']:<34} {t['node'] or ''}" for t in facts["taps"]]
+    lines += ["", "taps"] + [
+        f"  {t['name']:<28} {t['kind']:<12} {t['shape']:<34} {t['node'] or ''}" for t in facts["taps"]
+    ]
     lines += ["", "nodes"] + [f"  {_line(node)}" for node in plan.graph.of_role(Role.OP)]
     lines += ["", "terms"]
     for term in plan.terms:
@@ -93,7 +105,7 @@ def _line(node: Node) -> str:
 
 
 def method_view(graph: Graph) -> nx.DiGraph:
-    """The graph as a method's author sees it: stages and their picks become one box per detector part; unused parts are left out."""
+    """The graph as a method's author sees it: a stage and its ports are one box; parts that no term needs are left out."""
     view: nx.DiGraph = nx.DiGraph()
     needed: set[str] = set()
     for term in graph.of_role(Role.TERM):
@@ -178,7 +190,8 @@ def _svg_box(place: tuple[float, float], size: tuple[int, int], label: str, colo
     lines = [line if len(line) <= 30 else line[:29] + "…" for line in label.split("\n")]
     top = y + height / 2 - (len(lines) - 1) * 7 + 4
     words = "".join(
-        f'<text x="{x + width / 2}" y="{top + i * 14}" text-anchor="middle" font-weight="{600 if i == 0 else 400}">{escape(line)}</text>'
+        f'<text x="{x + width / 2}" y="{top + i * 14}" text-anchor="middle" '
+        f'font-weight="{600 if i == 0 else 400}">{escape(line)}</text>'
         for i, line in enumerate(lines)
     )
     return f'<g><rect x="{x}" y="{y}" width="{width}" height="{height}" rx="6" fill="{colour}" stroke="#6b7280"/>{words}</g>'

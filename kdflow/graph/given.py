@@ -36,7 +36,10 @@ class GivenDetector:
 
 
 def given_detectors(
-    values: Mapping[str, Any], families: Mapping[str, str], strides: Mapping[str, tuple[int, ...]], real: Mapping[str, Detector]
+    values: Mapping[str, Any],
+    families: Mapping[str, str],
+    strides: Mapping[str, tuple[int, ...]],
+    real: Mapping[str, Detector],
 ) -> dict[str, Detector]:
     """Owner -> detector offering the given ports, beside the ports and calls of a real one where there is one.
 
@@ -47,7 +50,9 @@ def given_detectors(
         real: Owner -> detector whose stages may be called.
     """
     owners = dict.fromkeys(["student", "teacher", *families, *real])
-    return {owner: _detector(owner, values, families.get(owner, "two-stage"), strides, real.get(owner)) for owner in owners}
+    return {
+        owner: _detector(owner, values, families.get(owner, "two-stage"), strides, real.get(owner)) for owner in owners
+    }
 
 
 def _detector(
@@ -58,9 +63,20 @@ def _detector(
         base, _, port = reference.partition(".")
         known = port in STANDARD_PORTS or port.rpartition(".")[0] in STANDARD_PORTS
         if base == owner and known:
-            ports[port] = standard_port(port, real.family if real else family, "", port, strides=strides.get(reference, ()))
+            ports[port] = standard_port(
+                port, real.family if real else family, "", port, strides=strides.get(reference, ())
+            )
     if real is None:
         return GivenDetector("given values", family, ports)
     return GivenDetector(
-        real.name, real.family, ports, real.library, real.classes, real.model, real.stages, real.calls, {}, real.size_divisor
+        real.name,
+        real.family,
+        ports,
+        real.library,
+        real.classes,
+        real.model,
+        real.stages,
+        real.calls,
+        {},
+        real.size_divisor,
     )

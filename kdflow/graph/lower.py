@@ -50,4 +50,3 @@ def python_name(name: str) -> str:
     """A node name as a Python identifier: ``kd/neck`` -> ``kd_neck``."""
     word = re.sub(r"\W+", "_", name).strip("_")
     return f"_{word}" if word[:1].isdigit() else word
-

@@ -93,8 +93,13 @@ class Plan(nn.Module):
     ops: nn.ModuleDict
 
     def __init__(
-        self, method: Method, graph: Graph, detectors: Mapping[str, Detector], terms: Sequence[TermInfo],
-        streams: Streams, report: PlanReport,
+        self,
+        method: Method,
+        graph: Graph,
+        detectors: Mapping[str, Detector],
+        terms: Sequence[TermInfo],
+        streams: Streams,
+        report: PlanReport,
     ) -> None:
         super().__init__()
         self.method, self.graph, self.terms, self.report = method, graph, tuple(terms), report
@@ -106,7 +111,9 @@ class Plan(nn.Module):
         names = [t.name for t in terms]
         self.ops = nn.ModuleDict(op_weights(prune(graph, [*names, *(n.name for n in graph.ordered() if n.prepared)])))
         self._hidden = [d for owner, d in detectors.items() if owner != "student"]
-        self._lowered = [lower(prune(graph, names), names, list(BATCH_PORTS))] if names and _complete(graph, names) else []
+        self._lowered = (
+            [lower(prune(graph, names), names, list(BATCH_PORTS))] if names and _complete(graph, names) else []
+        )
         self._weights: dict[str, Tensor] = {t.name: torch.tensor(t.weight) for t in terms}
         for detector in self._hidden:
             for parameter in detector.model.parameters():
@@ -205,7 +212,8 @@ class Plan(nn.Module):
         """Work to do over the data before training or each epoch."""
         return tuple(
             PreparationRun(node.name, self.method.prepare[node.name].every, self.method.prepare[node.name].batches)
-            for node in self.graph.ordered() if node.prepared
+            for node in self.graph.ordered()
+            if node.prepared
         )
 
 

@@ -57,6 +57,7 @@ class StageCall(nn.Module):
         self.streams = streams
 
     def forward(self, **inputs: Any) -> dict[str, Any]:
+        """The stage's named values, and those of tapped modules under ``@path``."""
         with self.streams.of(self.name) if self.streams else contextlib.nullcontext():
             if not self.taps:
                 return self.run(**inputs, **self.options)
@@ -81,7 +82,9 @@ def tapped(taps: Mapping[str, nn.Module]) -> Iterator[Callable[[], dict[str, Any
         found: dict[str, Any] = {}
         for path, outputs in calls.items():
             if any(getattr(output, "_version", 0) != version for output, version in outputs):
-                raise RuntimeError(f'the output of "{path}" is overwritten in place by the next layer; tap that layer instead')
+                raise RuntimeError(
+                    f'the output of "{path}" is overwritten in place by the next layer; tap that layer instead'
+                )
             values = [output for output, _ in outputs]
             found[f"@{path}"] = values[0] if len(values) == 1 else values
         return found
@@ -103,9 +106,11 @@ class FunctionOp(nn.Module):
         self.options = dict(options)
 
     def forward(self, **inputs: Any) -> Any:
+        """The function's value."""
         return self.function(**inputs, **self.options)
 
     def extra_repr(self) -> str:
+        """Function and options, for ``print``."""
         return f"{self.function.__name__}, {self.options}"
 
 
@@ -117,6 +122,7 @@ class Prepared(nn.Module):
         self.inner = inner
 
     def forward(self, **observed: Any) -> Any:
+        """The prepared values."""
         return self.inner()
 
 
@@ -134,8 +140,15 @@ class OpCall(nn.Module):
     """
 
     def __init__(
-        self, name: str, parts: Sequence[nn.Module], lifted: Sequence[str], canvas: Sequence[str],
-        *, no_grad: bool = False, exact: bool = False, streams: Streams | None = None,
+        self,
+        name: str,
+        parts: Sequence[nn.Module],
+        lifted: Sequence[str],
+        canvas: Sequence[str],
+        *,
+        no_grad: bool = False,
+        exact: bool = False,
+        streams: Streams | None = None,
     ) -> None:
         super().__init__()
         self.name = name
@@ -148,6 +161,7 @@ class OpCall(nn.Module):
         self.plain = not (no_grad or streams)
 
     def forward(self, **inputs: Any) -> Any:
+        """The op's value, a list over the stack where it is mapped."""
         for name in self.canvas:
             inputs[name] = tuple(inputs[name].shape[-2:])
         if self.exact and torch.is_autocast_enabled(_device_type(inputs)):
@@ -165,7 +179,8 @@ class OpCall(nn.Module):
         whole = {k: v for k, v in inputs.items() if k not in self.lifted}
         length = len(inputs[self.lifted[0]])
         results = [
-            self.parts[i if len(self.parts) > 1 else 0](**whole, **{k: inputs[k][i] for k in self.lifted}) for i in range(length)
+            self.parts[i if len(self.parts) > 1 else 0](**whole, **{k: inputs[k][i] for k in self.lifted})
+            for i in range(length)
         ]
         if results and isinstance(results[0], dict):
             return {key: [r[key] for r in results] for key in results[0]}
@@ -198,8 +213,14 @@ class TermCall(nn.Module):
     """
 
     def __init__(
-        self, name: str, reduce: Reduce, value: Kind, student: Kind | None,
-        factors: Sequence[Kind], rows: Sequence[Kind], over: Sequence[Kind],
+        self,
+        name: str,
+        reduce: Reduce,
+        value: Kind,
+        student: Kind | None,
+        factors: Sequence[Kind],
+        rows: Sequence[Kind],
+        over: Sequence[Kind],
     ) -> None:
         super().__init__()
         self.name = name
@@ -211,8 +232,12 @@ class TermCall(nn.Module):
             self.numbers *= part if isinstance(part, (int, float)) else 1.0
 
     def forward(
-        self, value: Any, student: Any = None,
-        factors: Sequence[Any] = (), rows: Sequence[Any] = (), over: Sequence[Any] = (),
+        self,
+        value: Any,
+        student: Any = None,
+        factors: Sequence[Any] = (),
+        rows: Sequence[Any] = (),
+        over: Sequence[Any] = (),
     ) -> tuple[Tensor, Tensor]:
         """The unscheduled scalar, and a boolean that is False when no entry of any group was judged."""
         if self.stack is None:
@@ -220,13 +245,16 @@ class TermCall(nn.Module):
             return self._join([numerator], [divisor]), alive
         parts = []
         for i in range(len(value)):
+
             def pick(values: Sequence[Any], kinds: Sequence[Kind], i: int = i) -> list[Any]:
                 return [v[i] if k.stack == self.stack else v for v, k in zip(values, kinds)]
 
             own = student[i] if student is not None and self.kinds[1] and self.kinds[1].stack == self.stack else student
-            parts.append(self._entry(
-                value[i], own, pick(factors, self.kinds[2]), pick(rows, self.kinds[3]), pick(over, self.kinds[4])
-            ))
+            parts.append(
+                self._entry(
+                    value[i], own, pick(factors, self.kinds[2]), pick(rows, self.kinds[3]), pick(over, self.kinds[4])
+                )
+            )
         if not parts:
             raise RuntimeError(f"{self.name}: there is nothing to compare")
         alive = torch.stack([a for _, _, a in parts]).any()
@@ -245,7 +273,12 @@ class TermCall(nn.Module):
         summed = None if self.reduce.sum == "all" else self.reduce.sum
         numerator = total(weighted, axes, summed=summed, root=self.reduce.root, keep_images=per_image)
         sizes = dict(zip(axes, value.shape))
-        if isinstance(student, Tensor) and student_kind and student_kind.axes and len(student_kind.axes) == student.dim():
+        if (
+            isinstance(student, Tensor)
+            and student_kind
+            and student_kind.axes
+            and len(student_kind.axes) == student.dim()
+        ):
             sizes = {**dict(zip(student_kind.axes, student.shape)), **sizes}
         divisor: Tensor | float = self.numbers
         groups: list[Tensor] = [] if selected is None else [selected.any()]
@@ -261,7 +294,11 @@ class TermCall(nn.Module):
                 count = _sum(*next(nodes), per_image)
                 groups.append((count != 0).any())
                 divisor = divisor * mean_over_ranks(count)
-        alive = torch.ones((), dtype=torch.bool, device=value.device) if value.numel() else value.new_zeros((), dtype=torch.bool)
+        alive = (
+            torch.ones((), dtype=torch.bool, device=value.device)
+            if value.numel()
+            else value.new_zeros((), dtype=torch.bool)
+        )
         for group in groups:
             alive = alive & group
         return numerator, divisor, alive

@@ -1,0 +1,1 @@
+"""The spec language: methods and benches as documents, with line marks."""

@@ -40,7 +40,8 @@ class DetectorSpec(BaseModel):
     model_config = ConfigDict(extra="allow", frozen=True)
     detector: str
     weights: str | None = Field(
-        default=None, description="checkpoint file, library weight name, model folder; none starts from random or recipe"
+        default=None,
+        description="checkpoint file, library weight name, model folder; none starts from random or recipe",
     )
 
     @property
@@ -66,7 +67,9 @@ class Schedule(Strict):
     name: Literal["constant", "step", "cosine", "one_cycle", "linear"] = "step"
     warmup: int = Field(default=0, ge=0, description="steps of linear warm-up")
     warmup_factor: float = Field(default=0.001, ge=0, le=1)
-    milestones: tuple[float, ...] = Field(default=(0.667, 0.917), description="fractions of the run where lr drops (step)")
+    milestones: tuple[float, ...] = Field(
+        default=(0.667, 0.917), description="fractions of the run where lr drops (step)"
+    )
     factor: float = Field(default=0.1, gt=0, lt=1, description="drop at each milestone (step)")
     final_factor: float = Field(default=0.0, ge=0, description="last lr as a fraction of the first (cosine, linear)")
 
@@ -99,13 +102,17 @@ class TeacherSpec(DetectorSpec):
     """A teacher: its weights, or the recipe that trains it (then cached by a hash of everything that determines it)."""
 
     recipe: Recipe | None = None
-    size: int | None = Field(default=None, gt=0, description="input size of this teacher where it differs from the student's")
+    size: int | None = Field(
+        default=None, gt=0, description="input size of this teacher where it differs from the student's"
+    )
 
 
 class Evaluation(Strict):
     """What counts as the result."""
 
-    metric: Literal["AP", "AP50", "voc_ap50"] = Field(default="AP", description="chooses the best checkpoint (validation)")
+    metric: Literal["AP", "AP50", "voc_ap50"] = Field(
+        default="AP", description="chooses the best checkpoint (validation)"
+    )
     max_detections: int = Field(default=100, gt=0)
     batch: int | None = Field(default=None, gt=0, description="images per evaluation batch; none: the recipe's")
 

@@ -47,7 +47,8 @@ def _say(model: type[BaseModel], complaint: Any) -> tuple[Steps, str]:
 def _is_branch(step: str | int) -> bool:
     """True for pydantic's own labels of union branches, which are no keys of the document."""
     return isinstance(step, str) and (
-        step in {"float", "str", "int", "bool", "dict[str,any]"} or step.startswith(("tuple[", "literal[", "constrained-"))
+        step in {"float", "str", "int", "bool", "dict[str,any]"}
+        or step.startswith(("tuple[", "literal[", "constrained-"))
     )
 
 

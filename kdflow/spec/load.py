@@ -124,7 +124,7 @@ def parse(text: str, file: str = "<text>") -> Document:
     finally:
         loader.dispose()
     if root is None:
-        raise SpecError([Fault(file, 1, 1, "", "the file is empty; \"kdflow new NAME\" writes one to start from")])
+        raise SpecError([Fault(file, 1, 1, "", 'the file is empty; "kdflow new NAME" writes one to start from')])
     if not isinstance(root, yaml.MappingNode):
         raise SpecError([Fault(file, 1, 1, "", "the document must be a mapping of keys to values")])
     document.data = _convert(root, (), document, loader)
@@ -132,7 +132,7 @@ def parse(text: str, file: str = "<text>") -> Document:
     return document
 
 
-class _Refused(MarkedYAMLError):
+class _RefusedError(MarkedYAMLError):
     """A YAML feature that specs do not use."""
 
     def __init__(self, problem: str, mark: Any) -> None:
@@ -144,10 +144,10 @@ def _refuse_unsafe(text: str) -> None:
     depth = 0
     for event in yaml.parse(text, Loader=_Loader):
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
-            raise _Refused("anchors and aliases are not used in specs; use like:", event.start_mark)
+            raise _RefusedError("anchors and aliases are not used in specs; use like:", event.start_mark)
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > MAX_DEPTH:
-            raise _Refused(f"nested deeper than {MAX_DEPTH}", event.start_mark)
+            raise _RefusedError(f"nested deeper than {MAX_DEPTH}", event.start_mark)
 
 
 def _convert(node: yaml.Node, path: Steps, document: Document, loader: _Loader) -> Any:

@@ -37,10 +37,15 @@ class Reduce(Strict):
     sum: Literal["all"] | tuple[Axis, ...] = "all"
     over: tuple[Divisor, ...] = ()
     floor: float | None = Field(default=None, description="the divisor is at least this")
-    root: tuple[Axis, ...] = Field(default=(), description="sum over these axes first and take the square root (a norm)")
-    scope: Literal["batch", "image"] = Field(default="batch", description="one quotient per batch, or one per image, averaged")
+    root: tuple[Axis, ...] = Field(
+        default=(), description="sum over these axes first and take the square root (a norm)"
+    )
+    scope: Literal["batch", "image"] = Field(
+        default="batch", description="one quotient per batch, or one per image, averaged"
+    )
     levels: Literal["sum", "mean", "pooled"] = Field(
-        default="sum", description="how entries of a stack are joined; pooled adds numerators and divisors before dividing"
+        default="sum",
+        description="how entries of a stack are joined; pooled adds numerators and divisors before dividing",
     )
 
 
@@ -150,7 +155,9 @@ class Preparation(BaseModel):
     model_config = ConfigDict(extra="allow", frozen=True)
     op: str
     every: Literal["start", "epoch"] = "start"
-    batches: int | None = Field(default=None, gt=0, description="at most this many batches; none: the whole training set")
+    batches: int | None = Field(
+        default=None, gt=0, description="at most this many batches; none: the whole training set"
+    )
 
     @property
     def arguments(self) -> dict[str, Any]:

@@ -1,10 +1,10 @@
 """References: how a spec names a value of the graph.
 
-    student.neck             a port of an owner (student, teacher, or a teacher's name)
-    student.neck[0:4]        a slice of a stack (levels, layers, images); [2] or [-1] takes one entry
-    student@backbone.layer3  the output of any submodule of the owner's model
-    aligned, shared.logits   a node of the method, or one output of a node with several
-    images, targets.boxes    the batch
+student.neck             a port of an owner (student, teacher, or a teacher's name)
+student.neck[0:4]        a slice of a stack (levels, layers, images); [2] or [-1] takes one entry
+student@backbone.layer3  the output of any submodule of the owner's model
+aligned, shared.logits   a node of the method, or one output of a node with several
+images, targets.boxes    the batch
 """
 
 from __future__ import annotations
@@ -56,7 +56,9 @@ def parse_reference(text: str) -> Reference:
     """Parse ``text``; raises ValueError with the forms a reference can have."""
     match = _PATTERN.match(text.strip())
     if match is None:
-        raise ValueError(f'"{text}" is no reference; write owner.port, owner@module, node or node.output, with [i] or [a:b]')
+        raise ValueError(
+            f'"{text}" is no reference; write owner.port, owner@module, node or node.output, with [i] or [a:b]'
+        )
     index, span = None, None
     if (bracket := match["index"]) is not None:
         if ":" in bracket:

@@ -103,7 +103,7 @@ def parse_overrides(pairs: list[str]) -> dict[str, Any]:
     for pair in pairs:
         path, equals, text = pair.partition("=")
         if not equals or not path.strip():
-            raise UsageError(f'--set {pair}: write PATH=VALUE, for example terms.neck.weight=2')
+            raise UsageError(f"--set {pair}: write PATH=VALUE, for example terms.neck.weight=2")
         try:
             result[path.strip()] = parse(f"value: {text}", "--set").data["value"]
         except (yaml.YAMLError, ValueError) as error:
@@ -149,7 +149,10 @@ def _checked(spec: MethodSpec) -> MethodSpec:
 def _check_variant(document: Document, index: int, variant: dict[str, Any]) -> None:
     for key in variant.get("when") or {}:
         if not _WHEN.match(str(key)):
-            document.report(("variants", index, "when", key), f'unknown condition "{key}"; write bench, OWNER.family or OWNER.detector')
+            document.report(
+                ("variants", index, "when", key),
+                f'unknown condition "{key}"; write bench, OWNER.family or OWNER.detector',
+            )
     for path in variant.get("drop") or []:
         if not _exists(document.data, steps_of(str(path))):
             document.report(("variants", index, "drop"), f'nothing is called "{path}"')
@@ -199,7 +202,9 @@ def _expand_dotted(document: Document) -> None:
     for name, term in (terms or {}).items() if isinstance(terms, dict) else ():
         if isinstance(term, dict) and "like" not in term:
             for key in [k for k in term if "." in k]:
-                set_path(document, ("terms", name, *key.split(".")), term.pop(key), create=True, mark=("terms", name, key))
+                set_path(
+                    document, ("terms", name, *key.split(".")), term.pop(key), create=True, mark=("terms", name, key)
+                )
 
 
 def _expand_likes(document: Document) -> None:

@@ -53,7 +53,9 @@ def warmup(at: Progress, steps: float, zero: float = 0) -> float:
     return min(1.0, max(0.0, (at.step - start) / length)) if length else 1.0
 
 
-def decay(at: Progress, shape: Literal["linear", "cosine", "up_down"] = "linear", by: Literal["epoch", "step"] = "epoch") -> float:
+def decay(
+    at: Progress, shape: Literal["linear", "cosine", "up_down"] = "linear", by: Literal["epoch", "step"] = "epoch"
+) -> float:
     """From 1 to 0: linearly, as half a cosine, or up to 2 at a quarter of the run and then down to 0."""
     done = at.epochs_done if by == "epoch" else at.done
     if shape == "linear":

@@ -90,7 +90,9 @@ class Examples:
             "pairs": lambda: [[(torch.arange(n), torch.arange(n)) for n in self.counts] for _ in range(LAYERS)],
             "queries": lambda: {key: self._tensor(k.TOKENS, "") for key in ("content", "position", "references")},
             "losses": lambda: {"loss": self._uniform().mean()},
-            "detections": lambda: [{"boxes": b, "scores": b[:, 0], "labels": b[:, 0].long()} for b in self._per_image(k.BOXES)],
+            "detections": lambda: [
+                {"boxes": b, "scores": b[:, 0], "labels": b[:, 0].long()} for b in self._per_image(k.BOXES)
+            ],
         }[kind.name]()
 
 

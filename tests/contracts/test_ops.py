@@ -1,4 +1,4 @@
-"""What every registered op promises; a new op is covered without a test of its own (its formula still needs numbers)."""
+"""What every registered op promises; a new op is covered without a test of its own (its formula needs numbers)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,16 @@ from torch import Tensor
 from kdflow import kinds as k
 from kdflow.kinds import Kind
 from kdflow.operation import OPS, Like, Op
-from tests.contracts.examples import BOX_COUNTS, Examples, free_kinds, inputs_of, kinds_of, options_of, prepared, tensors_in
+from tests.contracts.examples import (
+    BOX_COUNTS,
+    Examples,
+    free_kinds,
+    inputs_of,
+    kinds_of,
+    options_of,
+    prepared,
+    tensors_in,
+)
 
 NAMES = OPS.names()
 CASES = [pytest.param(n, free, id=f"{n}-{free.name}") for n in NAMES for free in free_kinds(OPS.get(n))]
@@ -50,7 +59,8 @@ def differentiable(inputs: dict[str, Any], op: Op) -> list[Tensor]:
 
 def scalar(result: Any) -> Tensor:
     parts = [t for t in tensors_in(result) if t.is_floating_point() and t.requires_grad]
-    return torch.stack([(t * torch.linspace(0.5, 1.5, t.numel(), dtype=t.dtype).reshape(t.shape)).sum() for t in parts]).sum()
+    weights = [torch.linspace(0.5, 1.5, t.numel(), dtype=t.dtype).reshape(t.shape) for t in parts]
+    return torch.stack([(t * w).sum() for t, w in zip(parts, weights, strict=True)]).sum()
 
 
 def gradient_ops(op: Op) -> bool:
@@ -64,9 +74,8 @@ def test_the_registry_holds_the_vocabulary() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_the_docstring_names_every_input_and_option(name: str) -> None:
     op = OPS.get(name)
-    text = "\n".join(
-        filter(None, map(inspect.getdoc, (op.target, op.call, *([op.target.observe] if op.observes else []))))  # type: ignore[attr-defined]
-    )
+    documented = [op.target, op.call, getattr(op.target, "observe", None)]
+    text = "\n".join(inspect.getdoc(part) or "" for part in documented if part is not None)
     assert len(op.doc) > 20
     missing = [n for n in (*op.inputs, *op.observes, *op.options.model_fields) if f"{n}:" not in text]
     assert not missing, f"{name}: the docstring does not say what {missing} are"

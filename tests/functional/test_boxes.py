@@ -49,7 +49,9 @@ def test_inside_is_strict_and_respects_the_margin() -> None:
     assert bx.inside(points, box, margin=0.01)[:, 0].tolist() == [False, False, True, False]
 
 
-@pytest.mark.parametrize(("point", "expected"), [((5, 5), 1.0), ((2.5, 5), (2.5 / 7.5) ** 0.5), ((0, 5), 0.0), ((-3, 5), 0.0)])
+@pytest.mark.parametrize(
+    ("point", "expected"), [((5, 5), 1.0), ((2.5, 5), (2.5 / 7.5) ** 0.5), ((0, 5), 0.0), ((-3, 5), 0.0)]
+)
 def test_centerness_is_one_in_the_middle_and_zero_outside(point: tuple[float, float], expected: float) -> None:
     value = bx.centerness(torch.tensor([point]).float(), torch.tensor([[0.0, 0.0, 10.0, 10.0]]))
     assert value.item() == pytest.approx(expected)

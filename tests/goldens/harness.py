@@ -70,7 +70,9 @@ def gather(run: Run, key: str) -> Any:
         run.used.add(key)
         return run.arrays[key]
     pattern = re.compile(re.escape(key).replace(r"\*", r"(\d+)") + "$")
-    found = sorted((k for k in run.arrays if pattern.match(k)), key=lambda k: [int(n) for n in pattern.match(k).groups()])
+    found = sorted(
+        (k for k in run.arrays if pattern.match(k)), key=lambda k: [int(n) for n in pattern.match(k).groups()]
+    )
     run.used.update(found)
     return [run.arrays[k] for k in found]
 
@@ -120,8 +122,7 @@ def evaluate(run: Run, dtype: torch.dtype) -> tuple[Plan, dict[str, Any], dict[s
     families = run["families"]
     context = {f"{owner}.family": family for owner, family in families.items()} | dict(run["context"])
     method = spec.resolve(context, {path: literal(run, v) for path, v in run["set"].items()})
-    raw_values = {name: source(run, declared, dtype) for name, declared in run["values"].items() if "make" not in declared or True}
-    inputs = {name: value for name, value in raw_values.items()}
+    inputs = {name: source(run, declared, dtype) for name, declared in run["values"].items()}
     for name, value in inputs.items():
         if name.startswith("student."):
             leaves(value)
@@ -205,10 +206,17 @@ def compare(run: Run, key: str, declared: dict[str, Any], value: Any) -> None:
     expected = torch.as_tensor(run.arrays[key])
     kind = ("grad" if "grad" in declared else "value") + ("64" if key.startswith("expected64") else "")
     tolerance = run.tolerance(kind)
-    got = value.detach().to(torch.float64) if isinstance(value, torch.Tensor) else torch.as_tensor(value, dtype=torch.float64)
+    got = (
+        value.detach().to(torch.float64)
+        if isinstance(value, torch.Tensor)
+        else torch.as_tensor(value, dtype=torch.float64)
+    )
     scale = float(expected.abs().max()) if expected.numel() else 0.0
     torch.testing.assert_close(
-        got.reshape(expected.shape), expected.to(torch.float64), rtol=tolerance, atol=max(tolerance * scale, 1e-9),
+        got.reshape(expected.shape),
+        expected.to(torch.float64),
+        rtol=tolerance,
+        atol=max(tolerance * scale, 1e-9),
         msg=lambda text: f"{run.method} {key}: {text}",
     )
 

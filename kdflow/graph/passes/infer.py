@@ -45,8 +45,15 @@ class Inference:
     """
 
     def __init__(
-        self, graph: Graph, document: Document, detectors: Mapping[str, Detector], example: Mapping[str, Any],
-        *, seed: int, streams: Streams, count_flops: bool = False,
+        self,
+        graph: Graph,
+        document: Document,
+        detectors: Mapping[str, Detector],
+        example: Mapping[str, Any],
+        *,
+        seed: int,
+        streams: Streams,
+        count_flops: bool = False,
     ) -> None:
         self.graph, self.document, self.detectors = graph, document, detectors
         self.example, self.seed, self.streams = example, seed, streams
@@ -59,7 +66,9 @@ class Inference:
     def run(self) -> Graph:
         """Infer every node; nodes behind a faulty one are left out of the judgement."""
         for node in self.graph.ordered():
-            if any(operand in self.broken for operand in node.operands()) or not place_kinds(self.graph, node, self.document):
+            if any(operand in self.broken for operand in node.operands()) or not place_kinds(
+                self.graph, node, self.document
+            ):
                 self.broken.add(node.name)
                 continue
             before = len(self.document.faults)
@@ -119,7 +128,9 @@ class Inference:
         try:
             with self.mode, torch.no_grad():
                 if node.run.infer is None:
-                    return self._count(node.name, StageCall(node.name, fake, {**node.options, "taps": taps}, None), inputs)
+                    return self._count(
+                        node.name, StageCall(node.name, fake, {**node.options, "taps": taps}, None), inputs
+                    )
                 return node.run.infer(**inputs, **{k: v for k, v in node.options.items() if k != "taps"})
         except Exception as error:
             self.document.report(self._blame(node), f"{node.name} cannot run on these inputs: {_first_line(error)}")
@@ -139,11 +150,15 @@ class Inference:
         return ("nodes", name) if ("nodes", name) in self.document.marks else ()
 
     def _copy(self, detector: Detector) -> dict[str, nn.Module]:
-        with self.mode:
-            copies = copy.deepcopy({name: stage.run for name, stage in detector.stages.items()})
-        for module in copies.values():
-            module.eval()
-        return copies
+        copies = self._fake_copy(
+            nn.ModuleDict({name.replace(".", "/"): stage.run for name, stage in detector.stages.items()})
+        )
+        return {name: copies[name.replace(".", "/")] for name in detector.stages}  # type: ignore[index]
+
+    def _fake_copy(self, module: nn.Module) -> nn.Module:
+        """The module in eval mode with fake parameters and buffers; shared ones stay shared, and the original is not touched."""
+        tensors = [*module.parameters(), *module.buffers()]
+        return copy.deepcopy(module, {id(t): self.mode.from_tensor(t) for t in tensors}).eval()
 
     # ops
 
@@ -158,7 +173,9 @@ class Inference:
             lifted = () if node.prepared else node.lifted
             node.module = OpCall(node.name, parts, lifted, canvas, no_grad=no_grad, exact=exact, streams=streams)
             with self.mode:
-                trial = OpCall(node.name, copy.deepcopy(parts), lifted, canvas, no_grad=no_grad, exact=exact)
+                trial = OpCall(
+                    node.name, [self._fake_copy(p) for p in parts], lifted, canvas, no_grad=no_grad, exact=exact
+                )
                 return trial(**({} if node.prepared else self._inputs(node)))
         except Exception as error:
             shapes = ", ".join(f"{name} is {show(self._operand(o))}" for name, o in node.inputs.items())
@@ -214,7 +231,8 @@ class Inference:
         student, teacher = (self.graph[str(node.inputs[side])] for side in ("student", "teacher"))
         if student.value.form and teacher.value.form and student.value.form != teacher.value.form:
             self.document.report(
-                node.path, f"{student.name} holds {student.value.form} values, {teacher.name} holds {teacher.value.form} values; convert one of them"
+                node.path,
+                f"{student.name} holds {student.value.form} values, {teacher.name} {teacher.value.form}; convert one of them",
             )
             return False
         shapes = show(student.value.fake), show(teacher.value.fake)
@@ -228,17 +246,27 @@ class Inference:
     def _term(self, node: Node) -> Any:
         if node.term is None:
             raise AssertionError(node.name)
-        kinds = {key: [self.graph[o].value.kind for o in node.inputs.get(key, ())] for key in ("factors", "rows", "over")}
+        kinds = {
+            key: [self.graph[o].value.kind for o in node.inputs.get(key, ())] for key in ("factors", "rows", "over")
+        }
         student = node.inputs.get("student")
         node.module = TermCall(
-            node.name, node.term.reduce, self.graph[str(node.inputs["value"])].value.kind,
-            self.graph[str(student)].value.kind if student else None, kinds["factors"], kinds["rows"], kinds["over"],
+            node.name,
+            node.term.reduce,
+            self.graph[str(node.inputs["value"])].value.kind,
+            self.graph[str(student)].value.kind if student else None,
+            kinds["factors"],
+            kinds["rows"],
+            kinds["over"],
         )
         try:
             with self.mode:
                 return node.module(**self._inputs(node))
         except Exception as error:
-            self.document.report(node.path, f"this reduction does not fit {show(self._operand(node.inputs['value']))}: {_first_line(error)}")
+            self.document.report(
+                node.path,
+                f"this reduction does not fit {show(self._operand(node.inputs['value']))}: {_first_line(error)}",
+            )
             return None
 
 

@@ -44,7 +44,8 @@ def _slice(graph: Graph, node: Node, document: Document) -> bool:
     single = isinstance(node.key, int)
     node.value = Value(
         source.kind.element() if single else source.kind,
-        strides=(strides,) if isinstance(strides, int) else tuple(strides), form=source.form,
+        strides=(strides,) if isinstance(strides, int) else tuple(strides),
+        form=source.form,
     )
     return True
 
@@ -67,13 +68,24 @@ def _op(graph: Graph, node: Node, document: Document) -> bool:
         for kind in kinds:
             if accepts(wanted[name].kind, kind):
                 elements[name] = kind
-            elif kind.stack and wanted[name].kind.stack is None and accepts(wanted[name].kind, kind.element()) and not wanted[name].many:
+            elif (
+                kind.stack
+                and wanted[name].kind.stack is None
+                and accepts(wanted[name].kind, kind.element())
+                and not wanted[name].many
+            ):
                 lifts[name], elements[name] = kind.stack, kind.element()
             else:
-                document.report((*node.path, name), f"{op.name} takes {_article(wanted[name].kind)} here, and {operand} is {_article(kind)}")
+                document.report(
+                    (*node.path, name),
+                    f"{op.name} takes {_article(wanted[name].kind)} here, and {operand} is {_article(kind)}",
+                )
                 return False
     if len(set(lifts.values())) > 1:
-        document.report(node.path, f"{op.name} is given stacks over {' and '.join(sorted(set(lifts.values())))}; choose one entry of the others with [i]")
+        document.report(
+            node.path,
+            f"{op.name} is given stacks over {' and '.join(sorted(set(lifts.values())))}; choose one entry with [i]",
+        )
         return False
     node.lift, node.lifted = next(iter(lifts.values()), None), tuple(lifts)
     return _result(graph, node, elements)
@@ -106,11 +118,15 @@ def _term(graph: Graph, node: Node, document: Document) -> bool:
         return False
     node.value = Value(SCALAR)
     if node.term is not None and node.term.reduce.scope == "image" and "b" not in (value.axes or ()):
-        document.report((*node.path, "reduce", "scope"), f"scope: image needs an axis b; {_article(value)} has {', '.join(value.axes or ())}")
+        document.report(
+            (*node.path, "reduce", "scope"),
+            f"scope: image needs an axis b; {_article(value)} has {', '.join(value.axes or ())}",
+        )
         return False
     return all(
         _factor(graph, node, document, (*node.path, key), operand, value)
-        for key in ("factors", "rows") for operand in node.inputs.get(key, ())
+        for key in ("factors", "rows")
+        for operand in node.inputs.get(key, ())
     )
 
 
@@ -119,10 +135,16 @@ def _factor(graph: Graph, node: Node, document: Document, path: Steps, operand: 
     axes = {"c" if a == "one" else a for a in kind.axes or ()}
     known = {*(value.axes or ()), "c"}
     if kind.opaque or kind.axes is None or not axes <= known:
-        document.report(path, f"{operand} is {_article(kind)} and cannot weigh {_article(value)} with the axes {', '.join(value.axes or ())}")
+        document.report(
+            path,
+            f"{operand} is {_article(kind)} and cannot weigh {_article(value)} with the axes {', '.join(value.axes or ())}",
+        )
         return False
     if kind.stack not in (None, value.stack):
-        document.report(path, f"{operand} is a stack over {kind.stack}, the loss is {'a stack over ' + value.stack if value.stack else 'no stack'}")
+        document.report(
+            path,
+            f"{operand} is a stack over {kind.stack}, the loss is {'a stack over ' + value.stack if value.stack else 'no stack'}",
+        )
         return False
     return True
 

@@ -26,7 +26,9 @@ def place_terms(graph: Graph, document: Document) -> Graph:
         if node.term.value is not None and not declared and not inferred:
             document.report(node.path, "a term with value: needs at:, since nothing is compared")
         if declared and inferred and not set(inferred) & set(declared):
-            document.report((*node.path, "at"), f"the term compares a tensor of {', '.join(inferred)}, not of {', '.join(declared)}")
+            document.report(
+                (*node.path, "at"), f"the term compares a tensor of {', '.join(inferred)}, not of {', '.join(declared)}"
+            )
         node.taxonomy = tuple(dict.fromkeys([*inferred, *declared, *_rewired(graph, node)]))
         if not node.taxonomy and not declared:
             document.report(node.path, "no student tensor with a taxonomy node is compared here; write at: NODE")
@@ -62,15 +64,24 @@ def _main_inputs(node: Node) -> list[str]:
 
 def carries_features(kind: Kind) -> bool:
     """True for kinds with a feature axis that are not mere geometry."""
-    return not kind.opaque and kind.stack != "images" and (kind.axes is None or bool(_FEATURE_AXES & set(kind.axes)) or kind.axes == ("b", "r"))
+    return (
+        not kind.opaque
+        and kind.stack != "images"
+        and (kind.axes is None or bool(_FEATURE_AXES & set(kind.axes)) or kind.axes == ("b", "r"))
+    )
 
 
 def _rewired(graph: Graph, term: Node) -> list[str]:
     """A rewired decoder adds the query node: the compared predictions were made on other queries."""
-    return sorted({
-        "transformer/query" for name in graph.upstream(term.name)
-        if (node := graph[name]).role is Role.STAGE and node.name.split(":")[0] != node.owner and node.stage.startswith("decoder")
-    })
+    return sorted(
+        {
+            "transformer/query"
+            for name in graph.upstream(term.name)
+            if (node := graph[name]).role is Role.STAGE
+            and node.name.split(":")[0] != node.owner
+            and node.stage.startswith("decoder")
+        }
+    )
 
 
 def rewired_nodes(graph: Graph) -> list[str]:

@@ -1,0 +1,1 @@
+"""Attention: where on a map, or in which channels, something stands out."""

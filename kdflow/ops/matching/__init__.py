@@ -1,0 +1,1 @@
+"""Matching: which prediction of one model belongs to which of the other."""

@@ -1,0 +1,1 @@
+"""Regions: choosing boxes, and reading maps at boxes."""

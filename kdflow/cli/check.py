@@ -1,0 +1,113 @@
+"""``kdflow check``: everything that can be wrong with specs and benches, found without data, weights or training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from kdflow.cli.console import say, say_json
+from kdflow.cli.options import BenchOption, JsonOption, SetOption, overrides_of
+from kdflow.errors import Fault, KdflowError, SpecError, UsageError
+
+if TYPE_CHECKING:
+    from kdflow.experiment.setup import Setting
+
+SpecsOrNone = Annotated[
+    list[str] | None, typer.Argument(metavar="SPEC...", help="Files of methods and benches, or names that come with kdflow.")
+]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What was found out about one file.
+
+    Attributes:
+        name: The file as the user named it.
+        facts: What it declares; empty when it is faulty.
+        faults: What is wrong.
+    """
+
+    name: str
+    facts: dict[str, Any]
+    faults: tuple[Fault, ...] = ()
+
+    def __str__(self) -> str:
+        if "terms" in self.facts:
+            terms = ", ".join(f"{name} ({', '.join(nodes)})" for name, nodes in self.facts["terms"].items())
+            return f"{self.name}: good on {self.facts['bench']}: {terms or 'no distillation'}"
+        return f"{self.name}: good bench: " + ", ".join(f"{owner} {name}" for owner, name in self.facts["detectors"].items())
+
+
+def check(specs: SpecsOrNone = None, bench: BenchOption = None, sets: SetOption = None, json: JsonOption = False) -> None:
+    """Check specs and benches: text, names, kinds, shapes, taxonomy. Nothing is trained, no data or weights are read.
+
+    Prints one line per good file, and every fault of all the others. With --bench alone that bench is checked.
+    """
+    if not specs and bench is None:
+        raise UsageError("name a spec to check, or a bench with --bench")
+    changes = overrides_of(sets)
+    named = list(specs) if specs else [str(bench)]
+    verdicts = [verdict_of(name, bench if specs else None, changes, is_bench=not specs) for name in named]
+    good = [verdict for verdict in verdicts if not verdict.faults]
+    if json:
+        say_json([{"name": v.name, **v.facts, "faults": [vars(f) for f in v.faults]} for v in verdicts])
+    else:
+        for verdict in good:
+            say(str(verdict))
+    raise_all(verdicts)
+
+
+def raise_all(verdicts: Sequence[Verdict]) -> None:
+    """Raise one SpecError with the faults of all files, if there are any."""
+    faults = [fault for verdict in verdicts for fault in verdict.faults]
+    if faults:
+        raise SpecError(faults)
+
+
+def verdict_of(name: str, bench: str | None, overrides: dict[str, Any], is_bench: bool = False) -> Verdict:
+    """Check one file; nothing that is wrong with it raises."""
+    try:
+        facts = _bench_facts(name, overrides) if is_bench or _looks_like_a_bench(name) else _method_facts(name, bench, overrides)
+    except SpecError as error:
+        return Verdict(name, {}, error.faults)
+    except KdflowError as error:
+        return Verdict(name, {}, (Fault(name, 0, 0, "", str(error)),))
+    return Verdict(name, facts)
+
+
+def _looks_like_a_bench(name: str) -> bool:
+    """True for a file with the key ``bench:`` and no ``method:``, and for a name that only a bench has."""
+    from kdflow.experiment.setup import find_bench, find_method
+    from kdflow.spec.load import read
+
+    try:
+        data = read(find_method(name)).data
+    except SpecError:
+        return False
+    except UsageError:
+        try:
+            find_bench(name)
+        except UsageError:
+            return False
+        return True
+    return "bench" in data and "method" not in data and "student" in data
+
+
+def _method_facts(name: str, bench: str | None, overrides: dict[str, Any]) -> dict[str, Any]:
+    from kdflow.experiment.setup import prepare, read_method
+
+    setting: Setting = prepare(read_method(name), bench, overrides=overrides)
+    terms = {term.name: list(term.nodes) for term in setting.plan.terms if term.is_distillation}
+    return {"method": setting.method.method, "bench": setting.bench.bench, "terms": terms}
+
+
+def _bench_facts(name: str, overrides: dict[str, Any]) -> dict[str, Any]:
+    from kdflow.experiment.setup import check_bench, find_bench
+
+    bench, detectors = check_bench(find_bench(name), overrides)
+    found = {owner: f"{detector.name} ({detector.family})" for owner, detector in detectors.items()}
+    return {"bench": bench.bench, "detectors": found, "path": str(Path(name))}

@@ -1,0 +1,55 @@
+"""What commands print: results to stdout, everything else to stderr."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def say(text: str) -> None:
+    """One result, on stdout."""
+    typer.echo(text)
+
+
+def note(text: str) -> None:
+    """One remark, on stderr."""
+    typer.echo(text, err=True)
+
+
+def say_json(data: Any, *, compact: bool = False) -> None:
+    """Plain data as JSON on stdout; ``compact`` keeps it on one line. NaN and infinities become null."""
+    typer.echo(json.dumps(_finite(data), ensure_ascii=False, allow_nan=False, default=str, indent=None if compact else 2))
+
+
+def _finite(data: Any) -> Any:
+    if isinstance(data, dict):
+        return {str(key): _finite(value) for key, value in data.items()}
+    if isinstance(data, (list, tuple)):
+        return [_finite(value) for value in data]
+    if isinstance(data, float) and (data != data or data in (float("inf"), float("-inf"))):
+        return None
+    return data
+
+
+def columns(rows: Sequence[Sequence[str]], head: Sequence[str] = (), indent: str = "") -> str:
+    """Rows as aligned columns; the last column runs free."""
+    every = [list(head), *map(list, rows)] if head else [list(row) for row in rows]
+    if not every:
+        return ""
+    widths = [max(len(row[i]) for row in every) for i in range(len(every[0]) - 1)]
+    return "\n".join(
+        (indent + "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths)), row[-1]])).rstrip() for row in every
+    )
+
+
+def stderr_console() -> Console:
+    """A rich console on stderr."""
+    from rich.console import Console
+
+    return Console(stderr=True)

@@ -1,0 +1,29 @@
+"""Arguments and options that several commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+Specs = Annotated[list[str], typer.Argument(metavar="SPEC...", help="Method files, or names of methods that come with kdflow.")]
+Spec = Annotated[str, typer.Argument(metavar="SPEC", help="A method file, or the name of a method that comes with kdflow.")]
+BenchOption = Annotated[str | None, typer.Option("--bench", metavar="BENCH", help="Bench file or name; without it the spec's own.")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="PATH=VALUE",
+        help="Set one value of spec or bench, as in --set terms.neck.weight=2 or --set recipe.batch=4. Repeatable.",
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+OutputFile = Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write to a file and not to stdout.")]
+
+
+def overrides_of(pairs: Sequence[str] | None) -> dict[str, Any]:
+    """``--set`` as a mapping; raises UsageError for text that is no PATH=VALUE."""
+    from kdflow.spec.resolve import parse_overrides
+
+    return parse_overrides(list(pairs or ()))

@@ -1,0 +1,79 @@
+"""``kdflow run``: declare, check, compile, train, evaluate, record."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from kdflow.cli.console import note, say, say_json
+from kdflow.cli.options import BenchOption, JsonOption, SetOption, Specs, overrides_of
+from kdflow.errors import InvariantError
+
+if TYPE_CHECKING:
+    from kdflow.experiment.run import RunResult
+
+Precision = Annotated[str | None, typer.Option(help="fp32, bf16 or fp16; without it the recipe's.")]
+
+
+def run(
+    specs: Specs,
+    bench: BenchOption = None,
+    seed: Annotated[int, typer.Option(help="Seed of initial weights, data order and every random draw.")] = 0,
+    steps: Annotated[int | None, typer.Option(min=1, help="Length of the run; without it the recipe's.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, or cuda:1.")] = "auto",
+    precision: Precision = None,
+    sets: SetOption = None,
+    output: Annotated[Path, typer.Option(metavar="DIR", help="Folder of runs: checkpoints, students, records.")] = Path("kdflow-runs"),
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint of this very run.")] = False,
+    json: JsonOption = False,
+) -> None:
+    """Train and evaluate methods, one after the other.
+
+    The student of every run is written without any need of kdflow, and its numbers are recorded ("kdflow results").
+    """
+    settings = {
+        "bench": bench, "seed": seed, "steps": steps, "device": device, "precision": precision,
+        "overrides": overrides_of(sets), "output": output, "resume": resume,
+    }
+    if len(specs) > 1:
+        _check_first(specs, bench, settings["overrides"])
+    good = [_one(spec, settings, json) for spec in specs]
+    if not all(good):
+        raise typer.Exit(1)
+
+
+def _check_first(specs: list[str], bench: str | None, overrides: dict[str, Any]) -> None:
+    """A mistake in the last spec should not show after the others have run for hours."""
+    from kdflow.cli.check import raise_all, verdict_of
+
+    raise_all([verdict_of(spec, bench, overrides) for spec in specs])
+
+
+def _one(spec: str, settings: dict[str, Any], json: bool) -> bool:
+    """One run; True when it finished."""
+    from kdflow.cli.progress import ProgressHook
+    from kdflow.experiment.run import run as run_method
+
+    hook = ProgressHook(f"{Path(spec).stem}, seed {settings['seed']}")
+    try:
+        result = run_method(spec, hooks=(hook,), notify=note, **settings)
+    except InvariantError as error:
+        note(f"{spec}: {error}")
+        return False
+    if json:
+        say_json(result.as_json(), compact=True)
+    else:
+        say(_sentence(result))
+    return bool(result.status == "finished")
+
+
+def _sentence(result: RunResult) -> str:
+    metrics = "  ".join(f"{name} {value:.2f}" for name, value in result.metrics.items() if name in ("AP", "AP50", "voc_ap50"))
+    lines = [f"{result.method} on {result.bench}, seed {result.seed}: {result.status}  {metrics}".rstrip()]
+    if result.step_ms:
+        lines[0] += f"  {result.step_ms:.0f} ms/step"
+    if result.student_path:
+        lines.append(f"  student: {result.student_path}")
+    return "\n".join(lines)

@@ -1,0 +1,1 @@
+"""Generators: trainable blocks that rebuild features; not exported."""

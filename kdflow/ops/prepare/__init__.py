@@ -1,0 +1,1 @@
+"""Preparations: state that both models build over the data before training or before each epoch."""

@@ -1,0 +1,1 @@
+"""Queries: choosing among the predictions of a transformer decoder."""

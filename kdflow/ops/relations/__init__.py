@@ -1,0 +1,1 @@
+"""Relations: what vectors are to each other, as (n, m) tables."""

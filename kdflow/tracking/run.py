@@ -1,0 +1,289 @@
+"""What is written down of a run, whatever keeps it: identity, numbers per step, and the form it is read back in."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+TEXTS = (
+    "method", "bench", "dataset", "title", "paper", "fidelity", "family", "teacher_family", "detector", "student",
+    "teacher", "pair", "kind",
+)
+HASHES = ("run_hash", "definition", "bench_hash")
+SETS = {"nodes": "node", "secondary": "secondary", "rewires": "rewires", "knowledge": "knowledge", "needs": "needs"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunInfo:
+    """Identity of a run and what it is compared by. Everything but ``terms`` and ``spec`` becomes a tag.
+
+    Attributes:
+        method: Slug of the method.
+        bench: Name of the bench.
+        seed: Seed of the run.
+        run_hash: Hash of all that determines the run (resolved spec, bench, seed, code).
+        definition: The same without the seed.
+        bench_hash: Hash of the resolved bench.
+        dataset: Name or format of the data.
+        title: Title of the paper.
+        paper: Its identifier.
+        fidelity: What the formulas follow.
+        family: The student's family.
+        teacher_family: The teacher's, empty without one.
+        detector: The student's detector.
+        student: The student in words (backbone).
+        teacher: The teacher in words.
+        pair: How the two relate.
+        kind: ``run``, or ``trial`` of a search.
+        nodes: Taxonomy nodes of the terms.
+        secondary: Secondary tags.
+        rewires: Rewired nodes.
+        knowledge: What the terms compare.
+        needs: What the method asks for (``gt``, ``teacher_forward`` ...).
+        overrides: Dotted path -> value, where the run departs from its files.
+        versions: Package -> version, and whatever else numbers may depend on (``threads``).
+        terms: Term name (``kd/neck``, ``det/loss_box_reg``) -> its taxonomy nodes, the primary one first.
+        spec: The filled spec; its leaves become parameters.
+    """
+
+    method: str
+    bench: str
+    seed: int = 0
+    run_hash: str = ""
+    definition: str = ""
+    bench_hash: str = ""
+    dataset: str = ""
+    title: str = ""
+    paper: str = ""
+    fidelity: str = ""
+    family: str = ""
+    teacher_family: str = ""
+    detector: str = ""
+    student: str = ""
+    teacher: str = ""
+    pair: str = ""
+    kind: str = "run"
+    nodes: tuple[str, ...] = ()
+    secondary: tuple[str, ...] = ()
+    rewires: tuple[str, ...] = ()
+    knowledge: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    terms: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    spec: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def variant(self) -> str:
+        """The overrides in one line; empty for a run of the files as they are."""
+        return ", ".join(f"{path}={value}" for path, value in sorted(self.overrides.items()))
+
+    def tags(self) -> dict[str, str]:
+        """Flat words for a store: ``method``, ``seed``, ``kdflow.run_hash``, ``node.cnn/neck`` ..."""
+        tags = {name: str(getattr(self, name)) for name in TEXTS if getattr(self, name)}
+        tags |= {f"kdflow.{name}": getattr(self, name) for name in HASHES if getattr(self, name)}
+        tags |= {f"{prefix}.{value}": "true" for name, prefix in SETS.items() for value in getattr(self, name)}
+        tags |= {f"version.{name}": value for name, value in self.versions.items()}
+        if self.overrides:
+            tags["variant"] = self.variant
+        return {**tags, "seed": str(self.seed)}
+
+
+@dataclass(frozen=True)
+class StoredRun:
+    """A run as it is read back.
+
+    Attributes:
+        run_id: Its id in the store.
+        status: ``finished``, ``running``, ``interrupted``, ``stopped`` or ``failed``.
+        started: UTC time in ISO form.
+        tags: As written by :meth:`RunInfo.tags`, and those of the tracker (``kdflow.split``, ``kdflow.weights``).
+        metrics: The last value of each metric. Names without a slash are the run's result.
+    """
+
+    run_id: str
+    status: str
+    started: str
+    tags: Mapping[str, str]
+    metrics: Mapping[str, float]
+
+    @property
+    def result(self) -> dict[str, float]:
+        """The reported numbers: metrics of the final evaluation that are known."""
+        chosen = {name: value for name, value in self.metrics.items() if "/" not in name and name not in SPEED}
+        return {name: value for name, value in chosen.items() if math.isfinite(value)}
+
+    def named(self, prefix: str) -> tuple[str, ...]:
+        """Values written as tags ``<prefix>.<value>``, in alphabetical order."""
+        start = f"{prefix}."
+        return tuple(sorted(key.removeprefix(start) for key in self.tags if key.startswith(start)))
+
+
+SPEED = frozenset({"lr", "step_time", "images_per_second"})
+
+
+class Event(Protocol):
+    """What a tracker reads of a logged step."""
+
+    @property
+    def step(self) -> int:
+        """Steps done."""
+        ...
+
+    @property
+    def total(self) -> float:
+        """The loss that is minimised."""
+        ...
+
+    @property
+    def raw(self) -> Mapping[str, float]:
+        """Each term before weight and schedule."""
+        ...
+
+    @property
+    def weighted(self) -> Mapping[str, float]:
+        """What each term adds to the total."""
+        ...
+
+    @property
+    def lr(self) -> float:
+        """Learning rate."""
+        ...
+
+    @property
+    def step_time(self) -> float:
+        """Seconds per step."""
+        ...
+
+    @property
+    def images_per_second(self) -> float:
+        """Throughput."""
+        ...
+
+
+class Start(Protocol):
+    """What a tracker reads of the start of a run."""
+
+    @property
+    def folder(self) -> Path:
+        """Where the run's files lie."""
+        ...
+
+    @property
+    def resumed_from_step(self) -> int:
+        """Steps taken over from a checkpoint; 0 for a fresh run."""
+        ...
+
+
+class Scores(Protocol):
+    """What a tracker reads of an evaluation."""
+
+    @property
+    def step(self) -> int:
+        """Steps done."""
+        ...
+
+    @property
+    def metrics(self) -> Mapping[str, float]:
+        """Metric name -> value."""
+        ...
+
+
+class End(Protocol):
+    """What a tracker reads of the end of a run."""
+
+    @property
+    def status(self) -> str:
+        """``finished``, ``interrupted``, ``stopped`` or ``failed``."""
+        ...
+
+    @property
+    def step(self) -> int:
+        """Steps done."""
+        ...
+
+    @property
+    def reason(self) -> str:
+        """Words for every status but ``finished``."""
+        ...
+
+
+class Tracker(Protocol):
+    """A listener to the four moments of a run that also takes its result and its files."""
+
+    def run_started(self, event: Start) -> None:
+        """Before the first step."""
+        ...
+
+    def step_ended(self, event: Event) -> None:
+        """Every few steps."""
+        ...
+
+    def evaluation_ended(self, event: Scores) -> None:
+        """After an evaluation during training; written under ``val/``."""
+        ...
+
+    def run_ended(self, event: End) -> None:
+        """Training is over."""
+        ...
+
+    def result(self, metrics: Mapping[str, float], split: str = "test") -> None:
+        """The numbers that the run is reported by; the run is finished with them."""
+        ...
+
+    def text(self, name: str, content: str) -> None:
+        """Keep a small text file (the filled spec, the graph, the evaluation)."""
+        ...
+
+    def file(self, path: Path, folder: str = "") -> None:
+        """Keep a file."""
+        ...
+
+    def weights(self, path: Path) -> None:
+        """Say where the student's weights lie."""
+        ...
+
+    def close(self) -> None:
+        """Write what is left."""
+        ...
+
+
+def step_metrics(event: Event, terms: Mapping[str, tuple[str, ...]]) -> dict[str, float]:
+    """All numbers of a step by name.
+
+    ``loss/total``; ``loss/det`` and ``loss/kd``, the sums of the detector's and the method's weighted terms;
+    ``loss/<taxonomy node>``, the sum of the weighted terms whose primary node it is (these add up to ``loss/kd``);
+    ``raw/<term>`` and ``weighted/<term>``; ``lr``, ``step_time`` in seconds, ``images_per_second``.
+    """
+    sums = {"loss/total": event.total}
+    for name, value in event.weighted.items():
+        group = name.partition("/")[0]
+        node = (terms.get(name) or ("",))[0] if group == "kd" else ""
+        for key in filter(None, (group, node)):
+            sums[f"loss/{key}"] = sums.get(f"loss/{key}", 0.0) + value
+    return {
+        **sums, **{f"raw/{name}": value for name, value in event.raw.items()},
+        **{f"weighted/{name}": value for name, value in event.weighted.items()},
+        "lr": event.lr, "step_time": event.step_time, "images_per_second": event.images_per_second,
+    }
+
+
+def safe_name(name: str) -> str:
+    """``name`` with the characters that stores refuse replaced by underscores."""
+    return re.sub(r"[^\w\-. /:]", "_", name)[:250]
+
+
+def flat(value: Any, path: str = "") -> dict[str, str]:
+    """Leaves of nested mappings and lists as ``a.b[0]`` -> text."""
+    if isinstance(value, Mapping) and value:
+        named = {f"{path}.{key}" if path else str(key): item for key, item in value.items()}
+        return {k: v for key, item in named.items() for k, v in flat(item, key).items()}
+    if isinstance(value, (list, tuple)) and any(isinstance(item, (Mapping, list, tuple)) for item in value):
+        return {k: v for number, item in enumerate(value) for k, v in flat(item, f"{path}[{number}]").items()}
+    return {path: str(value)}
+
+

@@ -1,0 +1,200 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from kdflow.engine import evaluate as module
+from kdflow.engine.evaluate import evaluate, judge, to_disk
+from kdflow.engine.voc import area, eleven_points, voc_ap50
+from kdflow.errors import DataError
+from kdflow.ports import Batch
+
+
+def truth(boxes: Sequence[tuple[int, int, Sequence[float]]], images: int = 2, **extra: Any) -> dict[str, Any]:
+    """COCO document of (image id, category id, xywh); categories 3 (cat) and 7 (dog)."""
+    return {
+        "images": [{"id": i, "height": 100, "width": 200} for i in range(1, images + 1)],
+        "categories": [{"id": 7, "name": "dog"}, {"id": 3, "name": "cat"}],
+        "annotations": [
+            {"id": 10 + n, "image_id": i, "category_id": c, "bbox": list(b), "area": b[2] * b[3], "iscrowd": 0, **extra}
+            for n, (i, c, b) in enumerate(boxes)
+        ],
+    }
+
+
+def found(image: int, category: int, box: Sequence[float], score: float) -> dict[str, Any]:
+    return {"image_id": image, "category_id": category, "bbox": list(box), "score": score}
+
+
+BOX, OTHER = (10.0, 10.0, 20.0, 20.0), (100.0, 50.0, 20.0, 20.0)
+
+
+def test_perfect_detections_score_100_and_empty_sizes_have_no_key() -> None:
+    metrics = judge({1: [found(1, 3, BOX, 0.9)], 2: []}, truth([(1, 3, BOX)]))
+    assert metrics == pytest.approx(
+        {"AP": 100, "AP50": 100, "AP75": 100, "AP_S": 100, "voc07_ap50": 100, "voc_ap50": 100}
+    )
+
+
+def test_right_wrong_right_by_hand() -> None:
+    """Precision 1 up to recall 1/2, 2/3 up to recall 1; COCO reads 101 recalls, VOC 2007 reads 11."""
+    detections = {
+        1: [found(1, 3, BOX, 0.9), found(1, 3, OTHER, 0.8)],
+        2: [found(2, 3, BOX, 0.7)],
+    }
+    metrics = judge(detections, truth([(1, 3, BOX), (2, 3, BOX)]))
+    assert metrics["AP50"] == pytest.approx(100 * (51 + 50 * 2 / 3) / 101)
+    assert metrics["AP"] == pytest.approx(metrics["AP50"])
+    assert metrics["voc07_ap50"] == pytest.approx(100 * (6 + 5 * 2 / 3) / 11)
+    assert metrics["voc_ap50"] == pytest.approx(100 * (0.5 + 0.5 * 2 / 3))
+
+
+def test_iou_decides_over_the_thresholds() -> None:
+    shifted = (10.0, 10.0, 20.0, 20.0 * 0.72)  # IoU 0.72: right for 0.50, 0.55, 0.60, 0.65, 0.70
+    metrics = judge({1: [found(1, 3, shifted, 0.9)], 2: []}, truth([(1, 3, BOX)]))
+    assert metrics["AP"] == pytest.approx(50)
+    assert (metrics["AP50"], metrics["AP75"]) == pytest.approx((100, 0))
+
+
+def test_sizes_are_judged_apart() -> None:
+    small, medium, large = (0.0, 0.0, 10.0, 10.0), (20.0, 0.0, 50.0, 50.0), (80.0, 0.0, 100.0, 98.0)
+    boxes = [(1, 3, small), (1, 3, medium), (1, 3, large)]
+    metrics = judge({1: [found(1, 3, small, 0.9), found(1, 3, large, 0.8)], 2: []}, truth(boxes))
+    assert (metrics["AP_S"], metrics["AP_M"], metrics["AP_L"]) == pytest.approx((100, 0, 100))
+
+
+def test_classes_are_averaged_over_those_with_objects() -> None:
+    metrics = judge({1: [found(1, 3, BOX, 0.9)], 2: []}, truth([(1, 3, BOX), (2, 7, BOX)]))
+    assert metrics["AP50"] == pytest.approx(50)
+    assert metrics["voc_ap50"] == pytest.approx(50)
+
+
+def test_second_detection_of_one_box_is_wrong() -> None:
+    twice = {1: [found(1, 3, BOX, 0.9), found(1, 3, BOX, 0.8)], 2: [found(2, 3, BOX, 0.7)]}
+    metrics = judge(twice, truth([(1, 3, BOX), (2, 3, BOX)]))
+    assert metrics["AP50"] == pytest.approx(100 * (51 + 50 * 2 / 3) / 101)
+    assert metrics["voc_ap50"] == pytest.approx(100 * 5 / 6)
+
+
+@pytest.mark.parametrize("mark", ["iscrowd", "difficult", "ignore"])
+def test_ignored_boxes_are_neither_found_nor_missed(mark: str) -> None:
+    document = truth([(1, 3, BOX), (1, 3, OTHER)])
+    document["annotations"][1][mark] = 1
+    hit = judge({1: [found(1, 3, OTHER, 0.9), found(1, 3, OTHER, 0.85), found(1, 3, BOX, 0.8)], 2: []}, document)
+    assert (hit["AP50"], hit["voc07_ap50"], hit["voc_ap50"]) == pytest.approx((100, 100, 100))
+    missed = judge({1: [found(1, 3, BOX, 0.8)], 2: []}, document)
+    assert missed["AP50"] == pytest.approx(100)
+
+
+def test_only_the_best_detections_of_an_image_count() -> None:
+    document = truth([(1, 3, BOX)])
+    detections = {1: [found(1, 3, BOX, 0.1), found(1, 3, OTHER, 0.9)], 2: []}
+    assert judge(detections, document, max_detections=2)["AP50"] == pytest.approx(50)
+    assert judge(detections, document, max_detections=1)["AP50"] == pytest.approx(0)
+
+
+def test_nothing_found_scores_zero() -> None:
+    metrics = judge({1: [], 2: []}, truth([(1, 3, BOX)]))
+    assert set(metrics.values()) == {0.0}
+
+
+def test_ground_truth_is_not_written_to_and_nothing_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    document = truth([(1, 3, BOX)])
+    before = repr(document)
+    judge({1: [found(1, 3, BOX, 0.9)], 2: []}, document)
+    assert repr(document) == before
+    assert capsys.readouterr().out == ""
+
+
+def test_eleven_points_and_area_by_hand() -> None:
+    recall, precision = np.array([0.25, 0.25, 0.5]), np.array([1.0, 0.5, 2 / 3])
+    assert eleven_points(recall, precision) == pytest.approx((3 * 1 + 3 * 2 / 3) / 11)
+    assert area(recall, precision) == pytest.approx(0.25 * 1 + 0.25 * 2 / 3)
+
+
+def test_voc_gives_a_detection_to_the_box_it_overlaps_most() -> None:
+    near = (12.0, 10.0, 20.0, 20.0)
+    document = truth([(1, 3, BOX), (1, 3, near)])
+    both_nearest_to_one = [found(1, 3, BOX, 0.9), found(1, 3, (10.5, 10.0, 20.0, 20.0), 0.8)]
+    assert voc_ap50(document, both_nearest_to_one)["voc_ap50"] == pytest.approx(0.5)
+
+
+def test_voc_has_no_value_without_objects() -> None:
+    assert voc_ap50(truth([]), [found(1, 3, BOX, 0.9)]) == {}
+
+
+def test_boxes_return_to_pixels_on_disk() -> None:
+    boxes = torch.tensor([[10.0, 20.0, 50.0, 40.0], [-5.0, 0.0, 90.0, 60.0]])
+    back = to_disk(boxes, size=(50, 80), original=(100, 320))
+    assert back.tolist() == [[40.0, 40.0, 200.0, 80.0], [0.0, 0.0, 320.0, 100.0]]
+
+
+class Scripted:
+    """A detector that answers from a script."""
+
+    name, family, library = "scripted", "dense", "none"
+    classes = ("cat", "dog")
+
+    def __init__(self, answers: Sequence[Sequence[tuple[Sequence[float], float, int]]]) -> None:
+        self.model = nn.Sequential(nn.Linear(1, 1), nn.Dropout())
+        self.model[1].eval()
+        self.answers = list(answers)
+        self.modes: list[bool] = []
+
+    def predict(self, images: Tensor, image_sizes: list[tuple[int, int]]) -> list[dict[str, Tensor]]:
+        self.modes.append(self.model.training)
+        results = [self.answers.pop(0) for _ in image_sizes]
+        return [
+            {
+                "boxes": torch.tensor([list(b) for b, _, _ in r]).reshape(-1, 4),
+                "scores": torch.tensor([s for _, s, _ in r]),
+                "labels": torch.tensor([label for _, _, label in r], dtype=torch.int64),
+            }
+            for r in results
+        ]
+
+
+def batch(ids: Sequence[int]) -> Batch:
+    n = len(ids)
+    return Batch(
+        torch.zeros(n, 3, 64, 64), [(50, 50)] * n, [torch.zeros(0, 4)] * n, [torch.zeros(0, dtype=torch.int64)] * n,
+        list(ids), [(100, 200)] * n,
+    )
+
+
+def test_detector_is_judged_on_disk_pixels_with_categories_by_name() -> None:
+    resized = (2.5, 5.0, 7.5, 15.0)  # BOX as xyxy (10, 10, 30, 30), through 200 x 100 -> 50 x 50
+    detector = Scripted([[(resized, 0.9, 0)], [(resized, 0.8, 1)]])
+    metrics = evaluate(detector, [batch([1]), batch([2])], truth([(1, 3, BOX), (2, 7, BOX)]))  # type: ignore[arg-type]
+    assert metrics["AP"] == pytest.approx(100)
+    assert detector.modes == [False, False]
+    assert [m.training for m in detector.model.modules()] == [True, True, False]  # as it was found
+
+
+def test_image_seen_by_two_processes_counts_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    box = (2.5, 5.0, 7.5, 15.0)
+    wrong = (20.0, 5.0, 30.0, 15.0)
+    other = {1: [found(1, 3, BOX, 0.95)], 2: [found(2, 7, BOX, 0.8)]}
+    monkeypatch.setattr(module.ranks, "gather", lambda mine: [mine, other])
+    detector = Scripted([[(box, 0.9, 0), (wrong, 0.5, 0)]])
+    metrics = evaluate(detector, [batch([1])], truth([(1, 3, BOX), (2, 7, BOX)]))  # type: ignore[arg-type]
+    assert metrics["AP"] == pytest.approx(100)
+
+
+def test_missing_and_unknown_images_are_refused() -> None:
+    with pytest.raises(DataError, match=r"saw 1 images, the ground truth has 2: 1 never came \(first: \[2\]\)"):
+        evaluate(Scripted([[]]), [batch([1])], truth([(1, 3, BOX)]))  # type: ignore[arg-type]
+    with pytest.raises(DataError, match=r"1 are unknown \(\[9\]\)"):
+        judge({1: [], 2: [], 9: []}, truth([(1, 3, BOX)]))
+
+
+def test_other_classes_are_refused_with_both_lists() -> None:
+    detector = Scripted([])
+    detector.classes = ("cat", "horse")  # type: ignore[assignment]
+    with pytest.raises(DataError, match="detector has cat, horse; data has dog, cat"):
+        evaluate(detector, [], truth([]))  # type: ignore[arg-type]

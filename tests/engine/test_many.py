@@ -1,0 +1,57 @@
+"""Two processes under torchrun: the same training as one process with the whole batch."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from kdflow.engine.loop import fit
+from kdflow.engine.machine import Machine
+from tests.engine.drive_many import quiet_plan
+from tests.engine.fakes import arguments, differences, loader, make_recipe
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("many")
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    script = str(Path(__file__).with_name("drive_many.py"))
+    done = subprocess.run(
+        [*command, script, str(folder)], env=environment, capture_output=True, text=True, timeout=240, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return torch.load(folder / "found.pt", weights_only=True)
+
+
+def test_two_processes_train_like_one_with_the_whole_batch(
+    found: dict[str, Any], machine: Machine, tmp_path: Path
+) -> None:
+    plan = quiet_plan()
+    result = fit(plan, loader, make_recipe(), **arguments(tmp_path, device=machine))
+    torch.testing.assert_close(found["quiet"], dict(plan.state_dict()), rtol=1e-5, atol=1e-6)
+    assert found["history"] == pytest.approx([e.total for e in result.history], rel=1e-5)
+
+
+def test_processes_draw_different_numbers(found: dict[str, Any]) -> None:
+    assert found["parts"] == [0, 1]
+
+
+def test_killed_processes_resume_to_the_same_weights(found: dict[str, Any]) -> None:
+    assert found["resumed_from"] == 8
+    assert len(found["alone"]["random"]) == 2
+    assert differences(found["killed"], found["alone"]) == []
+
+
+def test_a_hook_of_the_first_process_stops_all(found: dict[str, Any]) -> None:
+    assert found["stopped"] == [("stopped", "pruned", 5), ("stopped", "pruned", 5)]
+
+
+def test_parameter_that_no_term_reaches_is_named(found: dict[str, Any]) -> None:
+    assert found["culprit"] == "ops.idle.weight"

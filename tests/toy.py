@@ -1,0 +1,109 @@
+"""A toy detector: two maps, one head, one loss. Small enough to follow by hand, with everything a graph meets in a real one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kdflow.kinds import SCALAR
+from kdflow.ports import Call, PortSpec, Stage, standard_port
+
+
+class Model(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.backbone = nn.Sequential(nn.Conv2d(3, width, 3, 2, 1), nn.BatchNorm2d(width), nn.ReLU())
+        self.neck = nn.ModuleList([nn.Conv2d(width, width, 1), nn.Conv2d(width, width, 3, 2, 1)])
+        self.head = nn.Conv2d(width, 2, 1)
+
+
+class Backbone(nn.Module):
+    def __init__(self, model: Model) -> None:
+        super().__init__()
+        self.layers = model.backbone
+
+    def forward(self, images: Tensor) -> dict[str, Any]:
+        return {"maps": [self.layers(images)]}
+
+
+class Neck(nn.Module):
+    def __init__(self, model: Model) -> None:
+        super().__init__()
+        self.layers = model.neck
+
+    def forward(self, maps: list[Tensor]) -> dict[str, Any]:
+        return {"maps": [layer(maps[0]) for layer in self.layers]}
+
+
+class Head(nn.Module):
+    def __init__(self, model: Model) -> None:
+        super().__init__()
+        self.conv = model.head
+        self.calls = 0
+
+    def forward(self, maps: list[Tensor], scale: float = 1.0) -> dict[str, Any]:
+        self.calls += 1
+        return {"logits": [scale * self.conv(m).flatten(2).transpose(1, 2) for m in maps]}
+
+
+class Sample(nn.Module):
+    """Draws, so that random streams can be seen."""
+
+    def forward(self, logits: list[Tensor]) -> dict[str, Any]:
+        return {"positive": [torch.rand(x.shape[:2]) < 0.5 for x in logits]}
+
+
+class Loss(nn.Module):
+    def forward(self, logits: list[Tensor], boxes: list[Tensor]) -> dict[str, Any]:
+        count = sum(len(b) for b in boxes)
+        return {"loss": sum(x.square().mean() for x in logits) * (1 + count)}
+
+
+@dataclass
+class Toy:
+    name: str = "toy"
+    family: str = "dense"
+    library: str = "tests"
+    classes: tuple[str, ...] = ("a", "b")
+    width: int = 4
+    size_divisor: int = 4
+    losses: dict[str, str] = field(default_factory=lambda: {"loss": "losses.loss"})
+
+    def __post_init__(self) -> None:
+        self.model = Model(self.width)
+
+        def port(name: str, stage: str, key: str, **more: Any) -> PortSpec:
+            return standard_port(name, self.family, stage, key, **more)
+
+        self.ports = {
+            "backbone": port("backbone", "backbone", "maps", channels=(self.width,), strides=(2,)),
+            "neck": port("neck", "neck", "maps", channels=(self.width,) * 2, strides=(2, 4)),
+            "head.logits": port("head.logits", "head", "logits", form="sigmoid"),
+            "assign.positive": port("assign.positive", "assign", "positive"),
+            "losses.loss": PortSpec(SCALAR, "loss", "loss"),
+        }
+        self.stages = {
+            "backbone": Stage(Backbone(self.model), {"images": "images"}, ("maps",)),
+            "neck": Stage(Neck(self.model), {"maps": "backbone"}, ("maps",)),
+            "head": Stage(Head(self.model), {"maps": "neck"}, ("logits",), options={"scale": 1.0}),
+            "assign": Stage(Sample(), {"logits": "head.logits"}, ("positive",), stochastic=True),
+            "loss": Stage(Loss(), {"logits": "head.logits", "boxes": "targets.boxes"}, ("loss",)),
+        }
+        self.calls = {
+            "head": Call({"features": "neck"}, {"logits": "head.logits"}, {"scale": "head"}),
+            "everything": Call({"maps": "neck:maps"}, {"neck": "neck", "logits": "head.logits"}),
+        }
+
+    def predict(self, images: Tensor, image_sizes: list[tuple[int, int]]) -> list[dict[str, Tensor]]:
+        raise NotImplementedError
+
+    def source(self) -> str:
+        return ""
+
+
+def toys(teacher_width: int = 4) -> dict[str, Any]:
+    torch.manual_seed(0)
+    return {"student": Toy(), "teacher": Toy(width=teacher_width)}
