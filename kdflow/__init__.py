@@ -1,1 +1,48 @@
-"""kdflow: declare a knowledge-distillation method for object detectors in one YAML file, and run it."""
+"""Declare a knowledge-distillation method for object detectors in one YAML file, and run it.
+
+    import kdflow
+
+    result = kdflow.run("defeat", steps=100)             # declare, check, compile, train, evaluate, record
+    plan = kdflow.compile("pkd", values={...})           # a formula on given tensors, without any detector
+    print(kdflow.results(by="taxonomy", published=True)) # what was measured, beside what was published
+
+Names are loaded when they are first used, so importing kdflow is fast and does not load torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from kdflow.api import compile, load, results, run
+    from kdflow.errors import KdflowError, SpecError
+    from kdflow.graph.plan import Plan
+    from kdflow.operation import op
+    from kdflow.spec.bench import Bench
+    from kdflow.spec.method import Method
+
+__version__ = "0.1.0"
+__all__ = [
+    "load", "compile", "run", "results",
+    "Plan", "Method", "Bench", "op",
+    "KdflowError", "SpecError", "__version__",
+]
+
+_PLACES = {
+    "load": "kdflow.api", "compile": "kdflow.api", "run": "kdflow.api", "results": "kdflow.api",
+    "Plan": "kdflow.graph.plan", "Method": "kdflow.spec.method", "Bench": "kdflow.spec.bench", "op": "kdflow.operation",
+    "KdflowError": "kdflow.errors", "SpecError": "kdflow.errors",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        raise AttributeError(f"module kdflow has no name {name!r}")
+    value = getattr(importlib.import_module(_PLACES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -86,7 +86,8 @@ class Op:
         stochastic: Draws random numbers, so it gets a stream of its own and never merges with an equal node.
         no_grad: Evaluated without gradient (masks, selections, gates).
         zero_at_equality: Its value is 0 when student equals teacher; checked by the contract tests.
-        example: Options for the contract tests where defaults do not suffice.
+        example: For the contract tests: options where defaults do not suffice, and the axes (``"n c"``) of inputs that
+            take any tensor but cannot take all.
         infer: For functions whose result sizes depend on data: called like the function on fake tensors, returns fake tensors of
             plausible size. None where the function itself runs on fake tensors.
     """

@@ -8,9 +8,14 @@ was replaced.
 
 from __future__ import annotations
 
+import inspect
+import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from pydantic import BaseModel, ConfigDict, create_model
 
 from kdflow.kinds import BOXES, LABELS, MAP, SIZES, Kind
 from kdflow.registry import Registry
@@ -206,6 +211,17 @@ class DetectorFamily:
     library: str
     licence: str
     doc: str = ""
+
+    @cached_property
+    def options(self) -> type[BaseModel]:
+        """Pydantic model of the keyword options that a bench may give; unknown keys are refused."""
+        hints = typing.get_type_hints(self.build, include_extras=True)
+        fields: dict[str, Any] = {
+            name: (hints.get(name, Any), ... if parameter.default is inspect.Parameter.empty else parameter.default)
+            for name, parameter in inspect.signature(self.build).parameters.items()
+            if name not in ("classes", "weights")
+        }
+        return create_model("options", __config__=ConfigDict(extra="forbid", frozen=True), **fields)
 
 
 DETECTORS: Registry[DetectorFamily] = Registry("detector", "kdflow.detectors")

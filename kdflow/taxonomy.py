@@ -96,9 +96,9 @@ class Tree:
         return tuple(above)
 
     def covers(self, upper: str, name: str) -> bool:
-        """True when ``name`` is ``upper`` or stands below it."""
+        """True when ``name`` is ``upper`` or stands below it; False for a name that is not in this tree."""
         above = self.node(upper)
-        return name == upper or above in self.ancestors(name)
+        return name in self and (name == upper or above in self.ancestors(name))
 
     def depth(self, name: str) -> int:
         """0 for a root."""

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from kdflow.cli.console import columns, note, say, say_json
-from kdflow.cli.options import JsonOption
+from kdflow.cli.options import JsonOption, PluginOption
 from kdflow.errors import UsageError, choices
 
 if TYPE_CHECKING:
     from kdflow.cli.describe import OpFacts
 
 Pattern = Annotated[str, typer.Argument(metavar="[PATTERN]", help="A name, or a pattern such as 'loss.*'.")]
-Plugin = Annotated[list[Path] | None, typer.Option("--plugin", metavar="FILE", help="A Python file with ops of your own. Repeatable.")]
 
 
-def ops(pattern: Pattern = "*", plugin: Plugin = None, json: JsonOption = False) -> None:
+def ops(pattern: Pattern = "*", plugin: PluginOption = None, json: JsonOption = False) -> None:
     """List operations; one name shows its inputs with their kinds, its options with defaults, and what it gives."""
     from kdflow.cli.describe import describe_op
     from kdflow.experiment.setup import load_plugin

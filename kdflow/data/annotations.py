@@ -126,8 +126,13 @@ class Annotations:
         keep = ~np.any(list(faulty.values()), axis=0) & ~(outside & (boxes[:, 2:] <= 0).any(axis=1))
         changed = int(outside.sum() + (~keep & ~outside).sum())
         return replace(
-            self, owners=self.owners[keep], boxes=boxes[keep], labels=self.labels[keep], areas=areas[keep],
-            ignored=self.ignored[keep], repaired=self.repaired + changed,
+            self,
+            owners=self.owners[keep],
+            boxes=boxes[keep],
+            labels=self.labels[keep],
+            areas=areas[keep],
+            ignored=self.ignored[keep],
+            repaired=self.repaired + changed,
         )
 
     def coco(self) -> dict[str, Any]:
@@ -192,7 +197,10 @@ class AnnotationsBuilder:
         owners = np.asarray(self.owners, dtype=np.int64)
         order = np.argsort(owners, kind="stable")
         return Annotations(
-            place=self.place, classes=self.classes, files=tuple(self.files), names=tuple(self.names),
+            place=self.place,
+            classes=self.classes,
+            files=tuple(self.files),
+            names=tuple(self.names),
             ids=np.asarray(self.ids, dtype=np.int64),
             sizes=np.asarray(self.sizes, dtype=np.int64).reshape(-1, 2),
             owners=owners[order],

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from kdflow.data.annotations import Annotations, Trouble
+from kdflow.data.dataset import DECODING_ERRORS
 from kdflow.data.findings import Finding, faults_of, group, notes_of, raise_faults, shared_images
 from kdflow.data.folders import open_folder
 from kdflow.data.formats import DataSource
@@ -111,7 +112,7 @@ def _broken_files(table: Annotations) -> Iterator[tuple[Trouble, str]]:
                 found = (image.width, image.height)
         except FileNotFoundError:
             continue  # already counted as missing
-        except (OSError, SyntaxError, ValueError) as error:
+        except DECODING_ERRORS as error:
             yield Trouble.BROKEN_FILE, f"{name} ({_first_line(error)})"
             continue
         if found != (width, height) and min(width, height) > 0:
@@ -120,5 +121,3 @@ def _broken_files(table: Annotations) -> Iterator[tuple[Trouble, str]]:
 
 def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
-
-

@@ -118,7 +118,9 @@ def _categories(path: Path, document: Mapping[str, Any]) -> dict[Any, str]:
     names = {row["id"]: str(row["name"]) for row in rows}
     twice = sorted({name for name in names.values() if list(names.values()).count(name) > 1})
     if len(names) < len(rows) or twice:
-        raise DataError(f"{path}  categories: ids and names must differ from each other (twice: {', '.join(twice) or 'an id'})")
+        raise DataError(
+            f"{path}  categories: ids and names must differ from each other (twice: {', '.join(twice) or 'an id'})"
+        )
     return names
 
 
@@ -199,7 +201,10 @@ def _side(value: Any) -> int:
 DATASETS.add(
     "coco",
     DataFormat(
-        options=CocoOptions, classes=class_names, splits=lambda options: tuple(split_files(options)), read=read_split,
+        options=CocoOptions,
+        classes=class_names,
+        splits=lambda options: tuple(split_files(options)),
+        read=read_split,
         doc="COCO JSON folders: annotations/instances_train2017.json beside train2017/",
     ),
 )

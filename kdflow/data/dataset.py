@@ -11,9 +11,12 @@ from torch.utils.data import Dataset
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as F  # noqa: N812  (torchvision's own name for it)
 
-from kdflow.data.annotations import Annotations
-from kdflow.data.transforms import Geometry, Sample, as_boxes, resize
+from kdflow.data.annotations import Annotations, Trouble
+from kdflow.data.transforms import Geometry, Sample, as_boxes, clean, resize
 from kdflow.errors import DataError
+
+DECODING_ERRORS = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
+"""What Pillow raises for files that are missing, cut, of no known format or absurdly large."""
 
 
 class DetectionSet(Dataset[Sample]):
@@ -40,8 +43,8 @@ class DetectionSet(Dataset[Sample]):
         image = self._decode(index)
         if image.shape[-2:] != (height, width):
             raise DataError(
-                f"{table.place}  image size differs from the annotation: {table.names[index]} is "
-                f"{image.shape[-1]}x{image.shape[-2]} on disk and {width}x{height} in the annotation (width x height)"
+                f"{table.place}  {Trouble.OTHER_SIZE}: {table.names[index]} is "
+                f"{image.shape[-1]}x{image.shape[-2]}, annotated {width}x{height}"
             )
         rows = table.rows(index)
         counts = ~table.ignored[rows]
@@ -56,13 +59,13 @@ class DetectionSet(Dataset[Sample]):
         )
 
     def resized(self, index: int, geometry: Geometry) -> Sample:
-        """Sample ``index`` at the detector's input size, from memory where the geometry says resident."""
+        """Sample ``index`` at the input size of the geometry, boxes cleaned; from memory where the geometry says so."""
         height, width = (int(side) for side in self.annotations.sizes[index])
         size = geometry.target(height, width)
         if not geometry.resident:
-            return resize(self[index], size)
+            return clean(resize(self[index], size))
         if (index, size) not in self._resident:
-            sample = resize(self[index], size)
+            sample = clean(resize(self[index], size))
             # a tensor of its own: decoding and resizing may leave a view of a larger or oddly strided buffer
             self._resident[index, size] = replace(sample, image=tv_tensors.Image(sample.image.contiguous()))
         return self._resident[index, size]
@@ -71,6 +74,6 @@ class DetectionSet(Dataset[Sample]):
         try:
             with Image.open(self.annotations.files[index]) as file:
                 return tv_tensors.Image(F.pil_to_tensor(file.convert("RGB")))
-        except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for missing, unknown and cut files
+        except DECODING_ERRORS as error:
             table = self.annotations
-            raise DataError(f"{table.place}  image file cannot be opened: {table.names[index]} ({error})") from error
+            raise DataError(f"{table.place}  {Trouble.BROKEN_FILE}: {table.names[index]} ({error})") from error

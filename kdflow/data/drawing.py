@@ -192,8 +192,9 @@ def _cover(outline: Outline, height: int, width: int) -> Floats:
     x1, y1 = np.minimum(np.ceil(outline.max(axis=0)).astype(int) + 2, (width, height)).tolist()
     if x1 > x0 and y1 > y0:
         mask = Image.new("L", ((x1 - x0) * FINE, (y1 - y0) * FINE))
-        # a mask pixel's centre lies half a pixel behind its corner, where Pillow counts from
-        points = (outline - (x0, y0)) * FINE - 0.5
+        points = (
+            outline - (x0, y0)
+        ) * FINE  # Pillow fills pixels that an edge touches: about FINE / 8 too many all round
         ImageDraw.Draw(mask).polygon([(float(x), float(y)) for x, y in points], fill=255)
         cover[y0:y1, x0:x1] = np.asarray(mask.reduce(FINE), dtype=np.float32) / 255
     return cover

@@ -49,6 +49,7 @@ class DataFormat:
         splits: Names of the splits that exist: ``train``, ``val`` and perhaps ``test``.
         read: Annotations of one split; DataError when nothing can be read, all else is noted in their ``problems``.
         doc: One line for listings.
+        pixels: What decides the pixels beside the files that a user gave (``shapes``: options and version of the drawing).
     """
 
     options: type[FormatOptions]
@@ -56,6 +57,7 @@ class DataFormat:
     splits: Callable[[Any], tuple[str, ...]]
     read: Callable[[Any, str], Annotations]
     doc: str = ""
+    pixels: Callable[[Any], str] = lambda options: ""
 
 
 DATASETS: Registry[DataFormat] = Registry("data format", "kdflow.data")
@@ -97,6 +99,7 @@ class Splits(Mapping[str, Split]):
 
     def __init__(self, format: DataFormat, options: FormatOptions) -> None:
         self.existing = format.splits(options)
+        self.pixels = format.pixels(options)
         self._format = format
         self._options = options
         self._annotations: dict[str, Annotations] = {}
@@ -148,8 +151,11 @@ class DataSource:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of classes, image names, sizes and boxes of all splits (not of pixels): what a trained teacher depends on."""
-        digest = hashlib.sha256(repr(self.classes).encode())
+        """Hash of classes, image names, sizes and boxes of all splits: what a trained teacher depends on.
+
+        Image files are not opened: a user who changes their pixels under the same names is not noticed.
+        """
+        digest = hashlib.sha256(repr((self.classes, self.splits.pixels)).encode())
         for split in self.splits.existing:
             table = self.splits.read(split)
             digest.update(repr((split, table.names)).encode())

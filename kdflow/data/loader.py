@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from kdflow.data.dataset import DetectionSet
 from kdflow.data.formats import Split
-from kdflow.data.transforms import Geometry, Sample, clean, flip
+from kdflow.data.transforms import Geometry, Sample, flip
 from kdflow.errors import DataError
 from kdflow.ports import Batch
 
@@ -108,7 +108,7 @@ class Prepared(Dataset[Sample | str]):
             rng = np.random.default_rng((self.seed, place.epoch, sample.image_id, _AUGMENT))
             if rng.random() < self.geometry.flip:
                 sample = flip(sample)
-        return clean(sample)
+        return sample
 
 
 @dataclass(frozen=True)
@@ -213,8 +213,18 @@ class BatchLoader:
 
 
 def make_loader(
-    split: Split, geometry: Geometry, *, batch_size: int, train: bool, seed: int, workers: int, size_divisor: int,
-    start_step: int = 0, rank: int = 0, world_size: int = 1, device: torch.device | str = "cpu",
+    split: Split,
+    geometry: Geometry,
+    *,
+    batch_size: int,
+    train: bool,
+    seed: int,
+    workers: int,
+    size_divisor: int,
+    start_step: int = 0,
+    rank: int = 0,
+    world_size: int = 1,
+    device: torch.device | str = "cpu",
 ) -> BatchLoader:
     """A loader of one split.
 

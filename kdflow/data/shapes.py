@@ -47,7 +47,9 @@ class ShapesOptions(FormatOptions):
     ragged: float = Field(default=0.0, ge=0, le=0.75, description="share by which a side may be shorter; 0: all square")
     objects: tuple[int, int] = Field(default=(1, 8), description="objects per image, before those that find no place")
     object_size: tuple[float, float] = Field(default=(0.1, 0.6), description="diameter, as a share of the shorter side")
-    contrast: tuple[float, float] = Field(default=(0.12, 0.5), description="distance of the fill from what lies beneath")
+    contrast: tuple[float, float] = Field(
+        default=(0.12, 0.5), description="distance of the fill from what lies beneath"
+    )
     occlusion: float = Field(default=0.5, ge=0, le=0.9, description="largest hidden share of an object")
     clutter: float = Field(default=0.6, ge=0, le=3, description="textures, other shapes, scribbles; 0: none")
     noise: float = Field(default=0.04, ge=0, le=1, description="standard deviation of the pixel noise, images in 0..1")
@@ -110,10 +112,16 @@ def _write_split(folder: Path, options: ShapesOptions, split: str) -> dict[str, 
         height, width = drawn.image.shape[:2]
         images.append({"id": index + 1, "file_name": name, "height": height, "width": width})
         for label, (left, top, right, bottom), mask in zip(drawn.labels, drawn.boxes, drawn.masks):
-            annotations.append({
-                "id": len(annotations) + 1, "image_id": index + 1, "category_id": label + 1, "iscrowd": 0,
-                "bbox": [left, top, right - left, bottom - top], "area": int(mask.sum()),
-            })
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": index + 1,
+                    "category_id": label + 1,
+                    "iscrowd": 0,
+                    "bbox": [left, top, right - left, bottom - top],
+                    "area": int(mask.sum()),
+                }
+            )
     categories = [{"id": label + 1, "name": name} for label, name in enumerate(options.classes)]
     info = {"description": "kdflow shapes", "version": VERSION, "options": options.model_dump(mode="json")}
     return {"info": info, "images": images, "annotations": annotations, "categories": categories}
@@ -152,7 +160,11 @@ def read_split(options: ShapesOptions, split: str) -> Annotations:
 DATASETS.add(
     "shapes",
     DataFormat(
-        options=ShapesOptions, classes=lambda options: options.classes, splits=lambda options: SPLITS, read=read_split,
+        options=ShapesOptions,
+        classes=lambda options: options.classes,
+        splits=lambda options: SPLITS,
+        read=read_split,
         doc="drawn scenes of geometric shapes, the default: nothing to download",
+        pixels=lambda options: cache_folder(options).name,
     ),
 )

@@ -13,18 +13,38 @@ from pydantic import BeforeValidator, Field
 
 from kdflow.data.annotations import Annotations, AnnotationsBuilder, Trouble
 from kdflow.data.coco import expand
+from kdflow.data.dataset import DECODING_ERRORS
 from kdflow.data.formats import DATASETS, SPLITS, DataFormat, FolderOptions
 from kdflow.errors import DataError
 
 VOC_CLASSES = (
-    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",
-    "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
+    "aeroplane",
+    "bicycle",
+    "bird",
+    "boat",
+    "bottle",
+    "bus",
+    "car",
+    "cat",
+    "chair",
+    "cow",
+    "diningtable",
+    "dog",
+    "horse",
+    "motorbike",
+    "person",
+    "pottedplant",
+    "sheep",
+    "sofa",
+    "train",
+    "tvmonitor",
 )
 CLASS_FILE = "classes.txt"
 """Optional file in the root: class names, one per line. VOC folders name their classes nowhere else."""
 
 ImageSets = Annotated[
-    tuple[str, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value),
+    tuple[str, ...],
+    BeforeValidator(lambda value: (value,) if isinstance(value, str) else value),
     Field(description="image sets by folder and name: VOC2007/trainval; without a folder, those of root itself"),
 ]
 
@@ -37,7 +57,9 @@ class VocOptions(FolderOptions):
     val: ImageSets = ()
     test: ImageSets = ()
     classes: tuple[str, ...] | None = Field(
-        default=None, min_length=1, description=f"label order; none: {CLASS_FILE} in root if it exists, else VOC's twenty"
+        default=None,
+        min_length=1,
+        description=f"label order; none: {CLASS_FILE} in root if it exists, else VOC's twenty",
     )
     one_based: bool = Field(default=True, description="corners count pixels from 1 and are inclusive, as in VOC itself")
 
@@ -126,7 +148,7 @@ def _size(tree: ElementTree.Element, file: Path) -> tuple[int, int]:
     try:
         with Image.open(file) as image:
             return image.height, image.width
-    except (OSError, SyntaxError, ValueError):
+    except DECODING_ERRORS:
         return 0, 0
 
 
@@ -171,7 +193,10 @@ def _names_in(path: Path) -> Iterator[str]:
 DATASETS.add(
     "voc",
     DataFormat(
-        options=VocOptions, classes=class_names, splits=split_names, read=read_split,
+        options=VocOptions,
+        classes=class_names,
+        splits=split_names,
+        read=read_split,
         doc="Pascal VOC folders: Annotations/*.xml, JPEGImages/, ImageSets/Main/*.txt",
     ),
 )

@@ -180,7 +180,7 @@ def build_detr(
     classes: Sequence[str], *, weights: str | None = None, backbone: str = "resnet50", backbone_weights: str | None = None,
     widths: tuple[int, ...] = (), depths: tuple[int, ...] = (), d_model: int = 256,
     encoder_layers: int = 6, decoder_layers: int = 6, heads: int = 8, ffn: int = 2048, queries: int = 100, dropout: float = 0.1,
-    auxiliary_loss: bool = True, layer_norms: Literal["last", "every"] = "last",
+    auxiliary_loss: bool = True, layer_norms: Literal["last", "every"] | None = None,
     attention: Literal["sdpa", "eager"] = "sdpa", normalize: Literal["imagenet", "none"] = "imagenet",
 ) -> HfDetector:
     """DETR (softmax over C+1 classes). Its backbone's BatchNorms are constants: give it ``backbone_weights``.
@@ -200,7 +200,8 @@ def build_detr(
         queries: Number of queries.
         dropout: Dropout rate.
         auxiliary_loss: Losses on every decoder layer, not on the last alone.
-        layer_norms: ``every`` is the library's pass under its ``auxiliary_loss`` flag, ``last`` the published one.
+        layer_norms: ``every`` is the library's pass under its ``auxiliary_loss`` flag, ``last`` the published one; not given,
+            stored models keep theirs and new ones are as published.
         attention: ``eager`` offers the attention ports.
         normalize: Pixel statistics.
     """
@@ -209,7 +210,7 @@ def build_detr(
     settings = detr_settings(backbone_config(backbone, widths, depths, (4,)), d_model, encoder_layers, decoder_layers, heads, ffn)
     settings |= {"num_queries": queries, "dropout": dropout}
     model, names = build_model(DetrForObjectDetection, settings, classes, weights, attention)
-    model.config.auxiliary_loss = layer_norms == "every"
+    model.config.auxiliary_loss = model.config.auxiliary_loss if layer_norms is None else layer_norms == "every"
     if backbone_weights:
         load_backbone(model.model.backbone.model, backbone_weights)
     factors, postprocess = loss_weights(model.config, False), Postprocess("DetrImageProcessor")
@@ -220,7 +221,7 @@ def build_conditional(
     classes: Sequence[str], *, weights: str | None = None, backbone: str = "resnet50", backbone_weights: str | None = None,
     widths: tuple[int, ...] = (), depths: tuple[int, ...] = (), d_model: int = 256,
     encoder_layers: int = 6, decoder_layers: int = 6, heads: int = 8, ffn: int = 2048, queries: int = 300, dropout: float = 0.1,
-    auxiliary_loss: bool = True, layer_norms: Literal["last", "every"] = "last",
+    auxiliary_loss: bool = True, layer_norms: Literal["last", "every"] | None = None,
     criterion: Literal["library", "published"] = "library",
     attention: Literal["sdpa", "eager"] = "sdpa", normalize: Literal["imagenet", "none"] = "imagenet",
 ) -> HfDetector:
@@ -251,7 +252,7 @@ def build_conditional(
     settings = detr_settings(backbone_config(backbone, widths, depths, (4,)), d_model, encoder_layers, decoder_layers, heads, ffn)
     settings |= {"num_queries": queries, "dropout": dropout}
     model, names = build_model(ConditionalDetrForObjectDetection, settings, classes, weights, attention)
-    model.config.auxiliary_loss = layer_norms == "every"
+    model.config.auxiliary_loss = model.config.auxiliary_loss if layer_norms is None else layer_norms == "every"
     if backbone_weights:
         load_backbone(model.model.backbone.model, backbone_weights)
     factors = loss_weights(model.config, criterion == "published")

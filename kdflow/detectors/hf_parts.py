@@ -135,11 +135,13 @@ class Match(nn.Module):
 
     Args:
         criterion: Makes the library's criterion.
+        clamp: Boxes are clamped to 0..1 first (D-FINE).
     """
 
-    def __init__(self, criterion: Callable[[], Any]) -> None:
+    def __init__(self, criterion: Callable[[], Any], clamp: bool = False) -> None:
         super().__init__()
         self.make = criterion
+        self.clamp = clamp
 
     def forward(
         self, logits: list[Tensor], boxes: list[Tensor], target_boxes: list[Tensor], target_labels: list[Tensor],
@@ -148,7 +150,8 @@ class Match(nn.Module):
         """``indices``: per layer and image (query, target) int64 on the device of the logits."""
         labels = to_labels(target_boxes, target_labels, image_sizes)
         matcher, device = self.make().matcher, logits[0].device
-        found = [matcher({"logits": x, "pred_boxes": b}, labels) for x, b in zip(logits, boxes)]
+        seen = [b.clamp(min=0, max=1) for b in boxes] if self.clamp else boxes
+        found = [matcher({"logits": x, "pred_boxes": b}, labels) for x, b in zip(logits, seen)]
         return {"indices": [[(i.to(device), j.to(device)) for i, j in layer] for layer in found]}
 
     def infer(
@@ -184,13 +187,16 @@ class Criterion(nn.Module):
         weights: Factor per name; empty where the library's criterion has applied them.
         auxiliary: Suffix pattern of earlier layers' terms (``_aux_{}``), None for a loss on the last layer alone.
         layers: Number of decoder layers.
+        clamp: Boxes are clamped to 0..1 first (D-FINE).
     """
 
     def __init__(
-        self, criterion: Callable[[], Any], names: Sequence[str], weights: Mapping[str, float], auxiliary: str | None, layers: int
+        self, criterion: Callable[[], Any], names: Sequence[str], weights: Mapping[str, float], auxiliary: str | None,
+        layers: int, clamp: bool = False,
     ) -> None:
         super().__init__()
         self.make = criterion
+        self.clamp = clamp
         self.weights = dict(weights)
         self.auxiliary = auxiliary
         count = layers - 1 if auxiliary is not None else 0
@@ -204,6 +210,7 @@ class Criterion(nn.Module):
         """Weighted scalar per loss term, and ``total``, their sum."""
         labels = to_labels(target_boxes, target_labels, image_sizes)
         criterion = self.make().to(logits[0].device)
+        boxes = [b.clamp(min=0, max=1) for b in boxes] if self.clamp else boxes
         outputs: dict[str, Any] = {"logits": logits[-1], "pred_boxes": boxes[-1]}
         if self.auxiliary is not None:
             earlier = zip(logits[:-1], boxes[:-1])
@@ -298,7 +305,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class HfDetector:
     """A detector of the transformers library as stages; see :class:`kdflow.ports.Detector` for the shared attributes.
 
@@ -366,7 +373,7 @@ PREDICTIONS = {"logits": "decoder.logits", "boxes": "decoder.boxes"}
 def matching_stages(criterion: Criterion) -> tuple[dict[str, Stage], dict[str, PortSpec]]:
     """Targets, matching and criterion of the decoder layers, in this order, with their ports."""
     stages, ports = target_stages()
-    match = Match(criterion.make)
+    match = Match(criterion.make, criterion.clamp)
     stages["match"] = Stage(match, {**PREDICTIONS, **TARGET_INPUTS}, ("indices",), infer=match.infer)
     stages["criterion"] = Stage(
         criterion, {**PREDICTIONS, "pairs": "match.indices", **TARGET_INPUTS}, (*criterion.names, "total"), infer=criterion.infer

@@ -74,7 +74,7 @@ def query_stages(core: Any, decoder: rt.Decoder) -> dict[str, Stage]:
 
 def proposal_stages(criterion: Criterion, layers: int) -> tuple[dict[str, Stage], dict[str, PortSpec]]:
     """Matching and loss of the chosen encoder tokens."""
-    match, loss = Match(criterion.make), rt.ProposalLoss(criterion, layers)
+    match, loss = Match(criterion.make, criterion.clamp), rt.ProposalLoss(criterion, layers)
     inputs = {"logits": "encoder.logits", "boxes": "encoder.boxes", **TARGET_INPUTS}
     stages = {
         "match.proposals": Stage(match, inputs, ("indices",), infer=match.infer),

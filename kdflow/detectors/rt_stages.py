@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kdflow.detectors.hf_parts import Criterion, Grid, ImageSizes, attention_weights, flatten, grid_of, to_labels, unsigmoid
+from kdflow.detectors.hf_parts import Criterion, Grid, ImageSizes, Labels, attention_weights, flatten, grid_of, to_labels, unsigmoid
 from kdflow.errors import UsageError
 
 
@@ -274,7 +274,7 @@ class ProposalLoss(nn.Module):
 
     def __init__(self, criterion: Criterion, layers: int) -> None:
         super().__init__()
-        self.inside = Criterion(criterion.make, criterion.base, criterion.weights, None, 1)
+        self.inside = Criterion(criterion.make, criterion.base, criterion.weights, None, 1, criterion.clamp)
         self.names = tuple(f"{name}_aux_{layers - 1}" for name in criterion.base)
 
     def forward(self, **values: Any) -> dict[str, Any]:
@@ -289,15 +289,21 @@ class ProposalLoss(nn.Module):
 
 
 class DenoisingLoss(nn.Module):
-    """The library's loss on the denoising queries of all layers; 0 without such queries."""
+    """The library's loss on the denoising queries of all layers; 0 without such queries.
 
-    def __init__(self, criterion: Criterion, layers: int) -> None:
+    Args:
+        criterion: The decoder layers' criterion.
+        layers: Number of decoder layers.
+        names: Names of the terms of one layer.
+    """
+
+    def __init__(self, criterion: Criterion, layers: int, names: tuple[str, ...] = ()) -> None:
         super().__init__()
         self.make = criterion.make
-        self.names = tuple(f"{name}_dn_{i}" for i in range(layers) for name in criterion.base)
+        self.names = tuple(f"{name}_dn_{i}" for i in range(layers) for name in names or criterion.base)
 
     def forward(
-        self, noise: Noise | None, denoised: dict[str, list[Tensor]] | None, boxes: list[Tensor], labels: list[Tensor],
+        self, noise: Noise | None, denoised: dict[str, Any] | None, boxes: list[Tensor], labels: list[Tensor],
         image_sizes: ImageSizes,
     ) -> dict[str, Any]:
         """Scalars by name; the divisor is the number of objects times the number of denoising groups."""
@@ -306,15 +312,33 @@ class DenoisingLoss(nn.Module):
         targets = to_labels(boxes, labels, image_sizes)
         criterion = self.make().to(boxes[0].device)
         pairs = criterion.get_cdn_matched_indices(noise.meta, targets)
-        divisor = float(max(sum(map(len, labels)), 1)) * noise.meta["dn_num_group"]
+        divisor = object_count(labels) * noise.meta["dn_num_group"]
         terms: dict[str, Any] = {}
-        for i, (logits, found) in enumerate(zip(denoised["logits"], denoised["boxes"])):
-            for loss in criterion.losses:
-                values = criterion.get_loss(loss, {"logits": logits, "pred_boxes": found}, targets, pairs, divisor)
-                terms |= {f"{n}_dn_{i}": v * criterion.weight_dict[n] for n, v in values.items() if n in criterion.weight_dict}
+        for i, outputs in enumerate(self.layers(denoised)):
+            terms |= layer_terms(criterion, outputs, targets, pairs, divisor, f"_dn_{i}")
         return terms
+
+    def layers(self, denoised: dict[str, Any]) -> list[dict[str, Tensor]]:
+        """What the library's loss reads of each layer."""
+        return [{"logits": x, "pred_boxes": b} for x, b in zip(denoised["logits"], denoised["boxes"])]
 
     def infer(self, boxes: list[Tensor], **rest: Any) -> dict[str, Any]:
         """Scalars."""
         del rest
         return {name: boxes[0].new_zeros(()) for name in self.names}
+
+
+def object_count(labels: list[Tensor]) -> float:
+    """Objects in the batch, at least 1: the library's divisor."""
+    return float(max(sum(map(len, labels)), 1))
+
+
+def layer_terms(
+    criterion: Any, outputs: dict[str, Tensor], targets: Labels, pairs: list[tuple[Tensor, Tensor]], divisor: float, suffix: str
+) -> dict[str, Tensor]:
+    """The library's weighted loss terms of one layer on given pairs."""
+    terms: dict[str, Tensor] = {}
+    for loss in criterion.losses:
+        values = criterion.get_loss(loss, outputs, targets, pairs, divisor)
+        terms |= {f"{n}{suffix}": v * criterion.weight_dict[n] for n, v in values.items() if n in criterion.weight_dict}
+    return terms

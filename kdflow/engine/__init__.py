@@ -1,0 +1,1 @@
+"""Training, evaluation and their safety: one loop for every method, detector and teacher."""

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 class MovingAverage:
     """Exponential moving average of a module's floating-point parameters; buffers are taken over as they are.
 
-    The decay grows as ``(1 + n) / (10 + n)`` over the updates ``n`` until it reaches ``decay``, so that the first weights do
-    not linger in short runs.
+    The decay grows as ``(1 + n) / (10 + n)`` over the updates ``n`` until it reaches ``decay``, so that the first weights
+    do not linger in short runs.
 
     Args:
         module: The student, already on its device.

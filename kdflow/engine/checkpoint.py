@@ -100,8 +100,8 @@ class Checkpoints:
     def _check(self, path: Path, state: Mapping[str, Any]) -> None:
         if state["run"] != self.run_hash:
             raise UsageError(
-                f'{path} was written by run "{state["run"]}", this is run "{self.run_hash}": the spec, bench, seed or code '
-                "differ. Restore them to resume, or start again in another folder (or without resuming)"
+                f'{path} was written by run "{state["run"]}", this is run "{self.run_hash}": the spec, bench, seed or '
+                "code differ. Restore them to resume, or start again in another folder (or without resuming)"
             )
         if state["world_size"] != self.world_size:
             raise UsageError(

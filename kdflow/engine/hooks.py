@@ -12,7 +12,7 @@ from typing import Protocol
 
 
 class StopRun(Exception):  # noqa: N818 - a signal, not an error
-    """Raised by a hook to end the run early (a pruned trial); the run then ends with status ``stopped`` and this reason."""
+    """Raised by a hook to end the run early (a pruned trial); the run then ends as ``stopped``, with this reason."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class RunStarted:
 
 @dataclass(frozen=True)
 class StepEvent:
-    """Values since the last such event (every ``log_every`` steps and at the end of a phase), averaged over steps and ranks.
+    """Means over steps and ranks since the last such event (every ``log_every`` steps and at the end of a phase).
 
     Attributes:
         step: Steps done.

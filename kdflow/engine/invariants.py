@@ -1,4 +1,4 @@
-"""What must hold while a run trains; what does not hold stops it with a name (:class:`~kdflow.errors.InvariantError`)."""
+"""What must hold while a run trains; what does not, stops it by name (:class:`~kdflow.errors.InvariantError`)."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ class FiniteWatch:
             step, order = min(bad)
             raise InvariantError(
                 self._names[order].rpartition(" ")[2],
-                f"not finite at step {step + 1}; nothing after the last checkpoint was kept. Lower the learning rate or the "
-                "term's weight, clip the gradient, or train in fp32",
+                f"not finite at step {step + 1}; nothing after the last checkpoint was kept. Lower the learning rate or "
+                "the term's weight, clip the gradient, or train in fp32",
             )
 
 
@@ -59,9 +59,9 @@ class _Judged:
 
 
 class LifeWatch:
-    """Every distillation term lives: within 20 steps whose groups are not empty, its unscheduled value was not zero and its
-    gradient reached what trains.
+    """Every distillation term lives.
 
+    Within 20 steps whose groups are not empty, its unscheduled value was not zero and its gradient reached what trains.
     A term is looked at until it has lived once and never again; each look synchronises with the device.
 
     Args:
@@ -82,7 +82,7 @@ class LifeWatch:
 
         Args:
             outcome: The pass.
-            reached: Parameters that a gradient has to reach: the student's, or all that train where the student does not.
+            reached: Parameters that a gradient has to reach: the student's, or all that train where it does not.
             scale: Factor on the value, so that a small gradient does not vanish in fp16.
 
         Raises:
@@ -104,12 +104,12 @@ class LifeWatch:
     def _verdict(self, judged: _Judged) -> str:
         if judged.nonzero:
             return (
-                f"in {judged.steps} steps no gradient of this term reached the student; look for a detached or teacher-only "
-                "input (kdflow explain shows the graph)"
+                f"in {judged.steps} steps no gradient of this term reached the student; look for a detached or "
+                "teacher-only input (kdflow explain shows the graph)"
             )
         return (
-            f"its unscheduled value was 0 in {judged.steps} steps with a non-empty group; check that student and teacher are "
-            "different tensors, and the term's masks, rows and factors"
+            f"its unscheduled value was 0 in {judged.steps} steps with a non-empty group; check that student and teacher "
+            "are different tensors, and the term's masks, rows and factors"
         )
 
     def state_dict(self) -> dict[str, list[int]]:
@@ -143,7 +143,9 @@ class TeacherWatch:
     ) -> None:
         wanted = {id(p) for p in trained}
         self._teachers = {
-            name: teacher for name, teacher in teachers.items() if not any(id(p) in wanted for p in teacher.parameters())
+            name: teacher
+            for name, teacher in teachers.items()
+            if not any(id(p) in wanted for p in teacher.parameters())
         }
         self._refuse_in(optimizer)
         self._before = {name: _checksums(teacher) for name, teacher in self._teachers.items()}
@@ -167,10 +169,10 @@ class TeacherWatch:
         for owner, teacher in self._teachers.items():
             for name, module in teacher.named_modules():
                 if module.training:
-                    raise InvariantError(_path(owner, name), "the teacher is in training mode; its statistics would drift")
+                    raise InvariantError(_path(owner, name), "a teacher is in training mode; its statistics would drift")
             for name, parameter in teacher.named_parameters():
                 if parameter.requires_grad:
-                    raise InvariantError(_path(owner, name), "a teacher's parameter requires gradient; teachers are frozen")
+                    raise InvariantError(_path(owner, name), "a teacher's parameter requires gradient; it must be frozen")
             self._compare(owner, _checksums(teacher, buffers_only=not thorough))
 
     def _compare(self, owner: str, now: Mapping[str, Tensor]) -> None:
@@ -182,7 +184,7 @@ class TeacherWatch:
         if culprits:
             raise InvariantError(
                 _path(owner, culprits[0]),
-                f"the teacher changed during training ({len(culprits)} of {len(now)} tensors); it must stay as it was loaded",
+                f"the teacher changed during training ({len(culprits)} of {len(now)} tensors); it must stay as loaded",
             )
 
     def _refuse_in(self, optimizer: torch.optim.Optimizer) -> None:
@@ -228,6 +230,6 @@ def require_teacher(metrics: Metrics, name: str = "teacher", chance: float = CHA
     if not found > chance:
         raise InvariantError(
             name,
-            f"AP50 {found:.2f} % on this bench's data is no better than chance, so there is nothing to learn from it. Check its "
-            "weights, its class names and their order, and its input size",
+            f"AP50 {found:.2f} % on this bench's data is no better than chance, so there is nothing to learn from it. "
+            "Check its weights, its class names and their order, and its input size",
         )

@@ -55,8 +55,7 @@ class Journal:
     def _read(self, run_hash: str) -> bool:
         if not self.path.exists():
             return False
-        lines = self.path.read_text(encoding="utf-8").split("\n")[:-1]  # what follows the last newline is cut off
-        entries: list[dict[str, Any]] = [json.loads(line) for line in lines]
+        entries = _whole_lines(self.path.read_text(encoding="utf-8", errors="replace"))
         if not entries or entries[0] != {"run": run_hash}:
             return False
         for entry in entries[1:]:
@@ -65,10 +64,22 @@ class Journal:
         return True
 
     def _rewrite(self, run_hash: str) -> None:
-        lines = [json.dumps({"run": run_hash}) + "\n", *map(_line, self.steps.values()), *map(_line, self.evaluations.values())]
+        events: list[StepEvent | EvaluationEvent] = [*self.steps.values(), *self.evaluations.values()]
+        lines = [json.dumps({"run": run_hash}) + "\n", *map(_line, events)]
         temporary = self.path.with_name(f"{NAME}.new")
         temporary.write_text("".join(lines), encoding="utf-8")
         temporary.replace(self.path)
+
+
+def _whole_lines(text: str) -> list[dict[str, Any]]:
+    """Entries up to the first line that a kill cut off."""
+    entries: list[dict[str, Any]] = []
+    for line in text.split("\n")[:-1]:
+        try:
+            entries.append(json.loads(line))
+        except ValueError:
+            break
+    return entries
 
 
 def _line(event: StepEvent | EvaluationEvent) -> str:

@@ -36,7 +36,7 @@ class FitResult:
         metrics: Metrics of the last evaluation.
         history: Reported steps, each once, those before a resume included.
         evaluations: Evaluations, likewise.
-        unproven: Distillation terms that have not been seen alive, because the run was short or their groups were empty.
+        unproven: Distillation terms not seen alive, because the run was short or their groups were empty.
         notes: What was guaranteed and what was passed over, in words.
         folder: Where ``last.pt`` and ``best.pt`` lie.
     """
@@ -77,7 +77,7 @@ def fit(
 
     Args:
         plan: Student, frozen teachers and terms; moved to the device and trained in place.
-        loader: ``loader(k)`` gives batches k, k+1, ... without end; one optimizer step takes ``recipe.accumulate`` of them.
+        loader: ``loader(k)`` gives batches k, k+1, ... without end; one step takes ``recipe.accumulate`` of them.
         recipe: Optimizer, schedule, precision and intervals.
         folder: Checkpoints and journal of this run and no other.
         total_steps: Optimizer steps of the whole run (the recipe may say epochs).
@@ -85,8 +85,8 @@ def fit(
         seed: Seeds the generators of a fresh run.
         run_hash: Identity of the run; checkpoints of another one are refused.
         hooks: Listeners, called in the first process.
-        evaluate: ``evaluate(plan) -> metrics``, with the averaged weights in place where the recipe keeps an average; called in
-            every process, and the first one's result counts.
+        evaluate: ``evaluate(plan) -> metrics``, with the averaged weights in place where the recipe keeps an average;
+            called in every process, and the first one's result counts.
         metric: Which metric chooses the best student, larger is better.
         phases: Declared phases; none trains everything throughout.
         passes: ``passes()`` gives one pass over the data, for the plan's preparations.

@@ -1,7 +1,7 @@
 """Where a run happens: device, precision and processes, through Lightning Fabric.
 
-Processes are started by torchrun or Slurm, never by kdflow. Fabric takes seconds to import, so it is imported when a machine is
-opened and not before.
+Processes are started by torchrun or Slurm, never by kdflow. Fabric takes seconds to import, so it is imported when a
+machine is opened and not before.
 """
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ def open_machine(device: str = "auto", deterministic: bool = False) -> Iterator[
 
     Args:
         device: ``auto`` (a GPU if there is one), ``cpu`` or ``cuda``.
-        deterministic: Ask torch for deterministic algorithms: an error on the CPU where there is none, a warning on a GPU
-            (some detection kernels have no deterministic gradient there).
+        deterministic: Ask torch for deterministic algorithms: an error on the CPU where there is none, a warning on a
+            GPU (some detection kernels have no deterministic gradient there).
 
     Raises:
         UsageError: Unknown device, or a GPU asked for where there is none.
@@ -108,7 +108,7 @@ class Session:
     optimizer: Any = None
 
     def take(self, plan: Any, optimizer: torch.optim.Optimizer) -> None:
-        """Train ``plan`` with ``optimizer`` from now on; with several processes gradients are averaged over them (DDP)."""
+        """Train ``plan`` with ``optimizer`` from now on; gradients are averaged over processes (DDP)."""
         self.carrier = self.fabric.setup_module(Carrier(plan))
         self.optimizer = self.fabric.setup_optimizers(optimizer)
 
@@ -182,7 +182,7 @@ def _launched() -> tuple[int, int]:
 def _device_kind(device: str) -> str:
     known = ("auto", "cpu", "cuda")
     if device not in known:
-        raise UsageError(f'no device "{device}".{choices(device, known)} To choose among GPUs set CUDA_VISIBLE_DEVICES.')
+        raise UsageError(f'no device "{device}".{choices(device, known)}; CUDA_VISIBLE_DEVICES chooses among GPUs')
     if device == "cuda" and not torch.cuda.is_available():
         raise UsageError("device cuda: torch sees no GPU here; use device cpu or auto")
     return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device

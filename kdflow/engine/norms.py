@@ -22,7 +22,7 @@ def prepare_norms(student: nn.Module, policy: str, world_size: int, device: torc
     """Freeze (``frozen``) or synchronise (``sync``) the layers, in place, before the optimizer is built.
 
     Raises:
-        UsageError: ``sync`` where torch cannot: several CPU processes, or BatchNorm classes with more than the norm in them.
+        UsageError: ``sync`` where torch cannot: several CPU processes, or BatchNorm classes that do more than the norm.
     """
     layers = batch_norms(student)
     if policy == "frozen":

@@ -20,14 +20,15 @@ STUDENT = "student."
 def build_optimizer(recipe: bench.Optimizer, parameters: Mapping[str, nn.Parameter]) -> Optimizer:
     """The recipe's optimizer over ``parameters`` (by the plan's names: ``student.backbone...``, ``ops.aligned...``).
 
-    A pattern of ``lr_factors`` is compared with the plan's name and, for the student, with the name without ``student.``;
-    the first pattern that fits decides. ``no_decay_norms`` takes weight decay from parameters of at most one dimension.
+    A pattern of ``lr_factors`` is compared with the plan's name and, for the student, with the name without
+    ``student.``; the first pattern that fits decides. ``no_decay_norms`` takes weight decay from parameters of at most
+    one dimension.
 
     Raises:
         UsageError: A pattern of ``lr_factors`` that fits no parameter, or nothing to train.
     """
     if not parameters:
-        raise UsageError("optimizer: no parameter is left to train; check the phase's train: and the bench's frozen parts")
+        raise UsageError("optimizer: no parameter is left to train; check the phase's train: and what the bench freezes")
     _check_patterns(recipe.lr_factors, parameters)
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in parameters.items():

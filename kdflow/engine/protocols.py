@@ -1,4 +1,4 @@
-"""What the engine asks of a plan, its outcome, and the streams of batches: protocols, so that the engine knows no graph."""
+"""What the engine asks of a plan, its outcome and its batches: protocols, so that the engine knows no graph."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 Loader: TypeAlias = Callable[[int], Iterable[Batch]]
-"""``loader(first)`` gives batches ``first``, ``first + 1``, ... without end; batch ``k`` depends on (seed, rank, ``k``) only."""
+"""``loader(k)`` gives batches ``k``, ``k + 1``, ... without end; each depends on (seed, rank, its number) only."""
 
 Passes: TypeAlias = Callable[[], Iterable[Batch]]
 """One pass over the whole training set, in order and without augmentation, the same on every rank."""
@@ -59,7 +59,7 @@ class Outcome(Protocol):
 
 
 class Preparation(Protocol):
-    """Work over the data before training (``every: start``) or before each epoch; its result lives in the plan's state."""
+    """Work over the data before training (``every: start``) or each epoch; its result lives in the plan's state."""
 
     @property
     def name(self) -> str:
@@ -99,10 +99,30 @@ class Plan(Protocol):
         """Begin the phase of this name: its terms count from now on."""
         ...
 
-    def __call__(self, batch: Batch) -> Outcome: ...
-    def train(self, mode: bool = True) -> Any: ...
-    def eval(self) -> Any: ...
-    def to(self, device: Any) -> Any: ...
-    def state_dict(self) -> dict[str, Any]: ...
-    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> Any: ...
-    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]: ...
+    def __call__(self, batch: Batch) -> Outcome:
+        """Student, teachers (as far as needed) and terms on one batch."""
+        ...
+
+    def train(self, mode: bool = True) -> Any:
+        """Training mode for student and ops; teachers stay in evaluation mode."""
+        ...
+
+    def eval(self) -> Any:
+        """Evaluation mode for all."""
+        ...
+
+    def to(self, device: Any) -> Any:
+        """Move, teachers included."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """``student.*`` and ``ops.*``, with prepared state."""
+        ...
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> Any:
+        """Continue from a :meth:`state_dict`."""
+        ...
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """``student.*`` and ``ops.*``."""
+        ...

@@ -52,7 +52,7 @@ def set_generator_state(state: dict[str, Any]) -> None:
 
 @contextmanager
 def generators_untouched(*seed: object) -> Iterator[None]:
-    """Whatever is drawn inside does not move the generators outside; with ``seed`` the inside starts from that address."""
+    """What is drawn inside does not move the generators outside; with ``seed`` the inside starts from that address."""
     before = generator_state()
     try:
         if seed:

@@ -70,7 +70,8 @@ class Run:
         training = self.training
         event = RunStarted(
             self.checkpoints.folder, training.total_steps, self.resumed_from, str(training.machine.device),
-            training.machine.world_size, tuple(t.name for t in training.plan.terms), (*self.notes, *training.teachers.notes),
+            training.machine.world_size, tuple(t.name for t in training.plan.terms),
+            (*self.notes, *training.teachers.notes),
         )
         for hook in self.hooks:
             hook.run_started(event)
@@ -88,7 +89,7 @@ class Run:
         return ranks.any_rank(self.interruption.asked, machine.device)
 
     def report_if_due(self) -> None:
-        """Every ``log_every`` steps and at the end of a phase: check that all is finite, then tell the hooks the means."""
+        """Every ``log_every`` steps and at the end of a phase: check what must hold, then tell the hooks the means."""
         training = self.training
         if training.step % training.recipe.log_every and training.step != training.phase.end:
             return
@@ -172,7 +173,7 @@ class Run:
     def _prepare(self, preparation: Preparation) -> None:
         training = self.training
         if self.passes is None:
-            raise UsageError(f'preparation "{preparation.name}" goes over the data, and this run was given no pass over it')
+            raise UsageError(f'preparation "{preparation.name}" goes over the data, and this run was given no pass of it')
         device = training.machine.device
         training.plan.eval()
         with generators_untouched(training.seed, preparation.name, training.epoch), torch.no_grad():

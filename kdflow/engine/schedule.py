@@ -16,9 +16,10 @@ def learning_rate(schedule: Schedule, total_steps: int) -> Callable[[int], float
 
     - ``constant``: 1.
     - ``step``: times ``factor`` from each milestone on; milestones up to 1 are fractions of the run, above 1 steps.
-    - ``cosine``, ``linear``: from 1 after the warm-up down to ``final_factor`` at the end, along half a cosine or a line.
-    - ``one_cycle``: up along half a cosine from ``warmup_factor`` during the warm-up (30 % of the run if none is given), then
-      down along half a cosine to ``final_factor``.
+    - ``cosine``, ``linear``: from 1 after the warm-up down to ``final_factor`` at the end, along half a cosine or a
+      line.
+    - ``one_cycle``: up along half a cosine from ``warmup_factor`` during the warm-up (30 % of the run if none is given),
+      then down along half a cosine to ``final_factor``.
 
     In the others the warm-up is a line from ``warmup_factor`` to 1 that multiplies the schedule.
     """

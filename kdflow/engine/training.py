@@ -22,7 +22,7 @@ from kdflow.engine.norms import prepare_norms, training_mode
 from kdflow.engine.optim import STUDENT, build_optimizer, build_scheduler
 from kdflow.engine.phases import Phase, select_parameters
 from kdflow.engine.protocols import Loader, Outcome, Plan
-from kdflow.engine.randomness import generator_state, generators_untouched, set_generator_state
+from kdflow.engine.randomness import generator_state, set_generator_state
 from kdflow.errors import InvariantError, UsageError
 from kdflow.ports import Batch
 from kdflow.spec.bench import Recipe
@@ -134,17 +134,19 @@ class Training:
         training_mode(self.plan, self.recipe.norms)
 
     def open(self, loader: Loader) -> None:
-        """Start the stream of batches at the present position; what the loader draws to start moves no generator here."""
-        with generators_untouched():
-            stream = iter(loader(self.step * self.recipe.accumulate))
-            self.batches = itertools.chain([next(stream)], stream)
+        """Start the stream of batches at the present position.
+
+        The first is fetched at once, so that whatever starting draws is drawn before generators are put back.
+        """
+        stream = iter(loader(self.step * self.recipe.accumulate))
+        self.batches = itertools.chain(list(itertools.islice(stream, 1)), stream)
 
     def next_batch(self) -> Batch:
         """The next batch, on the device."""
         try:
             batch = next(self.batches)
         except StopIteration:
-            raise UsageError(f"the training data ended at step {self.step}; a training loader goes on without end") from None
+            raise UsageError(f"the training data ended at step {self.step}; a loader goes on without end") from None
         self.images += len(batch.image_sizes)
         return batch.to(self.machine.device)
 
@@ -179,12 +181,17 @@ class Training:
         for name, parameter in self.parameters.items():
             if parameter.grad is None:
                 raise InvariantError(
-                    name, "no term's gradient reaches this parameter, which training on several processes does not allow; "
+                    name,
+                    "no term's gradient reaches this parameter, which training on several processes does not allow; "
                     "freeze it, or leave it out of the phase's train:",
                 )
 
     def check(self, thorough: bool = False) -> None:
-        """Raise InvariantError if a term or gradient was not finite or a teacher moved; ``thorough`` compares its weights too."""
+        """Raise InvariantError if a term or gradient was not finite or a teacher moved.
+
+        Args:
+            thorough: Compare the teachers' weights too, not only their buffers.
+        """
         self.finite.check()
         self.gradient.check()
         self.teachers.check(thorough)

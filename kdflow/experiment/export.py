@@ -53,8 +53,8 @@ def student_source(detector: Detector) -> str:
     return head + imports + detector.source().strip() + "\n" + _LOADER.format(classes=detector.classes)
 
 
-def write_spec(setting: Setting, folder: Path) -> Path:
-    """Write the filled method and bench, and the drawing of the graph."""
+def write_spec(setting: Setting, folder: Path) -> list[Path]:
+    """Write the filled method and bench, and the drawing of the graph; returns the files."""
     folder.mkdir(parents=True, exist_ok=True)
     method = setting.method.model_dump(mode="json", exclude={"variants"})
     bench = setting.bench.model_dump(mode="json")
@@ -64,7 +64,8 @@ def write_spec(setting: Setting, folder: Path) -> Path:
     )
     if any(term.is_distillation for term in setting.plan.terms):
         (folder / "graph.svg").write_text(as_svg(setting.plan))
-    return file
+        return [file, folder / "graph.svg"]
+    return [file]
 
 
 def write_json(path: Path, content: Any) -> None:

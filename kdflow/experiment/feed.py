@@ -56,6 +56,7 @@ class Feed:
             start_step=start,
             rank=self.machine.rank,
             world_size=self.machine.world_size,
+            device=self.machine.device,
         )
 
     def one_pass(self) -> Iterable[Batch]:
@@ -96,6 +97,7 @@ class Feed:
             size_divisor=self.divisor,
             rank=self.machine.rank,
             world_size=self.machine.world_size,
+            device=self.machine.device,
         )
         return evaluate(
             detector,

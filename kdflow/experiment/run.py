@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -10,7 +11,6 @@ from typing import Any
 import torch
 
 from kdflow.data.formats import DataSource, open_data
-from kdflow.engine.checkpoint import read
 from kdflow.engine.hooks import Hook
 from kdflow.engine.loop import FitResult, fit
 from kdflow.engine.machine import Machine, open_machine
@@ -19,11 +19,14 @@ from kdflow.experiment.feed import Feed
 from kdflow.experiment.identity import detector_code, digest, op_code
 from kdflow.experiment.inherit import inherit
 from kdflow.experiment.setup import Setting, prepare, read_method
-from kdflow.experiment.teacher import provide_teacher
+from kdflow.experiment.teacher import best_student, provide_teacher
+from kdflow.graph.facets import knowledge, needs
 from kdflow.spec.resolve import MethodSpec
-from kdflow.tracking.mlflow import MlflowTracker, RunFacts
+from kdflow.tracking.mlflow import MlflowTracker
+from kdflow.tracking.run import RunFacts
 
 Notify = Callable[[str], None]
+Found = tuple[str, Mapping[str, float]]
 OUTPUT = Path("kdflow-runs")
 
 
@@ -138,8 +141,7 @@ def _run(
         notify(f"{setting.method.method}: this run is finished; its result is in {folder}")
         return done
     inherit(setting.method.init, setting.detectors)
-    write_spec(setting, folder)
-    tracker = MlflowTracker(_facts(setting, identity, folder, teachers), folder=output)
+    tracker = MlflowTracker(_facts(setting, identity, folder, teachers), output)
     result = fit(
         plan,
         feed.training,
@@ -160,9 +162,7 @@ def _run(
     return _record(setting, feed, result, tracker, folder, notify)
 
 
-def _teachers(
-    setting: Setting, feed: Feed, hooks: Sequence[Hook], notify: Notify
-) -> dict[str, tuple[str, Mapping[str, float]]]:
+def _teachers(setting: Setting, feed: Feed, hooks: Sequence[Hook], notify: Notify) -> dict[str, Found]:
     return {
         owner: provide_teacher(owner, spec, setting.detectors[owner], feed, hooks=hooks, notify=notify)
         for owner, spec in setting.bench.all_teachers.items()
@@ -179,35 +179,47 @@ def _identity(setting: Setting, feed: Feed, teachers: Mapping[str, str]) -> str:
             "bench": bench,
             "teachers": teachers,
             **feed.facts(),
-            "detectors": detector_code([setting.bench.student.detector]),
-            "ops": op_code(setting.plan.graph),
+            "code": _code(setting),
             "threads": torch.get_num_threads() if feed.machine.device.type == "cpu" else 0,
         }
     )
 
 
-def _facts(
-    setting: Setting, identity: str, folder: Path, teachers: Mapping[str, tuple[str, Mapping[str, float]]]
-) -> RunFacts:
-    plan, method = setting.plan, setting.method
+def _code(setting: Setting) -> str:
+    """Hash of the code of the student and of the ops in use."""
+    return digest({"student": detector_code([setting.bench.student.detector]), "ops": op_code(setting.plan.graph)})
+
+
+def _facts(setting: Setting, identity: str, folder: Path, teachers: Mapping[str, Found]) -> RunFacts:
+    """What the store keeps of this run, to be found and compared by."""
+    plan, method, bench = setting.plan, setting.method, setting.bench
+    filled = {"method": method.model_dump(mode="json"), "bench": bench.model_dump(mode="json")}
     return RunFacts(
         method=method.method,
-        bench=setting.bench.bench,
+        bench=bench.bench,
         seed=setting.seed,
         run_hash=identity,
+        definition=digest({**filled, "code": _code(setting)}),
+        bench_hash=digest(filled["bench"]),
+        dataset=bench.data.format,
+        title=method.title,
         paper=method.paper.arxiv or method.paper.doi,
         fidelity=method.fidelity,
-        dataset=setting.bench.data.format,
-        families={owner: d.family for owner, d in setting.detectors.items()},
-        detectors={owner: d.name for owner, d in setting.detectors.items()},
-        terms={t.name: t.nodes for t in plan.terms},
+        families={owner: detector.family for owner, detector in setting.detectors.items()},
+        detectors={owner: detector.name for owner, detector in setting.detectors.items()},
+        student=str(bench.student.options.get("backbone", "")),
+        terms={term.name: term.nodes for term in plan.terms},
         rewires=plan.report.rewires,
+        knowledge=knowledge(plan.graph),
+        needs=needs(plan.graph, method),
+        overrides=setting.overrides,
         params={
-            "teacher_AP50": {owner: metrics.get("AP50") for owner, (_, metrics) in teachers.items()},
+            **{f"{owner}_AP50": metrics.get("AP50") for owner, (_, metrics) in teachers.items()},
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,
         },
-        artifacts=tuple(folder / name for name in ("run.yaml", "graph.svg")),
+        spec=filled,
+        artifacts=tuple(write_spec(setting, folder)),
     )
 
 
@@ -218,9 +230,7 @@ def _record(
     metrics: Mapping[str, float] = {}
     path: Path | None = None
     if result.status == "finished":
-        student = setting.detectors["student"]
-        if (best := folder / "best.pt").is_file():
-            student.model.load_state_dict(read(best)["student"])
+        student = best_student(folder, setting.detectors["student"])
         metrics = feed.evaluate(student, "test")
         path = export_student(student, folder)
     times = sorted(event.step_time for event in result.history)
@@ -243,15 +253,15 @@ def _record(
     )
     if path is not None and feed.machine.is_first:
         write_json(folder / "result.json", done.as_json())
-        tracker.finish(metrics, artifacts=[folder / "result.json", folder / "student.py", path])
+        tracker.finish(
+            metrics, [folder / "result.json", folder / "student.py", path], "val" if feed.source.two_splits else "test"
+        )
         notify(f"{done.method}: test AP {metrics['AP']:.1f}, mAP@0.5 {metrics['voc_ap50']:.1f}; student in {path}")
     return done
 
 
 def _finished(folder: Path) -> RunResult | None:
     """The result of a run that is done already."""
-    import json
-
     file = folder / "result.json"
     if not file.is_file():
         return None

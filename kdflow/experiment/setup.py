@@ -11,16 +11,19 @@ from typing import Any
 import torch
 
 from kdflow.data.formats import describe
-from kdflow.errors import KdflowError, SpecError, UsageError, choices
+from kdflow.errors import Fault, KdflowError, SpecError, UsageError, choices
+from kdflow.graph.classes import ClassOrder
 from kdflow.graph.compile import compile_method
 from kdflow.graph.plan import Plan
 from kdflow.graph.runtime import stream_key
 from kdflow.ports import DETECTORS, Detector, DetectorFamily
+from kdflow.registry import UnknownNameError
 from kdflow.resources import specs_folder
 from kdflow.spec.bench import Bench, DetectorSpec
+from kdflow.spec.faults import validate
 from kdflow.spec.load import Document, read
 from kdflow.spec.method import Method
-from kdflow.spec.resolve import MethodSpec, bench_of, load_method
+from kdflow.spec.resolve import BENCH_PATHS, MethodSpec, bench_of, load_method
 
 
 @dataclass(frozen=True)
@@ -87,28 +90,31 @@ def read_method(name: str | Path) -> MethodSpec:
 def load_plugins(spec: MethodSpec) -> None:
     """Import the files in ``plugins:``, found beside the spec; they register ops. Nothing is imported unless it is named."""
     for index, plugin in enumerate(spec.resolve().plugins):
-        path = Path(spec.document.file).parent / plugin
-        name = f"kdflow_plugin_{path.resolve().as_posix().strip('/').replace('/', '_').removesuffix('.py')}"
-        if not path.is_file():
-            raise SpecError([spec.document.fault(("plugins", index), f'there is no file "{path}"')])
-        _import_file(name, path, spec, index)
+        try:
+            load_plugin(Path(spec.document.file).parent / plugin)
+        except UsageError as error:
+            raise SpecError([spec.document.fault(("plugins", index), str(error))]) from error
 
 
-def _import_file(name: str, path: Path, spec: MethodSpec, index: int) -> None:
+def load_plugin(path: Path) -> None:
+    """Import one Python file with ops, once; raises UsageError when it cannot be imported."""
     import sys
 
+    name = f"kdflow_plugin_{path.resolve().as_posix().strip('/').replace('/', '_').removesuffix('.py')}"
     if name in sys.modules:
         return
+    if not path.is_file():
+        raise UsageError(f'there is no file "{path}"')
     found = importlib.util.spec_from_file_location(name, path)
     if found is None or found.loader is None:
-        raise SpecError([spec.document.fault(("plugins", index), f'"{path}" is no Python file')])
+        raise UsageError(f'"{path}" is no Python file')
     module = importlib.util.module_from_spec(found)
     sys.modules[name] = module
     try:
         found.loader.exec_module(module)
     except Exception as error:
         del sys.modules[name]
-        raise SpecError([spec.document.fault(("plugins", index), f'"{path}" cannot be imported: {error}')]) from error
+        raise UsageError(f'"{path}" cannot be imported: {type(error).__name__}: {error}') from error
 
 
 def prepare(
@@ -127,21 +133,65 @@ def prepare(
         UsageError: No such bench, detector or data format.
     """
     overrides = dict(overrides or {})
-    name = bench or spec.resolve().bench
-    if name is None:
-        raise SpecError([spec.document.fault((), "no bench: name one with bench: or --bench")])
-    document = read(find_bench(name))
+    document = read(_bench_file(spec, bench))
     setting = bench_of(document, overrides)
-    classes = tuple(describe(setting.data.format, setting.data.options))
+    classes = classes_of(setting, document)
     method = spec.resolve(context_of(setting), {k: v for k, v in overrides.items() if not is_bench_path(k)})
     detectors = build_detectors(method, setting, document, classes, seed)
     plan = compile_method(method, spec.document, detectors, canvas=canvas_of(setting, detectors), seed=seed)
     return Setting(method, setting, spec.document, classes, detectors, plan, seed, overrides)
 
 
+def _bench_file(spec: MethodSpec, bench: str | Path | None) -> Path:
+    """The bench that was asked for, or the method's own."""
+    if bench is not None:
+        return find_bench(bench)
+    name = spec.resolve().bench
+    if name is None:
+        raise SpecError([spec.document.fault((), "no bench: name one with bench: or --bench")])
+    try:
+        return find_bench(name)
+    except UsageError as error:
+        raise SpecError([spec.document.fault(("bench",), str(error))]) from None
+
+
+def check_bench(path: str | Path, overrides: Mapping[str, Any] | None = None) -> tuple[Bench, Mapping[str, Detector]]:
+    """A bench without a method: its text, data options, and detectors with random weights.
+
+    Raises:
+        SpecError: All faults of the file.
+    """
+    document = read(path)
+    bench = bench_of(document, overrides)
+    classes = classes_of(bench, document)
+    return bench, build_detectors(_ANY_METHOD, bench, document, classes, 0)
+
+
+_ANY_METHOD = Method(kdflow=1, method="any")
+
+
+def classes_of(bench: Bench, document: Document) -> tuple[str, ...]:
+    """Class names of the data in label order; what is wrong with the data's keys becomes faults at their lines."""
+    try:
+        return tuple(describe(bench.data.format, bench.data.options))
+    except UnknownNameError as error:
+        raise SpecError([document.fault(("data", "format"), str(error))]) from None
+    except UsageError as error:
+        raise SpecError([_data_fault(document, line) for line in str(error).splitlines()]) from None
+    except KdflowError as error:
+        raise SpecError([document.fault(("data",), str(error))]) from None
+
+
+def _data_fault(document: Document, line: str) -> Fault:
+    """``data.images.train: problem`` as a fault at that key."""
+    place, colon, problem = line.partition(": ")
+    steps = tuple(place.split(".")) if colon and place.startswith("data") else ("data",)
+    return document.fault(steps, problem if colon and place.startswith("data") else line)
+
+
 def is_bench_path(path: str) -> bool:
     """True for dotted paths of the bench, False for those of the method."""
-    return path.startswith(("data.", "student.", "teacher", "recipe.", "evaluation."))
+    return path.startswith(BENCH_PATHS)
 
 
 def context_of(bench: Bench) -> dict[str, str]:
@@ -163,11 +213,23 @@ def build_detectors(
         owners.update(bench.all_teachers)
     built = {owner: build_detector(spec, classes, document, owner, seed) for owner, spec in owners.items()}
     for owner, spec in bench.all_teachers.items() if method.teacher == "required" else ():
+        path = ("teacher",) if owner == "teacher" else ("teachers", owner)
         if spec.weights is None and spec.recipe is None:
-            path = ("teacher",) if owner == "teacher" else ("teachers", owner)
             document.report(path, f"the {owner} has neither weights: nor a recipe: that trains it")
+        if spec.weights is None and spec.classes is not None:
+            document.report(
+                (*path, "classes"), "classes: is for teachers with weights:; a recipe trains on the data's classes"
+            )
+    detectors = {owner: detector for owner, detector in built.items() if detector is not None}
+    for owner in detectors:
+        try:
+            ClassOrder.of(detectors, owner)
+        except UsageError as error:
+            document.report(
+                ("teacher", "classes") if owner == "teacher" else ("teachers", owner, "classes"), str(error)
+            )
     document.check()
-    return {owner: detector for owner, detector in built.items() if detector is not None}
+    return detectors
 
 
 def build_detector(
@@ -179,15 +241,16 @@ def build_detector(
         document.report((*path, "detector"), f'no detector "{spec.detector}".{choices(spec.detector, DETECTORS)}')
         return None
     family: DetectorFamily = DETECTORS.get(spec.detector)
-    options = {key: tuple(v) if isinstance(v, list) else v for key, v in spec.options.items()}
+    checked = validate(family.options, spec.options, document, path)
+    if checked is None:
+        return None
+    options = {key: getattr(checked, key) for key in checked.model_fields_set}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream_key(seed if owner == "student" else 0, 0, f"init/{owner}"))
         try:
-            return family.build(classes=classes, **options)
+            return family.build(classes=getattr(spec, "classes", None) or classes, **options)
         except KdflowError as error:
             document.report(path, str(error))
-        except TypeError as error:
-            document.report(path, f"{spec.detector}: {error}")
     return None
 
 

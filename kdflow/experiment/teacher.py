@@ -18,6 +18,7 @@ from kdflow.engine.loop import fit
 from kdflow.errors import KdflowError
 from kdflow.experiment.feed import Feed
 from kdflow.experiment.identity import detector_code, digest
+from kdflow.experiment.setup import build_detector
 from kdflow.graph.compile import compile_method
 from kdflow.ports import Detector
 from kdflow.spec.bench import TeacherSpec
@@ -59,11 +60,10 @@ def provide_teacher(
     else:
         identity = _identity(spec, detector, feed)
         folder = home() / "teachers" / identity
-        if (folder / "weights.pt").is_file():
-            detector.model.load_state_dict(torch.load(folder / "weights.pt", weights_only=True))
-        else:
+        if not (folder / "weights.pt").is_file():
             notify(f"{owner}: trained once by its recipe, then kept in {folder}")
-            _train(owner, spec, detector, feed, folder, identity, hooks)
+            _train(owner, spec, detector.classes, feed, folder, identity, hooks)
+        detector.model.load_state_dict(torch.load(folder / "weights.pt", weights_only=True))
     metrics = _measured(folder, detector, feed)
     notify(f"{owner}: AP {metrics.get('AP', 0):.1f}, AP50 {metrics.get('AP50', 0):.1f} on the validation split")
     require_teacher(metrics, owner)
@@ -95,14 +95,23 @@ PLAIN = Method(kdflow=1, method="teacher", teacher="none")
 
 
 def _train(
-    owner: str, spec: TeacherSpec, detector: Detector, feed: Feed, folder: Path, identity: str, hooks: Sequence[Hook]
+    owner: str,
+    spec: TeacherSpec,
+    classes: tuple[str, ...],
+    feed: Feed,
+    folder: Path,
+    identity: str,
+    hooks: Sequence[Hook],
 ) -> None:
-    """Train without distillation; an interrupted training goes on where it stopped."""
-    if spec.recipe is None:
+    """Train a fresh copy without distillation and keep its best weights; an interrupted training goes on where it stopped."""
+    document = Document(owner)
+    learner = build_detector(spec, classes, document, owner, 0)
+    document.check()
+    if learner is None or spec.recipe is None:
         raise KdflowError(f"{owner}: neither weights nor a recipe")
-    own = Feed(feed.source, feed.bench, spec.recipe, 0, detector.size_divisor, feed.machine, spec.size)
-    side = -(-own.geometry.size // detector.size_divisor) * detector.size_divisor
-    plan = compile_method(PLAIN, Document(owner), {"student": detector}, canvas=(side, side), seed=0)
+    own = Feed(feed.source, feed.bench, spec.recipe, 0, learner.size_divisor, feed.machine, spec.size)
+    side = -(-own.geometry.size // learner.size_divisor) * learner.size_divisor
+    plan = compile_method(PLAIN, document, {"student": learner}, canvas=(side, side), seed=0)
     result = fit(
         plan,
         own.training,
@@ -113,19 +122,21 @@ def _train(
         seed=0,
         run_hash=identity,
         hooks=hooks,
-        evaluate=lambda _plan: own.evaluate(detector, "val"),
+        evaluate=lambda _plan: own.evaluate(learner, "val"),
         metric=feed.bench.evaluation.metric,
         device=feed.machine,
     )
     if result.status != "finished":
         raise KdflowError(f"{owner}: its training was {result.status}; run again to go on from step {result.step}")
-    best = folder / "training" / "best.pt"
-    if best.is_file():
-        detector.model.load_state_dict(read(best)["student"])
     if feed.machine.is_first:
-        save_atomically(folder / "weights.pt", detector.model.state_dict())
-    for parameter in detector.model.parameters():
-        parameter.requires_grad_(False)
+        save_atomically(folder / "weights.pt", best_student(folder / "training", learner).model.state_dict())
+
+
+def best_student(folder: Path, detector: Detector) -> Detector:
+    """The detector with the weights of its best evaluation, where one was kept."""
+    if (best := folder / "best.pt").is_file():
+        detector.model.load_state_dict(read(best)["student"])
+    return detector
 
 
 def _measured(folder: Path, detector: Detector, feed: Feed) -> Mapping[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -9,13 +10,13 @@ from torch import Tensor
 
 
 def to_corners(boxes: Tensor) -> Tensor:
-    """cxcywh -> xyxy, ``(..., 4)``."""
+    """Corners xyxy of boxes cxcywh, ``(..., 4)``."""
     center, half = boxes[..., :2], boxes[..., 2:] / 2
     return torch.cat([center - half, center + half], dim=-1)
 
 
 def to_center(boxes: Tensor) -> Tensor:
-    """xyxy -> cxcywh, ``(..., 4)``."""
+    """Boxes cxcywh from corners xyxy, ``(..., 4)``."""
     first, last = boxes[..., :2], boxes[..., 2:]
     return torch.cat([(first + last) / 2, last - first], dim=-1)
 
@@ -31,3 +32,21 @@ def clip_to_images(boxes: Tensor, image_sizes: Sequence[tuple[int, int]]) -> Ten
     limits = image_scales(image_sizes, boxes)
     limits = limits.reshape(len(limits), *[1] * (boxes.dim() - 2), 4)
     return torch.minimum(boxes.clamp(min=0), limits)
+
+
+LARGEST_LOG_SIZE = math.log(1000.0 / 16)
+"""Bound on the predicted logarithm of a size, as torchvision and detectron2 have it."""
+
+
+def decode_deltas(deltas: Tensor, anchors: Tensor, weights: Sequence[float] = (1, 1, 1, 1)) -> Tensor:
+    """Boxes xyxy ``(..., 4)`` from (dx, dy, dw, dh) / weights: shifts in anchor sizes and logarithms of sizes.
+
+    Args:
+        deltas: (..., R, 4).
+        anchors: (R, 4) xyxy.
+        weights: Divisors of the four numbers.
+    """
+    moves = deltas / deltas.new_tensor(weights)
+    base = to_center(anchors).to(deltas.dtype)
+    center = base[..., :2] + moves[..., :2] * base[..., 2:]
+    return to_corners(torch.cat([center, base[..., 2:] * moves[..., 2:].clamp(max=LARGEST_LOG_SIZE).exp()], dim=-1))

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kdflow.errors import choices
+from kdflow.graph.classes import ClassOrder
 from kdflow.graph.node import Graph, Node, Operand, Role, Value
 from kdflow.kinds import ANY, LOSSES, Kind
 from kdflow.operation import OPS, Op
@@ -51,6 +52,7 @@ class Builder:
         self.detectors = detectors
         self.given = dict(given or {})
         self.graph = Graph()
+        self._labels = {owner: ClassOrder.of(detectors, owner) for owner in detectors}
         self._stages: dict[tuple[str, str, str], str] = {}
         self._built: dict[str, str | Rewiring | None] = {}
         self._building: list[str] = []
@@ -84,7 +86,7 @@ class Builder:
             self.document.report(path, str(error))
             return None
         whole = self._whole(parsed, path)
-        return None if whole is None else self._part(whole, parsed)
+        return None if whole is None else self._part(whole, parsed, path)
 
     def _first_offered(self, texts: Any, path: Steps) -> str | None:
         for text in texts:
@@ -103,14 +105,14 @@ class Builder:
         detector = self.detectors.get(parsed.base)
         return parsed.rest in detector.ports if detector else parsed.base in self.method.nodes
 
-    def _part(self, whole: str, parsed: Reference) -> str:
+    def _part(self, whole: str, parsed: Reference, path: Steps) -> str:
         """The entry or slice of a stack that the reference asks for."""
         if parsed.index is None and parsed.span is None:
             return whole
         key: Any = parsed.index if parsed.span is None else slice(*parsed.span)
         name = f"{whole}{str(parsed)[len(parsed.whole) :]}"
         if name not in self.graph:
-            self.graph.add(Node(name, Role.SLICE, {"stack": whole}, key=key))
+            self.graph.add(Node(name, Role.SLICE, {"stack": whole}, path=path, key=key))
         return name
 
     def _whole(self, parsed: Reference, path: Steps) -> str | None:
@@ -186,7 +188,7 @@ class Builder:
                 path, f'{parsed.base} ({detector.name}) has no port "{parsed.rest}".{choices(parsed.rest, known)}'
             )
             return None
-        return self.port(parsed.base, parsed.rest, None)
+        return self._in_our_classes(parsed.base, parsed.rest, self.port(parsed.base, parsed.rest, None))
 
     def port(self, owner: str, port: str, rewiring: Rewiring | None) -> str:
         """The node of a port, under the owner's own wiring or a rewired one."""
@@ -214,6 +216,14 @@ class Builder:
             )
         return name
 
+    def _called(self, rewiring: Rewiring, port: str) -> str:
+        return self._in_our_classes(rewiring.owner, port, self.port(rewiring.owner, port, rewiring))
+
+    def _in_our_classes(self, owner: str, port: str, node: str) -> str:
+        """A teacher's class scores and labels as the method sees them: in the student's order."""
+        order = self._labels[owner]
+        return node if order is None else order.translate(self.graph, node, port, outward=True)
+
     def _stage(self, owner: str, stage: str, rewiring: Rewiring | None) -> str:
         if rewiring and not self._depends(owner, stage, rewiring):
             rewiring = None
@@ -234,7 +244,8 @@ class Builder:
     def _stage_input(self, owner: str, stage: str, argument: str, port: str, rewiring: Rewiring | None) -> str:
         if rewiring and (stage, argument) in rewiring.arguments:
             return rewiring.arguments[stage, argument]
-        return self.port(owner, port, rewiring)
+        node, order = self.port(owner, port, rewiring), self._labels[owner]
+        return order.translate(self.graph, node, port, outward=False) if order and port == "targets.labels" else node
 
     def _depends(self, owner: str, stage: str, rewiring: Rewiring) -> bool:
         """True when the stage, or one it needs, is touched by the rewiring."""
@@ -326,7 +337,7 @@ class Builder:
         op = self._find_op(operation, (*path, "loss" if path[0] == "terms" else "op"))
         if op is None:
             return None
-        before = len(self.document.faults)
+        before, broken = len(self.document.faults), False
         call_inputs = dict(op.observes) if prepared else op.inputs
         known = [*call_inputs, *op.options.model_fields]
         for key in arguments:
@@ -344,9 +355,11 @@ class Builder:
                     )
                 continue
             operand = self._operand(text, wanted.many, (*path, key))
-            if operand is not None:
+            if operand is None:
+                broken = True  # the fault may have been recorded where the named node was built
+            else:
                 inputs[key] = operand
-        if len(self.document.faults) > before or options is None:
+        if broken or len(self.document.faults) > before or options is None:
             return None
         for key, meta in op.metas.items():
             if meta == "canvas" and not prepared:
@@ -428,11 +441,11 @@ class Builder:
         if isinstance(built, Rewiring):
             outputs = built.call.outputs
             if not parsed.rest and len(outputs) == 1:
-                return self.port(built.owner, next(iter(outputs.values())), built)
+                return self._called(built, next(iter(outputs.values())))
             if parsed.rest not in outputs:
                 self.document.report(path, f'the call "{parsed.base}" gives {", ".join(outputs)}, not "{parsed.rest}"')
                 return None
-            return self.port(built.owner, outputs[parsed.rest], built)
+            return self._called(built, outputs[parsed.rest])
         if built is None:
             if not self.document.faults:
                 self.document.report(
@@ -469,6 +482,11 @@ class Builder:
             self.document.report(path, "a term has exactly one of loss: and value:")
             return
         inputs: dict[str, Operand | None] = {}
+        if entry.loss is not None and entry.loss in OPS and not entry.loss.startswith("loss."):
+            self.document.report(
+                (*path, "loss"), f'{entry.loss} is no loss (those are called loss.*); make it a node and compare its value'
+            )
+            return
         if entry.loss is not None:
             inputs["value"] = self._op(f"{name}.loss", entry.loss, dict(entry.arguments), path, weights=f"{name}.loss")
         else:

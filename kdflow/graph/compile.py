@@ -11,6 +11,7 @@ from kdflow.graph.node import Graph, Role
 from kdflow.graph.passes.infer import Inference, example_batch
 from kdflow.graph.passes.merge import merge_equal
 from kdflow.graph.passes.prune import report_unused
+from kdflow.graph.passes.search import check_search
 from kdflow.graph.passes.taxonomy import place_terms, rewired_nodes
 from kdflow.graph.plan import Plan, PlanReport, TermInfo, op_weights
 from kdflow.graph.runtime import Streams
@@ -45,7 +46,8 @@ def compile_method(
     found = Document(document.file, document.data, document.marks)
     graph = Builder(method, found, detectors, given).build()
     if given is None:
-        report_unused(graph, method, found)
+        report_unused(method, found)
+        check_search(method, found)
     streams = Streams(seed)
     example = {**example_batch(*canvas), **{k: v for k, v in (given or {}).items() if k in ("images", "image_sizes")}}
     Inference(graph, found, detectors, example, seed=seed or 0, streams=streams).run()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from kdflow.graph.build import Builder
 from kdflow.graph.passes.infer import Inference, example_batch
 from kdflow.graph.runtime import Streams
@@ -31,3 +33,14 @@ def stage_flops(detector: Detector, canvas: tuple[int, int]) -> dict[str, int]:
     builder.document.check()
     counted = inference.flops or {}
     return {stage: counted.get(f"student:{stage}", 0) for stage in detector.stages}
+
+
+def port_values(detector: Detector, canvas: tuple[int, int]) -> dict[str, Any]:
+    """Port -> its value as fake tensors for two images of this canvas; ports that cannot be inferred are left out."""
+    builder = Builder(Method(kdflow=1, method="ports"), Document("ports"), {"student": detector})
+    graph = builder.build()
+    nodes = {name: builder.port("student", name, None) for name in detector.ports}
+    Inference(
+        graph, builder.document, {"student": detector}, example_batch(*canvas), seed=0, streams=Streams(None)
+    ).run()
+    return {name: graph[node].value.fake for name, node in nodes.items() if graph[node].value.fake is not None}

@@ -4,22 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from kdflow.results.published import load_published
 from kdflow.results.record import Record
 from kdflow.tracking.run import StoredRun
 from kdflow.tracking.store import read_runs
 
 
 def measured_record(run: StoredRun) -> Record:
-    """The record of a stored run; its metrics are those of the final evaluation."""
+    """The record of a stored run; its metrics are those of the final evaluation.
+
+    Knowledge and secondary tags that the run does not state are those of the method's file in ``taxonomy/published``.
+    """
     tags = run.tags
+    known = load_published().get(tags.get("method", ""))
+    teachers = (tags[f"detector.{owner}"] for owner in run.named("detector") if owner != "student")
     seed = tags.get("seed", "")
     number = int(seed) if seed.lstrip("-").isdigit() else None
     split = tags.get("kdflow.split", "")
     return Record(
         origin="measured", method=tags.get("method", ""), bench=tags.get("bench", ""), metrics=run.result,
-        dataset=tags.get("dataset", ""), family=tags.get("family", ""), detector=tags.get("detector", ""),
-        student=tags.get("student", ""), teacher=tags.get("teacher", ""), nodes=run.named("node"),
-        secondary=run.named("secondary"), rewires=run.named("rewires"), knowledge=run.named("knowledge"),
+        dataset=tags.get("dataset", ""), family=tags.get("family.student", ""), detector=tags.get("detector.student", ""),
+        student=tags.get("student", ""), teacher=", ".join(teachers), nodes=run.named("node"),
+        secondary=run.named("secondary") or (known.secondary if known else ()), rewires=run.named("rewires"),
+        knowledge=run.named("knowledge") or (known.knowledge if known else ()),
         pair=tags.get("pair", ""), variant=tags.get("variant", ""), seed=number,
         fidelity=tags.get("fidelity", ""), source=f"run {run.run_id[:8]}" + (f", {split}" if split else ""),
         run_id=run.run_id, run_hash=tags.get("kdflow.run_hash", ""), definition=tags.get("kdflow.definition", ""),

@@ -9,10 +9,10 @@
     value      := 'text' | "text" | word | number | true | false
 
 ``not`` binds tighter than ``and``, ``and`` tighter than ``or``; keywords may be written in any case. Text is
-compared exactly; a pattern has ``*`` for any characters and ``?`` for one (``method ~ 'kd-*'``). ``node = 'cnn'``
-holds for everything below that node, and a field with several values (node, knowledge) passes a test when one of
-its values does. A test on a value that is not known is false (``AP < 30`` and ``AP >= 30`` both skip a record
-without AP); ``is null`` asks for such records. Metrics are in percent.
+compared exactly; a pattern, which only ``~`` takes, has ``*`` for any characters and ``?`` for one (``method ~
+'kd-*'``). ``node = 'cnn'`` holds for everything below that node, and a field with several values (node, knowledge)
+passes a test when one of its values does. A test on a value that is not known is false (``AP < 30`` and ``AP >=
+30`` both skip a record without AP); ``is null`` asks for such records. Metrics are in percent.
 
 Nothing is evaluated as Python: the text becomes tokens, the tokens a tree of tests.
 """
@@ -209,8 +209,8 @@ class _Parser:
         if sign.text in {"~", "!~"}:
             if self.sort(name) != "text":
                 self.fail(f"patterns are for text, and {name} is {_SORTS[self.sort(name)]}", sign)
-            pattern = self.value(name)
-            return self.test(name, lambda value: fnmatch.fnmatchcase(str(value), str(pattern)), sign.text == "!~")
+            shape = str(self.value(name, pattern=True))
+            return self.test(name, lambda value: fnmatch.fnmatchcase(str(value), shape), sign.text == "!~")
         if sign.text in {"=", "==", "!="}:
             wanted = self.value(name)
             return self.test(name, lambda value: _equal(name, value, wanted), sign.text == "!=")
@@ -250,7 +250,7 @@ class _Parser:
         self.need(")")
         return values
 
-    def value(self, name: str) -> Value:
+    def value(self, name: str, pattern: bool = False) -> Value:
         """The next token as a value of the field's sort."""
         token, sort = self.token, self.sort(name)
         if token.sort not in {"string", "number", "word"}:
@@ -265,8 +265,9 @@ class _Parser:
                 self.fail(f"{name} is true or false", token)
             return token.text.lower() == "true"
         text = token.text[1:-1] if token.sort == "string" else token.text
-        exact = name in NODE_FIELDS and not set(text) & set("*?")
-        if exact and text not in load_tree():
+        if not pattern and set(text) & set("*?"):
+            self.fail(f'"{text}" is a pattern; write {name} ~ "{text}"', token)
+        if not pattern and name in NODE_FIELDS and text not in load_tree():
             self.fail(f'no taxonomy node "{text}".{choices(text, [node.id for node in load_tree()])}', token)
         return text
 

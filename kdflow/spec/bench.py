@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 class Strict(BaseModel):
     """A document part: unknown keys are refused, values are not changed after loading."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class DataSpec(BaseModel):
@@ -19,7 +19,7 @@ class DataSpec(BaseModel):
     Keys beside these belong to the format and are checked by it (``root``, ``train``, ``images`` ...).
     """
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
     format: str = Field(description="shapes, coco, voc, or a format added by a plugin")
     size: int = Field(default=800, gt=0, description="shorter side of the resized image, pixels")
     max_size: int = Field(default=1333, gt=0, description="longest allowed side, pixels")
@@ -37,7 +37,7 @@ class DataSpec(BaseModel):
 class DetectorSpec(BaseModel):
     """A detector and its options; the options are checked against the detector's builder."""
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
     detector: str
     weights: str | None = Field(
         default=None,
@@ -102,6 +102,7 @@ class TeacherSpec(DetectorSpec):
     """A teacher: its weights, or the recipe that trains it (then cached by a hash of everything that determines it)."""
 
     recipe: Recipe | None = None
+    classes: tuple[str, ...] | None = Field(default=None, description="its label order, where it differs from the data's")
     size: int | None = Field(
         default=None, gt=0, description="input size of this teacher where it differs from the student's"
     )

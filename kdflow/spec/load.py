@@ -126,7 +126,8 @@ def parse(text: str, file: str = "<text>") -> Document:
     if root is None:
         raise SpecError([Fault(file, 1, 1, "", 'the file is empty; "kdflow new NAME" writes one to start from')])
     if not isinstance(root, yaml.MappingNode):
-        raise SpecError([Fault(file, 1, 1, "", "the document must be a mapping of keys to values")])
+        place = (root.start_mark.line + 1, root.start_mark.column + 1)
+        raise SpecError([Fault(file, *place, "", "the document must be a mapping of keys to values")])
     document.data = _convert(root, (), document, loader)
     document.check()
     return document

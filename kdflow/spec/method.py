@@ -56,7 +56,7 @@ SHORTHANDS = {"mean": MEAN, "sum": Reduce(), "batch_mean": Reduce(over=("b",))}
 class NodeEntry(BaseModel):
     """One node: an op, a call of a detector's stages, or an entry of ``modules`` applied to inputs."""
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
     op: str | None = None
     call: str | None = None
     module: str | None = Field(default=None, description="apply an entry of modules")
@@ -77,7 +77,7 @@ class NodeEntry(BaseModel):
 class ModuleEntry(BaseModel):
     """A trainable piece used by more than one node; its weights are shared by all of them."""
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
     op: str
 
     @property
@@ -89,7 +89,7 @@ class ModuleEntry(BaseModel):
 class TermEntry(BaseModel):
     """One loss summand. Keys beside these belong to the loss op (student, teacher, temperature ...)."""
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
     loss: str | None = None
     value: str | None = Field(default=None, description="reference of a scalar, instead of a loss")
     weight: float = 1.0
@@ -152,7 +152,7 @@ class Variant(Strict):
 class Preparation(BaseModel):
     """Work done over the data before training or before each epoch, by an op with ``observe`` and ``finish``."""
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
     op: str
     every: Literal["start", "epoch"] = "start"
     batches: int | None = Field(

@@ -12,13 +12,16 @@ from typing import Any
 
 import yaml
 
-from kdflow.errors import UsageError, choices
+from kdflow.errors import SpecError, UsageError, choices
 from kdflow.spec.bench import Bench
 from kdflow.spec.faults import validate
 from kdflow.spec.load import Document, Steps, dotted, parse, read
 from kdflow.spec.method import Method
 
 _WHEN = re.compile(r"^(bench|[a-z_]\w*\.(family|detector))$")
+_GROUPS = ("modules", "prepare", "nodes", "terms")
+BENCH_PATHS = ("data.", "student.", "teacher", "recipe.", "evaluation.")
+"""Dotted paths that start so belong to the bench, all others to the method."""
 Context = Mapping[str, str]
 Finder = Callable[[str], Path]
 
@@ -51,7 +54,7 @@ class MethodSpec:
         _apply_variants(resolved, context)
         _expand_likes(resolved)
         for path, value in (overrides or {}).items():
-            if not path.startswith(("data.", "student.", "teacher", "recipe.", "evaluation.")):
+            if not path.startswith(BENCH_PATHS):
                 set_path(resolved, steps_of(path), value, create=False)
         method = validate(Method, resolved.data, resolved)
         resolved.check()
@@ -88,7 +91,7 @@ def bench_of(document: Document, overrides: Mapping[str, Any] | None = None) -> 
     """The bench in a parsed document."""
     resolved = Document(document.file, copy.deepcopy(document.data), dict(document.marks))
     for path, value in (overrides or {}).items():
-        if path.startswith(("data.", "student.", "teacher", "recipe.", "evaluation.")):
+        if path.startswith(BENCH_PATHS):
             set_path(resolved, tuple(path.split(".")), value, create=True)
     bench = validate(Bench, resolved.data, resolved)
     resolved.check()
@@ -142,6 +145,7 @@ def _checked(spec: MethodSpec) -> MethodSpec:
     for index, variant in enumerate(spec.document.data.get("variants") or []):
         if isinstance(variant, dict):
             _check_variant(spec.document, index, variant)
+    _check_search(spec.document)
     spec.document.check()
     return spec
 
@@ -156,6 +160,41 @@ def _check_variant(document: Document, index: int, variant: dict[str, Any]) -> N
     for path in variant.get("drop") or []:
         if not _exists(document.data, steps_of(str(path))):
             document.report(("variants", index, "drop"), f'nothing is called "{path}"')
+    for path in variant.get("set") or {}:
+        _check_path(document, str(path), ("variants", index, "set", path), "variants")
+
+
+def _check_search(document: Document) -> None:
+    """Paths of ``search`` lead to something that the file, or one of its variants, declares."""
+    search = document.data.get("search")
+    for path in search if isinstance(search, dict) else ():
+        _check_path(document, str(path), ("search", path), "search")
+
+
+def _check_path(document: Document, path: str, place: Steps, purpose: str) -> None:
+    """Report a path whose group does not exist, or that goes into an entry that nothing declares."""
+    if purpose == "search" and path.startswith(BENCH_PATHS):
+        return
+    steps, groups = steps_of(path), sorted(Method.model_fields)
+    if steps[0] not in groups:
+        document.report(place, f'nothing is called "{path}".{choices(str(steps[0]), groups)}')
+    elif len(steps) > 2 and steps[0] in _GROUPS and steps[1] not in (known := _declared(document.data, str(steps[0]))):
+        known.discard(str(steps[1]))
+        if not str(steps[1]).startswith("det."):
+            document.report(place, f'nothing is called "{path}".{choices(str(steps[1]), known)}')
+
+
+def _declared(data: Mapping[str, Any], group: str) -> set[str]:
+    """Names of a group's entries, those that variants add included."""
+    entries = data.get(group)
+    names = set(entries) if isinstance(entries, dict) else set()
+    for variant in data.get("variants") or ():
+        changes = variant.get("set") if isinstance(variant, dict) else None
+        for path in changes if isinstance(changes, dict) else ():
+            steps = steps_of(str(path))
+            if steps[0] == group and len(steps) == 2:
+                names.add(str(steps[1]))
+    return names
 
 
 def _exists(data: Any, steps: Steps) -> bool:
@@ -175,7 +214,11 @@ def _wrapped(document: Document, find: Finder | None) -> MethodSpec:
         document.report(("wraps",), "another method can only be wrapped where methods can be found by name")
         document.check()
         return MethodSpec(document)
-    base = load_method(find(base_name), find).document
+    try:
+        base = load_method(find(base_name), find).document
+    except UsageError as error:
+        document.report(("wraps",), str(error))
+        raise SpecError(document.faults) from None
     merged = Document(document.file, _merge(base.data, document.data), {**base.marks, **document.marks})
     return MethodSpec(merged)
 
@@ -184,13 +227,15 @@ _OWN = ("method", "title", "paper", "fidelity", "bench", "wraps")
 
 
 def _merge(base: Any, own: Any) -> Any:
-    """``own`` over ``base``: mappings join key by key, a null drops an entry, everything else replaces."""
+    """``own`` over ``base``: mappings join key by key, a null drops an entry, own variants follow, all else replaces."""
     if not isinstance(base, dict) or not isinstance(own, dict):
         return own
     merged = {key: value for key, value in base.items() if key not in _OWN or key not in own}
     for key, value in own.items():
         if value is None and key in merged:
             del merged[key]
+        elif key == "variants" and isinstance(merged.get(key), list) and isinstance(value, list):
+            merged[key] = [*merged[key], *value]
         else:
             merged[key] = _merge(merged.get(key), value) if key in merged else value
     return merged

@@ -112,7 +112,7 @@ def read_schedule(declared: Mapping[str, Any], document: Document, path: Steps) 
         if name not in SCHEDULES:
             document.report((*path, name), f'no schedule "{name}".{choices(name, SCHEDULES)}')
             continue
-        model = _options(name)
+        model = option_model(name)
         first = next(iter(model.model_fields))
         options = validate(model, value if isinstance(value, dict) else {first: value}, document, (*path, name))
         if options is not None:
@@ -120,7 +120,8 @@ def read_schedule(declared: Mapping[str, Any], document: Document, path: Steps) 
     return Schedule(tuple(parts))
 
 
-def _options(name: str) -> type[BaseModel]:
+def option_model(name: str) -> type[BaseModel]:
+    """Pydantic model of a schedule's options, read off its signature."""
     function = SCHEDULES[name]
     hints = typing.get_type_hints(function)
     fields: dict[str, Any] = {

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
-from kdflow.tracking.run import End, Event, RunInfo, Scores, Start, StoredRun, step_metrics
+from kdflow.tracking.run import End, Event, RunFacts, Scores, Start, StoredRun, step_metrics
 
 
 class MemoryTracker:
     """Keeps the numbers of one run; the same interface as the MLflow tracker.
 
     Attributes:
-        info: The run.
+        facts: The run.
         curves: Metric -> list of (step, value), in the order of arrival, a step at most once.
         texts: Name -> content.
         files: Paths that were handed over.
@@ -21,12 +21,12 @@ class MemoryTracker:
         status: ``running``, then how the run ended.
     """
 
-    def __init__(self, info: RunInfo) -> None:
-        self.info = info
+    def __init__(self, facts: RunFacts) -> None:
+        self.facts = facts
         self.curves: dict[str, list[tuple[int, float]]] = {}
         self.texts: dict[str, str] = {}
-        self.files: list[Path] = []
-        self.tags: dict[str, str] = info.tags()
+        self.files: list[Path] = list(facts.artifacts)
+        self.tags: dict[str, str] = facts.tags()
         self.status = "running"
         self.started = ""
 
@@ -40,7 +40,7 @@ class MemoryTracker:
 
     def step_ended(self, event: Event) -> None:
         """Keep the numbers of a step that is not there yet."""
-        self._keep(event.step, step_metrics(event, self.info.terms))
+        self._keep(event.step, step_metrics(event, self.facts.terms))
 
     def evaluation_ended(self, event: Scores) -> None:
         """Keep the metrics under ``val/``."""
@@ -52,9 +52,10 @@ class MemoryTracker:
         if event.reason:
             self.tags["kdflow.reason"] = event.reason
 
-    def result(self, metrics: Mapping[str, float], split: str = "test") -> None:
-        """Keep the reported numbers."""
+    def finish(self, metrics: Mapping[str, float], artifacts: Iterable[Path] = (), split: str = "test") -> None:
+        """Keep the reported numbers and the paths of files."""
         self._keep(self._last_step(), metrics)
+        self.files += artifacts
         self.tags["kdflow.split"] = split
         self.status = "finished"
 
@@ -65,13 +66,6 @@ class MemoryTracker:
     def file(self, path: Path, folder: str = "") -> None:
         """Keep the path of a file."""
         self.files.append(path)
-
-    def weights(self, path: Path) -> None:
-        """Keep where the weights lie."""
-        self.tags["kdflow.weights"] = str(path)
-
-    def close(self) -> None:
-        """Nothing is left to write."""
 
     def stored(self) -> StoredRun:
         """The run as a store would give it back."""

@@ -2,66 +2,67 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from kdflow.tracking.run import End, Event, RunInfo, Scores, Start, flat, safe_name, step_metrics
+from kdflow.tracking.run import End, Event, RunFacts, Scores, Start, flat, safe_name, step_metrics
 from kdflow.tracking.store import experiment_id, find_runs, is_local, open_client, quiet, store_uri
 from kdflow.tracking.writer import Writer
+
+__all__ = ["MlflowTracker", "RunFacts", "study_run"]
 
 _END = {"finished": "FINISHED", "interrupted": "KILLED", "stopped": "KILLED", "failed": "FAILED"}
 _PARAMS_AT_ONCE = 100
 _PARAM_LENGTH = 500
+_WEIGHTS = frozenset({".pt", ".pth", ".bin", ".safetensors"})
+_log = logging.getLogger("kdflow.tracking")
 
 
 class MlflowTracker:
-    """Writes one run.
+    """Writes one run. Making a tracker touches nothing: the store is opened when the run starts.
 
     A run that goes on from a checkpoint goes on in the same MLflow run, found by its hash; what the store already has of it
     is not written again. A fresh start makes a new MLflow run and marks an unfinished one of the same hash as interrupted.
 
-    Files and texts that are handed over before the run starts are kept until it does.
+    Weights stay where they are when the store lies on this machine: the tag ``kdflow.weights`` says where. A store elsewhere
+    gets a copy.
 
     Args:
-        info: The run.
-        uri: The store; by default ``MLFLOW_TRACKING_URI``, else SQLite in the runs folder.
-        parent: MLflow id of the run that this one is nested in (a search).
-
-    Raises:
-        KdflowError: The store cannot be opened: said at once, not after training.
+        facts: The run.
+        folder: Folder of all runs, which holds the default store; none takes ``kdflow-runs``.
+        uri: The store; by default ``MLFLOW_TRACKING_URI``, else ``mlflow.db`` in ``folder``.
     """
 
-    def __init__(self, info: RunInfo, uri: str | None = None, parent: str = "") -> None:
-        self.info = info
-        self.uri = store_uri(uri)
-        self._parent = parent
-        self._client = open_client(self.uri)
-        with quiet():
-            from mlflow.entities import Metric, Param
-        self._metric: Callable[..., Any] = Metric
-        self._param: Callable[..., Any] = Param
-        self._experiment = experiment_id(self._client, info.bench, self.uri)
+    def __init__(self, facts: RunFacts, folder: Path | None = None, uri: str | None = None) -> None:
+        self.facts = facts
+        self.uri = store_uri(uri, folder)
         self._run_id = ""
+        self._client: Any = None
+        self._experiment = ""
+        self._writer: Writer[tuple[str, float, int, int]] = Writer(self._send)
         self._reported: Mapping[str, float] = {}
-        self._writer: Writer[Any] = Writer(self._send)
-        self._later: list[Callable[[], None]] = []
         self._logged = -1
         self._evaluated = -1
         self._step = 0
 
     @property
-    def run_id(self) -> str:
-        """Id of the MLflow run; empty before the start."""
-        return self._run_id
+    def run_id(self) -> str | None:
+        """Id of the MLflow run; None before the start, and in all processes but the first."""
+        return self._run_id or None
 
     def run_started(self, event: Start) -> None:
-        """Find or make the MLflow run, and write tags and parameters."""
+        """Find or make the MLflow run, and write tags, parameters and the first files.
+
+        Raises:
+            KdflowError: The store cannot be opened: said before training, not after it.
+        """
         self._open(resumed=event.resumed_from_step > 0)
         self._step = event.resumed_from_step
-        extra = {"kdflow.folder": str(event.folder), "kdflow.status": "running"}
+        extra = {"kdflow.folder": str(Path(event.folder).absolute()), "kdflow.status": "running"}
         if event.resumed_from_step:
             extra["kdflow.resumed_from_step"] = str(event.resumed_from_step)
         self._tag(extra)
@@ -71,7 +72,7 @@ class MlflowTracker:
         self._step = max(self._step, event.step)
         if event.step > self._logged:
             self._logged = event.step
-            self._queue(event.step, step_metrics(event, self.info.terms))
+            self._queue(event.step, step_metrics(event, self.facts.terms))
 
     def evaluation_ended(self, event: Scores) -> None:
         """Queue the metrics under ``val/``, and start a transfer."""
@@ -83,21 +84,24 @@ class MlflowTracker:
 
     def run_ended(self, event: End) -> None:
         """Send what is queued. A finished training stays open for its result; every other end closes the MLflow run."""
-        self._open(resumed=True)
-        self._writer.finish()
+        if not self._run_id:
+            return
+        sent = self._writer.finish()
+        trained = event.status == "finished"
         reason = {"kdflow.reason": event.reason} if event.reason else {}
-        if event.status == "finished":
-            self._tag({"kdflow.status": "trained", **reason})
-        else:
-            self._tag({"kdflow.status": event.status, **reason})
+        self._tag({"kdflow.status": "trained" if trained else event.status, **reason})
+        if not trained:
             self._terminate(_END.get(event.status, "FAILED"))
+        if not sent:
+            _log.warning("the last numbers of run %s did not reach the tracking store", self._run_id)
 
-    def result(self, metrics: Mapping[str, float], split: str = "test") -> None:
+    def finish(self, metrics: Mapping[str, float], artifacts: Iterable[Path] = (), split: str = "test") -> None:
         """Write the numbers that the run is reported by, under their plain names, and finish the MLflow run.
 
         Args:
             metrics: Metric name -> percent; values that are not finite are left out.
-            split: The images they were measured on.
+            artifacts: Files to keep (evaluation, weights).
+            split: The images that the metrics were measured on.
 
         Raises:
             KdflowError: The store refuses them; the MLflow run is then not marked as finished.
@@ -105,42 +109,48 @@ class MlflowTracker:
         self._open(resumed=True)
         known = {name: value for name, value in metrics.items() if math.isfinite(value)}
         self._queue(self._step, {name: value for name, value in known.items() if self._reported.get(name) != value})
-        if not self._writer.finish():
-            self._writer.close()
+        for path in artifacts:
+            self.file(path)
+        self._writer.close()
         self._tag({"kdflow.split": split, "kdflow.status": "finished"})
         self._terminate("FINISHED")
 
     def text(self, name: str, content: str) -> None:
-        """Keep a text file as an artifact."""
-        self._when_open(lambda: self._client.log_text(self._run_id, content, name))
+        """Keep a small text as an artifact."""
+        self._open(resumed=True)
+        self._client.log_text(self._run_id, content, name)
 
     def file(self, path: Path, folder: str = "") -> None:
-        """Keep a file as an artifact below ``folder``."""
-        self._when_open(lambda: self._client.log_artifact(self._run_id, str(path), folder or None))
-
-    def weights(self, path: Path) -> None:
-        """Say where the weights lie; a store on another machine gets a copy."""
-        self._when_open(lambda: self._tag({"kdflow.weights": str(path.absolute())}))
-        if not is_local(self.uri):
-            self.file(path, "weights")
-
-    def close(self) -> None:
-        """Send the rest; raises KdflowError when the store refuses it."""
-        if self._run_id:
-            self._writer.close()
+        """Keep a file as an artifact below ``folder``; weights as the class describes. A file that is not there is named."""
+        self._open(resumed=True)
+        if not path.is_file():
+            _log.warning("%s is not there, so it is not kept with the run", path)
+            return
+        weights = path.suffix in _WEIGHTS
+        if weights:
+            self._tag({"kdflow.weights": str(path.absolute())})
+        if not (weights and is_local(self.uri)):
+            self._client.log_artifact(self._run_id, str(path), folder or None)
 
     def _open(self, resumed: bool) -> None:
         """Attach to the MLflow run of this hash, or make one."""
         if self._run_id:
             return
+        self._client = open_client(self.uri)
+        self._experiment = experiment_id(self._client, self.facts.bench, self.uri)
         known = self._known_runs()
         if resumed and known:
             self._go_on(known[0])
-        else:
-            self._create(known)
-        waiting, self._later = self._later, []
-        for action in waiting:
-            action()
+            return
+        self._create(known)
+        for path in self.facts.artifacts:
+            self.file(path)
+
+    def _known_runs(self) -> list[Any]:
+        if not self.facts.run_hash:
+            return []
+        condition = f"tags.`kdflow.run_hash` = '{self.facts.run_hash}'"
+        return list(find_runs(self._client, [self._experiment], condition))
 
     def _go_on(self, run: Any) -> None:
         self._run_id = run.info.run_id
@@ -151,39 +161,38 @@ class MlflowTracker:
         self._step = max(self._logged, self._evaluated, 0)
         self._reported = {name: value for name, value in run.data.metrics.items() if "/" not in name}
 
-    def _known_runs(self) -> list[Any]:
-        if not self.info.run_hash:
-            return []
-        condition = f"tags.`kdflow.run_hash` = '{self.info.run_hash}'"
-        return list(find_runs(self._client, [self._experiment], condition))
+    def _last_step(self, metric: str) -> int:
+        history = self._client.get_metric_history(self._run_id, metric)
+        return max((entry.step for entry in history), default=-1)
 
     def _create(self, known: Iterable[Any]) -> None:
         for run in known:
             if run.info.status in {"RUNNING", "SCHEDULED"}:
                 self._client.set_tag(run.info.run_id, "kdflow.status", "interrupted")
                 self._client.set_terminated(run.info.run_id, "KILLED")
-        nested = {"mlflow.parentRunId": self._parent} if self._parent else {}
-        name = f"{self.info.method} seed {self.info.seed}" + (f" ({self.info.variant})" if self.info.overrides else "")
-        tags = {safe_name(key): value for key, value in {**self.info.tags(), **nested}.items()}
+        facts = self.facts
+        nested = {"mlflow.parentRunId": facts.parent} if facts.parent else {}
+        name = f"{facts.method} seed {facts.seed}" + (f" ({facts.variant})" if facts.overrides else "")
+        tags = {safe_name(key): value for key, value in {**facts.tags(), **nested}.items()}
         self._run_id = self._client.create_run(self._experiment, tags=tags, run_name=name[:250]).info.run_id
         self._write_params()
 
     def _write_params(self) -> None:
-        leaves = {**flat(self.info.spec), "seed": str(self.info.seed)}
-        params = [self._param(safe_name(key), value[:_PARAM_LENGTH]) for key, value in leaves.items() if key]
+        with quiet():
+            from mlflow.entities import Param
+        leaves = {**flat(self.facts.spec), **flat(self.facts.params), "seed": str(self.facts.seed)}
+        params = [Param(safe_name(key), value[:_PARAM_LENGTH]) for key, value in leaves.items() if key]
         for first in range(0, len(params), _PARAMS_AT_ONCE):
             self._client.log_batch(self._run_id, params=params[first:first + _PARAMS_AT_ONCE])
 
-    def _last_step(self, metric: str) -> int:
-        history = self._client.get_metric_history(self._run_id, metric)
-        return max((entry.step for entry in history), default=-1)
-
     def _queue(self, step: int, values: Mapping[str, float]) -> None:
         now = int(time.time() * 1000)
-        self._writer.add([self._metric(safe_name(name), float(value), now, step) for name, value in values.items()])
+        self._writer.add([(safe_name(name), float(value), now, step) for name, value in values.items()])
 
-    def _send(self, values: Sequence[Any]) -> None:
-        self._client.log_batch(self._run_id, metrics=list(values))
+    def _send(self, values: Sequence[tuple[str, float, int, int]]) -> None:
+        from mlflow.entities import Metric
+
+        self._client.log_batch(self._run_id, metrics=[Metric(*value) for value in values])
 
     def _tag(self, tags: Mapping[str, str]) -> None:
         for key, value in tags.items():
@@ -192,22 +201,17 @@ class MlflowTracker:
     def _terminate(self, status: str) -> None:
         self._client.set_terminated(self._run_id, status)
 
-    def _when_open(self, action: Callable[[], None]) -> None:
-        if self._run_id:
-            action()
-        else:
-            self._later.append(action)
 
-
-def study_run(bench: str, study: str, uri: str | None = None) -> str:
+def study_run(bench: str, study: str, folder: Path | None = None, uri: str | None = None) -> str:
     """MLflow id of the run that the trials of a search are nested in; made by whoever comes first.
 
     Args:
         bench: The bench, whose experiment holds it.
         study: Name of the search.
+        folder: Folder of all runs; see :class:`MlflowTracker`.
         uri: The store.
     """
-    place = store_uri(uri)
+    place = store_uri(uri, folder)
     client = open_client(place)
     experiment = experiment_id(client, bench, place)
     quoted = study.replace("'", "_")

@@ -4,50 +4,46 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-TEXTS = (
-    "method", "bench", "dataset", "title", "paper", "fidelity", "family", "teacher_family", "detector", "student",
-    "teacher", "pair", "kind",
-)
+TEXTS = ("method", "bench", "dataset", "title", "paper", "fidelity", "student", "kind", "variant", "pair")
 HASHES = ("run_hash", "definition", "bench_hash")
 SETS = {"nodes": "node", "secondary": "secondary", "rewires": "rewires", "knowledge": "knowledge", "needs": "needs"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunInfo:
-    """Identity of a run and what it is compared by. Everything but ``terms`` and ``spec`` becomes a tag.
+class RunFacts:
+    """Identity of a run and what it is compared by. Words become tags, ``params`` and ``spec`` parameters.
 
     Attributes:
         method: Slug of the method.
         bench: Name of the bench.
         seed: Seed of the run.
-        run_hash: Hash of all that determines the run (resolved spec, bench, seed, code).
-        definition: The same without the seed.
-        bench_hash: Hash of the resolved bench.
+        run_hash: Hash of all that determines the run (resolved spec, bench, seed, code). A run that goes on is found by it.
+        definition: The same without the seed: runs of one definition are repetitions of each other. Empty: all runs of the
+            method on the bench with the same overrides are.
+        bench_hash: Hash of the resolved bench: gains are counted inside one.
         dataset: Name or format of the data.
         title: Title of the paper.
         paper: Its identifier.
         fidelity: What the formulas follow.
-        family: The student's family.
-        teacher_family: The teacher's, empty without one.
-        detector: The student's detector.
-        student: The student in words (backbone).
-        teacher: The teacher in words.
-        pair: How the two relate.
+        families: Owner (``student``, ``teacher``, ...) -> family of its detector.
+        detectors: Owner -> detector.
+        student: The student in words (its backbone).
         kind: ``run``, or ``trial`` of a search.
-        nodes: Taxonomy nodes of the terms.
+        parent: MLflow id of the run that this one is nested in.
+        terms: Term name (``kd/neck``, ``det/loss_box_reg``) -> its taxonomy nodes, the primary one first.
         secondary: Secondary tags.
         rewires: Rewired nodes.
         knowledge: What the terms compare.
         needs: What the method asks for (``gt``, ``teacher_forward`` ...).
         overrides: Dotted path -> value, where the run departs from its files.
-        versions: Package -> version, and whatever else numbers may depend on (``threads``).
-        terms: Term name (``kd/neck``, ``det/loss_box_reg``) -> its taxonomy nodes, the primary one first.
+        params: Further facts (versions, threads, the teacher's AP).
         spec: The filled spec; its leaves become parameters.
+        artifacts: Files to keep from the start.
     """
 
     method: str
@@ -60,36 +56,50 @@ class RunInfo:
     title: str = ""
     paper: str = ""
     fidelity: str = ""
-    family: str = ""
-    teacher_family: str = ""
-    detector: str = ""
+    families: Mapping[str, str] = field(default_factory=dict)
+    detectors: Mapping[str, str] = field(default_factory=dict)
     student: str = ""
-    teacher: str = ""
-    pair: str = ""
     kind: str = "run"
-    nodes: tuple[str, ...] = ()
+    parent: str = ""
+    terms: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     secondary: tuple[str, ...] = ()
     rewires: tuple[str, ...] = ()
     knowledge: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
     overrides: Mapping[str, Any] = field(default_factory=dict)
-    versions: Mapping[str, str] = field(default_factory=dict)
-    terms: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    params: Mapping[str, Any] = field(default_factory=dict)
     spec: Mapping[str, Any] = field(default_factory=dict)
+    artifacts: tuple[Path, ...] = ()
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        """Taxonomy nodes that the method's terms touch, in the order of the terms."""
+        return tuple(dict.fromkeys(node for nodes in self.terms.values() for node in nodes))
 
     @property
     def variant(self) -> str:
         """The overrides in one line; empty for a run of the files as they are."""
         return ", ".join(f"{path}={value}" for path, value in sorted(self.overrides.items()))
 
+    @property
+    def pair(self) -> str:
+        """How teacher and student relate; of several teachers the first one counts."""
+        teacher = next((owner for owner in self.families if owner != "student"), None)
+        if teacher is None or "student" not in self.families:
+            return "teacher-free" if self.families else ""
+        ours, theirs = self.families["student"], self.families[teacher]
+        if (ours == "transformer") is not (theirs == "transformer"):
+            return "cross-family"
+        alike = ours == theirs and self.detectors.get("student") == self.detectors.get(teacher)
+        return "homogeneous" if alike else "heterogeneous"
+
     def tags(self) -> dict[str, str]:
-        """Flat words for a store: ``method``, ``seed``, ``kdflow.run_hash``, ``node.cnn/neck`` ..."""
+        """Flat words for a store: ``method``, ``seed``, ``kdflow.run_hash``, ``family.student``, ``node.cnn/neck`` ..."""
         tags = {name: str(getattr(self, name)) for name in TEXTS if getattr(self, name)}
         tags |= {f"kdflow.{name}": getattr(self, name) for name in HASHES if getattr(self, name)}
         tags |= {f"{prefix}.{value}": "true" for name, prefix in SETS.items() for value in getattr(self, name)}
-        tags |= {f"version.{name}": value for name, value in self.versions.items()}
-        if self.overrides:
-            tags["variant"] = self.variant
+        tags |= {f"family.{owner}": family for owner, family in self.families.items()}
+        tags |= {f"detector.{owner}": detector for owner, detector in self.detectors.items()}
         return {**tags, "seed": str(self.seed)}
 
 
@@ -101,7 +111,7 @@ class StoredRun:
         run_id: Its id in the store.
         status: ``finished``, ``running``, ``interrupted``, ``stopped`` or ``failed``.
         started: UTC time in ISO form.
-        tags: As written by :meth:`RunInfo.tags`, and those of the tracker (``kdflow.split``, ``kdflow.weights``).
+        tags: As written by :meth:`RunFacts.tags`, and those of the tracker (``kdflow.split``, ``kdflow.weights``).
         metrics: The last value of each metric. Names without a slash are the run's result.
     """
 
@@ -231,8 +241,8 @@ class Tracker(Protocol):
         """Training is over."""
         ...
 
-    def result(self, metrics: Mapping[str, float], split: str = "test") -> None:
-        """The numbers that the run is reported by; the run is finished with them."""
+    def finish(self, metrics: Mapping[str, float], artifacts: Iterable[Path] = (), split: str = "test") -> None:
+        """The numbers that the run is reported by, and its files; the run is finished with them."""
         ...
 
     def text(self, name: str, content: str) -> None:
@@ -243,13 +253,6 @@ class Tracker(Protocol):
         """Keep a file."""
         ...
 
-    def weights(self, path: Path) -> None:
-        """Say where the student's weights lie."""
-        ...
-
-    def close(self) -> None:
-        """Write what is left."""
-        ...
 
 
 def step_metrics(event: Event, terms: Mapping[str, tuple[str, ...]]) -> dict[str, float]:
@@ -285,5 +288,3 @@ def flat(value: Any, path: str = "") -> dict[str, str]:
     if isinstance(value, (list, tuple)) and any(isinstance(item, (Mapping, list, tuple)) for item in value):
         return {k: v for number, item in enumerate(value) for k, v in flat(item, f"{path}[{number}]").items()}
     return {path: str(value)}
-
-

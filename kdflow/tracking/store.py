@@ -25,9 +25,10 @@ def runs_folder() -> Path:
     return Path(os.environ.get("KDFLOW_RUNS") or "kdflow-runs").absolute()
 
 
-def store_uri(uri: str | None = None) -> str:
-    """The store to use: ``uri``, else ``MLFLOW_TRACKING_URI``, else SQLite in the runs folder."""
-    return uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{runs_folder() / 'mlflow.db'}"
+def store_uri(uri: str | None = None, folder: Path | None = None) -> str:
+    """The store to use: ``uri``, else ``MLFLOW_TRACKING_URI``, else ``mlflow.db`` in ``folder`` or the runs folder."""
+    default = (folder or runs_folder()).absolute() / "mlflow.db"
+    return uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{default}"
 
 
 def sqlite_file(uri: str) -> Path | None:

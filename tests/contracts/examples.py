@@ -53,17 +53,17 @@ class Examples:
         axes = kind.axes or ()
         rows, columns = GRIDS[level]
         sizes = {
-            "b": IMAGES, "c": CHANNELS, "one": 1, "n": sum(self.counts), "q": QUERIES, "h": HEADS, "k": QUERIES, "e": 4,
+            "b": IMAGES, "c": CHANNELS, "one": 1, "n": sum(self.counts), "q": QUERIES, "h": HEADS, "k": QUERIES, "e": 4, "m": 3,
             "r": rows * columns, "y": rows if "b" in axes else 3, "x": columns if "b" in axes else 3,
         }
         shape = [sizes[a] for a in axes]
+        if "label" in name:
+            return torch.randint(0, CHANNELS, shape, generator=self.generator)
         if "c" in axes:
             values = self._corners(*[s for a, s in zip(axes, shape) if a != "c"]).movedim(-1, axes.index("c"))
             return values.contiguous()
         if kind.axes == k.ATTENTION.axes:
             return self._uniform(*shape).softmax(-1)
-        if "label" in name:
-            return torch.randint(0, CHANNELS, shape, generator=self.generator)
         values = self._uniform(*shape)
         return (values > 0.4).to(self.dtype) if axes else values
 
@@ -105,13 +105,15 @@ def priors(level: int) -> Tensor:
 
 
 def kinds_of(op: Op, free: Kind) -> dict[str, Kind]:
-    """Kind of every input of the op; ``free`` stands in where the op takes any tensor."""
-    return {name: free if i.kind is k.TENSOR else i.kind for name, i in (op.observes or op.inputs).items()}
+    """Kind of every input of the op; ``free``, or what its example says, stands in where the op takes any tensor."""
+    kinds = {name: free if i.kind is k.TENSOR else i.kind for name, i in (op.observes or op.inputs).items()}
+    said = {name: k.of_axes(tuple(axes.split()), None) for name, axes in op.example.items() if name in kinds}
+    return {**kinds, **said}
 
 
 def free_kinds(op: Op) -> list[Kind]:
     """Kinds to try for inputs that take any tensor: places, rows and maps where the op knows axes or needs none."""
-    if not any(i.kind is k.TENSOR for i in op.inputs.values()):
+    if all(i.kind is not k.TENSOR or name in op.example for name, i in op.inputs.items()):
         return [k.MAP]
     if op.name.startswith("values.") and "axes" not in op.metas.values():
         return list(VALUES)
@@ -129,7 +131,7 @@ def inputs_of(op: Op, kinds: Mapping[str, Kind], examples: Examples) -> dict[str
 
 def options_of(op: Op) -> dict[str, Any]:
     """Options after checking, defaults filled in."""
-    checked = op.options(**dict(op.example))
+    checked = op.options(**{name: value for name, value in op.example.items() if name not in op.inputs})
     return {name: getattr(checked, name) for name in op.options.model_fields}
 
 

@@ -23,20 +23,25 @@ def run_stages(detector: Detector, batch: Batch, **replaced: Any) -> dict[str, A
 
 
 def run_call(detector: Detector, call: str, values: dict[str, Any], options: dict[str, Any] | None = None, **inputs: Any) -> dict[str, Any]:
-    """The outputs of a call: repeats exactly the stages that depend on the replaced ports; ``values`` are the ports so far."""
+    """The outputs of a call: repeats exactly the stages that depend on what is replaced; ``values`` are the ports so far.
+
+    An input of the call replaces a port, or (``stage:argument``) one argument of one stage.
+    """
     described = detector.calls[call]
-    replaced = {described.inputs[name]: value for name, value in inputs.items()}
+    targets = {described.inputs[name]: value for name, value in inputs.items()}
+    replaced = {target: value for target, value in targets.items() if ":" not in target}
+    arguments = {tuple(target.split(":")): value for target, value in targets.items() if ":" in target}
     settings: dict[str, dict[str, Any]] = {}
     for option, value in (options or {}).items():
         settings.setdefault(described.options[option], {})[option] = value
     found, touched = {**values, **replaced}, set(replaced)
+    needed = _needed(detector, set(described.outputs.values()), set(replaced))
     for name, stage in detector.stages.items():
-        if touched.isdisjoint(stage.inputs.values()) and name not in settings:
+        own = {argument: value for (target, argument), value in arguments.items() if target == name}
+        if name not in needed or not (own or name in settings or touched.intersection(stage.inputs.values())):
             continue
-        needed = _needed(detector, set(described.outputs.values()), set(replaced))
-        if name not in needed:
-            continue
-        result = stage.run(**{a: found[p] for a, p in stage.inputs.items()}, **{**stage.options, **settings.get(name, {})})
+        given = {argument: own[argument] if argument in own else found[port] for argument, port in stage.inputs.items()}
+        result = stage.run(**given, **{**stage.options, **settings.get(name, {})})
         for port, spec in detector.ports.items():
             if spec.stage == name and port not in replaced:
                 found[port] = result[spec.key]

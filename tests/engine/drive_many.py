@@ -17,7 +17,10 @@ from kdflow.engine.loop import fit
 from kdflow.engine.machine import open_machine
 from kdflow.errors import InvariantError
 from kdflow.ports import Batch
+from kdflow.spec.method import Phase
 from tests.engine.fakes import FakeOutcome, FakePlan, arguments, make_batch, make_recipe
+
+PHASES = (Phase(name="adapter", steps=4, train=("ops.*",)), Phase(name="all", steps=8))
 
 
 def quiet_plan() -> FakePlan:
@@ -60,11 +63,12 @@ class Prune(Silent):
 
 
 def outcomes(folder: Path, machine: Any) -> dict[str, Any]:
-    recipe, plan = make_recipe(), quiet_plan()
-    result = fit(plan, share, recipe, **arguments(folder / "quiet", device=machine))
+    plan = quiet_plan()
+    result = fit(plan, share, make_recipe(accumulate=2), **arguments(folder / "quiet", device=machine, phases=PHASES))
     found: dict[str, Any] = {"quiet": plan.state_dict(), "history": [e.total for e in result.history]}
     found["parts"] = ranks.gather(plan.advanced[0][1])
 
+    recipe = make_recipe()
     fit(FakePlan(), share, recipe, **arguments(folder / "alone", device=machine))
     try:
         fit(Dying(), share, recipe, **arguments(folder / "killed", device=machine))

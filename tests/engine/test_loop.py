@@ -268,6 +268,20 @@ def test_preparations_run_when_they_say(machine: Machine, tmp_path: Path) -> Non
     assert read(tmp_path / LAST)["prepared"] == {"once": 0, "each": 2}
 
 
+def test_preparation_draws_from_its_own_address(machine: Machine, tmp_path: Path) -> None:
+    def drawing(first: int) -> Iterator[Batch]:
+        for batch in loader(first):
+            torch.rand(2)
+            yield batch
+
+    prototypes = []
+    for name, stream in (("a", loader), ("b", drawing)):
+        plan = FakePlan(preparations=(FakePreparation("each", "epoch"),))
+        fit(plan, stream, make_recipe(), **arguments(tmp_path / name, device=machine))
+        prototypes.append(plan.prototype.item())
+    assert prototypes[0] == prototypes[1]
+
+
 def test_preparation_without_data_is_refused(machine: Machine, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match='preparation "once" goes over the data'):
         fit(

@@ -13,7 +13,7 @@ import torch
 
 from kdflow.engine.loop import fit
 from kdflow.engine.machine import Machine
-from tests.engine.drive_many import quiet_plan
+from tests.engine.drive_many import PHASES, quiet_plan
 from tests.engine.fakes import arguments, differences, loader, make_recipe
 
 
@@ -34,13 +34,13 @@ def test_two_processes_train_like_one_with_the_whole_batch(
     found: dict[str, Any], machine: Machine, tmp_path: Path
 ) -> None:
     plan = quiet_plan()
-    result = fit(plan, loader, make_recipe(), **arguments(tmp_path, device=machine))
+    result = fit(plan, loader, make_recipe(accumulate=2), **arguments(tmp_path, device=machine, phases=PHASES))
     torch.testing.assert_close(found["quiet"], dict(plan.state_dict()), rtol=1e-5, atol=1e-6)
     assert found["history"] == pytest.approx([e.total for e in result.history], rel=1e-5)
 
 
 def test_processes_draw_different_numbers(found: dict[str, Any]) -> None:
-    assert found["parts"] == [0, 1]
+    assert found["parts"] == [0, 2]  # two passes per step in each process
 
 
 def test_killed_processes_resume_to_the_same_weights(found: dict[str, Any]) -> None:

@@ -20,6 +20,7 @@ from kdflow.engine.loop import fit
 from kdflow.engine.machine import Machine
 from kdflow.engine.training import Training
 from kdflow.errors import UsageError
+from kdflow.spec.bench import Recipe
 from kdflow.spec.method import Phase
 from tests.engine.fakes import FakePlan, FakePreparation, arguments, differences, loader, make_recipe
 
@@ -90,13 +91,19 @@ def kill_points() -> dict[str, Callable[[pytest.MonkeyPatch], None]]:
     return points
 
 
+def kill(point: str, machine: Machine, folder: Path, recipe: Recipe | None = None, **changes: Any) -> None:
+    """Start a run that dies at ``point``."""
+    with pytest.MonkeyPatch.context() as patched:
+        kill_points()[point](patched)
+        with pytest.raises(Killed):
+            fit(make_plan()[0], loader, recipe or make_recipe(), **settings(folder, machine, **changes))
+
+
 @pytest.mark.parametrize("point", kill_points())
 def test_killed_run_ends_like_the_run_left_alone(
     point: str, alone: dict[str, Any], machine: Machine, tmp_path: Path
 ) -> None:
-    with pytest.MonkeyPatch.context() as patched, pytest.raises(Killed):
-        kill_points()[point](patched)
-        fit(make_plan()[0], loader, make_recipe(), **settings(tmp_path, machine))
+    kill(point, machine, tmp_path)
     torch.manual_seed(99)  # a new process starts elsewhere
     result = fit(make_plan()[0], loader, make_recipe(), **settings(tmp_path, machine))
     assert differences(read(tmp_path / LAST), alone["state"]) == []
@@ -108,10 +115,7 @@ def test_killed_run_ends_like_the_run_left_alone(
 
 
 def test_the_comparison_would_notice_a_lost_stream(alone: dict[str, Any], machine: Machine, tmp_path: Path) -> None:
-    with pytest.MonkeyPatch.context() as patched:
-        kill_points()["after the checkpoint of step 8"](patched)
-        with pytest.raises(Killed):
-            fit(make_plan()[0], loader, make_recipe(), **settings(tmp_path, machine))
+    kill("after the checkpoint of step 8", machine, tmp_path)
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("kdflow.engine.training.set_generator_state", lambda state: None)
         fit(make_plan()[0], loader, make_recipe(), **settings(tmp_path, machine))
@@ -131,9 +135,7 @@ def test_state_covers_everything_that_moves(alone: dict[str, Any]) -> None:
 
 
 def test_resume_says_where_it_started_and_repeats_at_most_one_interval(machine: Machine, tmp_path: Path) -> None:
-    with pytest.MonkeyPatch.context() as patched, pytest.raises(Killed):
-        kill_points()["in the optimizer's step 7"](patched)
-        fit(make_plan()[0], loader, make_recipe(), **settings(tmp_path, machine))
+    kill("in the optimizer's step 7", machine, tmp_path)
     plan, preparations = make_plan()
     result = fit(plan, loader, make_recipe(), **settings(tmp_path, machine))
     assert result.resumed_from_step == 5
@@ -162,15 +164,52 @@ def test_reports_are_marked_when_they_repeat(machine: Machine, tmp_path: Path) -
             self.seen.append(("evaluation", event.step, event.repeated))
 
     first, second = Log(), Log()
-    with pytest.MonkeyPatch.context() as patched, pytest.raises(Killed):
-        kill_points()["in the optimizer's step 10"](patched)
-        fit(make_plan()[0], loader, make_recipe(checkpoint_every=100), **settings(tmp_path, machine, hooks=(first,)))
+    kill("in the optimizer's step 10", machine, tmp_path, make_recipe(checkpoint_every=100), hooks=(first,))
     fit(make_plan()[0], loader, make_recipe(checkpoint_every=100), **settings(tmp_path, machine, hooks=(second,)))
     fresh = [(kind, step) for log in (first, second) for kind, step, repeated in log.seen if not repeated]
     assert len(fresh) == len(set(fresh))
     assert ("step", 9, True) in second.seen
     assert ("evaluation", 10, True) in second.seen
     assert sorted(step for kind, step in fresh if kind == "step") == [3, 5, 6, 9, 12]
+
+
+def test_saved_preparation_is_not_repeated(machine: Machine, tmp_path: Path) -> None:
+    kill("after the preparation at 8 was saved", machine, tmp_path)
+    plan, preparations = make_plan()
+    result = fit(plan, loader, make_recipe(), **settings(tmp_path, machine))
+    assert result.resumed_from_step == 8
+    assert [len(p.runs) for p in preparations] == [0, 0]
+
+
+def test_saved_evaluation_is_not_repeated_and_an_earlier_best_stays(machine: Machine, tmp_path: Path) -> None:
+    asked: list[int] = []
+
+    def falling(plan: FakePlan) -> dict[str, float]:
+        step = plan.advanced[-1][0] + 1
+        asked.append(step)
+        return {"AP": -float(step)}
+
+    recipe = make_recipe(evaluate_every=4)
+    changes = {"evaluate": falling, "phases": ()}
+    with pytest.MonkeyPatch.context() as patched:
+        kill_points()["after the checkpoint of step 8"](patched)
+        with pytest.raises(Killed):
+            fit(make_plan()[0], loader, recipe, **{**settings(tmp_path, machine), **changes})
+    result = fit(make_plan()[0], loader, recipe, **{**settings(tmp_path, machine), **changes})
+    assert asked == [4, 8, 12]
+    assert result.best == {"metric": "AP", "value": -4.0, "step": 4}
+    assert read(tmp_path / BEST)["step"] == 4
+
+
+def test_journal_that_a_kill_cut_off_is_completed(alone: dict[str, Any], machine: Machine, tmp_path: Path) -> None:
+    kill("in the optimizer's step 10", machine, tmp_path)
+    path = tmp_path / "journal.jsonl"
+    path.write_bytes(path.read_bytes()[:-20])
+    result = fit(make_plan()[0], loader, make_recipe(), **settings(tmp_path, machine))
+    assert [e.step for e in result.history] == [e.step for e in alone["result"].history]
+    assert [e.step for e in result.evaluations] == [e.step for e in alone["result"].evaluations]
+    again = fit(make_plan()[0], loader, make_recipe(), **settings(tmp_path, machine))
+    assert again.history == result.history
 
 
 def test_without_resume_the_run_starts_again(alone: dict[str, Any], machine: Machine, tmp_path: Path) -> None:
@@ -196,9 +235,7 @@ def test_checkpoint_of_more_processes_is_refused(tmp_path: Path) -> None:
 def test_damaged_checkpoint_falls_back_to_the_one_before(
     damage: str, alone: dict[str, Any], machine: Machine, tmp_path: Path
 ) -> None:
-    with pytest.MonkeyPatch.context() as patched, pytest.raises(Killed):
-        kill_points()["before the backward of step 10"](patched)
-        fit(make_plan()[0], loader, make_recipe(), **settings(tmp_path, machine))
+    kill("before the backward of step 10", machine, tmp_path)
     path = tmp_path / LAST
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 0xFF

@@ -1,1 +1,45 @@
 """Detectors made from the parameters of a golden case, for methods that call stages."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection._utils import Matcher
+from torchvision.ops import box_iou
+
+from kdflow.graph.given import GivenDetector
+from kdflow.ports import Call, Stage, standard_port
+
+
+class AssignAnchors(nn.Module):
+    """RetinaNet's matching of anchors to boxes, by torchvision's matcher."""
+
+    def __init__(self, anchors: list[Tensor]) -> None:
+        super().__init__()
+        self.anchors = anchors
+
+    def forward(self, boxes: list[Tensor]) -> dict[str, Any]:
+        everything, sizes = torch.cat(self.anchors), [len(a) for a in self.anchors]
+        matcher = Matcher(0.5, 0.4, allow_low_quality_matches=True)
+        positive = [
+            matcher(box_iou(own, everything)) >= 0 if len(own) else everything.new_zeros(len(everything)) > 0
+            for own in boxes
+        ]
+        return {"positive": list(torch.stack(positive).split(sizes, dim=1))}
+
+    def infer(self, boxes: list[Tensor]) -> dict[str, Any]:
+        return {"positive": [torch.zeros((len(boxes), len(a)), dtype=torch.bool) for a in self.anchors]}
+
+
+def anchor_assigner(arrays: dict[str, np.ndarray], dtype: torch.dtype, owner: str) -> GivenDetector:
+    """A detector that only assigns the anchors of the case to boxes."""
+    levels = sum(key.startswith("anchors.") for key in arrays)
+    run = AssignAnchors([torch.as_tensor(arrays[f"anchors.{i}"]) for i in range(levels)])
+    return GivenDetector(
+        "anchors", "dense", {"assign.positive": standard_port("assign.positive", "dense", "assign", "positive")},
+        stages={"assign": Stage(run, {"boxes": "targets.boxes"}, ("positive",), infer=run.infer)},
+        calls={"assign": Call({"boxes": "assign:boxes"}, {"positive": "assign.positive"})},
+    )

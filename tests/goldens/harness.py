@@ -2,11 +2,18 @@
 
 A binding ``tests/goldens/<slug>.yaml`` lists *runs*; each applies to the cases that have the keys in ``when`` and says
 
-    set:       dotted spec path -> literal, or "$key" for a scalar of the case ("$" works inside mappings and lists as well)
+    method:    spec to evaluate, where it is not the slug
+    drop:      dotted spec paths that are left out
+    set:       dotted spec path -> literal, "$key" for a scalar of the case ("$" works inside mappings and lists as well), or
+               {make: function, of: [keys]}; "key|1" stands for 1 where the case has no such key
     values:    reference in the spec -> key ("student.neck.*" gathers a list) or {make: function, of: key or [keys]}
     params:    key pattern with {placeholders} -> name below plan.ops
     detectors: owner -> function in builders.py that makes a detector from the case
-    expected:  key pattern -> {term: name} | {terms: [names]} | {node: name} | {grad: reference}, with make: for a layout
+    expected:  key pattern -> {term: name} | {terms: [names]} | {node: name} | {grad: reference}, with make: for a layout of
+               the plan's value and layout: for one of the case's (its gradients are stored as maps);
+               with: lists keys that make: is handed as well
+    epoch:     [key of the epoch, key of the number of epochs], for schedules
+    observe:   true runs the preparations first, on the given values as one batch; only: prepare leaves out nodes and terms
     left_out:  key pattern -> reason, for expectations that are deliberately not compared
     unused:    key pattern -> reason, for inputs that the method does not read
 
@@ -15,9 +22,10 @@ Values are compared weighted unless ``raw: true``. ``expected64.*`` follows ``ex
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -60,7 +68,7 @@ def binding_runs(slug: str, arrays: Arrays) -> list[Run]:
         if all(fnmatch.filter(arrays, key) for key in declared.get("when", [])) and not any(
             fnmatch.filter(arrays, key) for key in declared.get("unless", [])
         ):
-            runs.append(Run(slug, merged, arrays))
+            runs.append(Run(merged.get("method", slug), merged, arrays))
     return runs
 
 
@@ -79,6 +87,8 @@ def gather(run: Run, key: str) -> Any:
 
 def literal(run: Run, value: Any) -> Any:
     """A value of ``set`` with every "$key" replaced by the case's scalar or list."""
+    if isinstance(value, dict) and set(value) == {"make", "of"}:
+        return getattr(layouts, value["make"])(*(scalar(run, key) for key in value["of"]))
     if isinstance(value, dict):
         return {k: literal(run, v) for k, v in value.items()}
     if isinstance(value, list):
@@ -86,6 +96,12 @@ def literal(run: Run, value: Any) -> Any:
     if isinstance(value, str) and value.startswith("$"):
         return gather(run, value[1:]).tolist()
     return value
+
+
+def scalar(run: Run, key: str) -> float:
+    """A scalar of the case; ``key|1`` is 1 where it is absent."""
+    name, _, default = key.partition("|")
+    return float(gather(run, name)) if name in run.arrays or not default else float(default)
 
 
 def tensors(value: Any, dtype: torch.dtype) -> Any:
@@ -119,6 +135,11 @@ def source(run: Run, declared: Any, dtype: torch.dtype) -> Any:
 def evaluate(run: Run, dtype: torch.dtype) -> tuple[Plan, dict[str, Any], dict[str, Any]]:
     """Compile the shipped spec on the case's values and evaluate its terms; also returns the leaves by reference."""
     spec = load_method(ROOT / "specs" / f"{run.method}.yaml", lambda name: ROOT / "specs" / f"{name}.yaml")
+    if run["only"] == "prepare":
+        spec.document.data.update(nodes={}, terms={}, search={}, variants=[])
+    for path in run["drop"]:
+        section, _, name = path.partition(".")
+        del spec.document.data[section][name]
     families = run["families"]
     context = {f"{owner}.family": family for owner, family in families.items()} | dict(run["context"])
     method = spec.resolve(context, {path: literal(run, v) for path, v in run["set"].items()})
@@ -128,14 +149,40 @@ def evaluate(run: Run, dtype: torch.dtype) -> tuple[Plan, dict[str, Any], dict[s
             leaves(value)
     strides = {name: tuple(int(s) for s in gather(run, key)) for name, key in run["strides"].items()}
     detectors = {owner: getattr(builders, make)(run.arrays, dtype, owner) for owner, make in run["detectors"].items()}
-    plan = compile_given(
-        method, spec.document, inputs, families=families, strides=strides, detectors=detectors, seed=0
-    ).to(dtype)
+    with new_weights_in(dtype):
+        plan = compile_given(
+            method, spec.document, inputs, families=families, strides=strides, detectors=detectors, seed=0
+        ).to(dtype)
     load_parameters(run, plan)
     wanted = {t.name for t in plan.terms}
-    plan.advance(0, 1, 1)
+    epoch, epochs = (int(gather(run, key)) for key in run["epoch"]) if run["epoch"] else (0, 1)
+    plan.advance(epoch, epochs, 1)
+    if run["observe"]:
+        observe(plan)
     raw = plan.evaluate({}, sorted(wanted))
     return plan, raw, inputs
+
+
+@contextlib.contextmanager
+def new_weights_in(dtype: torch.dtype) -> Iterator[None]:
+    """Layers made inside have weights of this type."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def observe(plan: Plan) -> None:
+    """Show every preparation the given values, as one batch."""
+    for node in plan.graph.ordered():
+        if node.prepared:
+            module: Any = node.module.parts[0].inner
+            values = plan.evaluate({}, list(node.operands()))
+            module.begin()
+            module.observe(**{key: values[str(name)] for key, name in node.inputs.items()})
+            module.finish()
 
 
 def load_parameters(run: Run, plan: Plan) -> None:
@@ -146,7 +193,8 @@ def load_parameters(run: Run, plan: Plan) -> None:
         for pattern, target in run["params"].items():
             expression = re.sub(r"\\\{(\w+)\\\}", r"(?P<\1>[\\w.]+?)", re.escape(pattern)) + "$"
             if match := re.match(expression, key):
-                name = target.format(**match.groupdict())
+                place = {k: rank(run, pattern, k, v) for k, v in match.groupdict().items()}
+                name = target.format(**place)
                 value = torch.as_tensor(run.arrays[key])
                 assert state[name].shape == value.shape, f"{key} {value.shape} does not fit {name} {state[name].shape}"
                 state[name].copy_(value)
@@ -154,6 +202,13 @@ def load_parameters(run: Run, plan: Plan) -> None:
                 run.used.add(key)
     trainable = {name for name, _ in plan.ops.named_parameters()}
     assert not trainable - given, f"parameters without a golden value: {sorted(trainable - given)}"
+
+
+def rank(run: Run, pattern: str, group: str, word: str) -> str:
+    """A number's place among the numbers that the case has there (stages 1, 2, 3 are entries 0, 1, 2); words stay."""
+    expression = re.sub(r"\\\{(\w+)\\\}", r"(?P<\1>[\\w.]+?)", re.escape(pattern)) + "$"
+    found = {m[group] for key in run.arrays if (m := re.match(expression, key))}
+    return str(sorted(map(int, found)).index(int(word))) if word.isdigit() else word
 
 
 def total(plan: Plan, raw: Mapping[str, Any], terms: list[str] | None = None) -> torch.Tensor:
@@ -173,7 +228,8 @@ def actual(run: Run, plan: Plan, raw: dict[str, Any], inputs: dict[str, Any], de
     else:
         names = [declared["term"]] if "term" in declared else declared["terms"]
         value = total(plan, raw, names) if not declared.get("raw") else sum(raw[f"kd/{n}"] for n in names)
-    return getattr(layouts, declared["make"])(value) if "make" in declared else value
+    beside = [tensors(gather(run, key), torch.float64) for key in declared.get("with", [])]
+    return getattr(layouts, declared["make"])(value, *beside) if "make" in declared else value
 
 
 def gradient(loss: torch.Tensor, run: Run, plan: Plan, inputs: dict[str, Any], name: str) -> Any:
@@ -195,15 +251,21 @@ def expectations(run: Run) -> dict[str, dict[str, Any]]:
         for pattern, declared in run["expected"].items():
             expression = re.escape(pattern).replace(r"\*", r"(\d+)") + "$"
             if match := re.match(expression, plain):
-                found[key] = {**declared, "place": [int(n) for n in match.groups()]}
+                found[key] = {**declared, "pattern": pattern, "place": [int(n) for n in match.groups()]}
+    for declared in found.values():
+        of_pattern = [other["place"] for other in found.values() if other["pattern"] == declared["pattern"]]
+        numbers = [sorted(set(column)) for column in zip(*of_pattern, strict=True)]
+        declared["entry"] = [column.index(n) for column, n in zip(numbers, declared["place"], strict=True)]
     return found
 
 
 def compare(run: Run, key: str, declared: dict[str, Any], value: Any) -> None:
     """Assert that the plan's value equals the golden one."""
-    for position in declared["place"]:
+    for position in declared["entry"]:
         value = value[position]
     expected = torch.as_tensor(run.arrays[key])
+    if "layout" in declared:
+        expected = getattr(layouts, declared["layout"])([expected])[0]
     kind = ("grad" if "grad" in declared else "value") + ("64" if key.startswith("expected64") else "")
     tolerance = run.tolerance(kind)
     got = (

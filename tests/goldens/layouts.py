@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
 
-def cells(levels: list[Tensor]) -> list[Tensor]:
+def anchor_cells(levels: list[Tensor]) -> list[Tensor]:
     """(B, A, H, W) per level -> (B, H*W*A, 1)."""
     return [t.permute(0, 2, 3, 1).reshape(t.shape[0], -1, 1) for t in levels]
 
@@ -47,3 +48,171 @@ def foreground(labels: Tensor, background: Tensor) -> Tensor:
 def background(labels: Tensor, index: Tensor) -> Tensor:
     """Class labels -> True where the background class."""
     return labels == index
+
+
+def by_image(levels: list[Tensor]) -> Tensor:
+    """(B, R_l) per level -> (B, R)."""
+    return torch.cat(levels, dim=1)
+
+
+def split_priors(priors: Tensor, counts: Tensor) -> list[Tensor]:
+    """(R, 4) -> (R_l, 4) per level."""
+    return list(priors.split(counts.tolist()))
+
+
+def assigned(indices: list[Tensor], counts: Tensor) -> list[Tensor]:
+    """Per image (R,) object of each prior, -1 for none -> True where assigned, (B, R_l) per level."""
+    return list((torch.stack(indices) >= 0).split(counts.tolist(), dim=1))
+
+
+def all_places(indices: list[Tensor], counts: Tensor) -> list[Tensor]:
+    """Ones (B, R_l) per level: no place lies on padding."""
+    return list(torch.ones(len(indices), int(counts.sum())).split(counts.tolist(), dim=1))
+
+
+def resized_side(student: float) -> str:
+    """1 -> student, 0 -> teacher."""
+    return "student" if student else "teacher"
+
+
+def product(*factors: float) -> float:
+    """Of scalars."""
+    return math.prod(factors)
+
+
+def one_level(features: Tensor) -> list[Tensor]:
+    """A map -> a pyramid of one level."""
+    return [features]
+
+
+def only(levels: list[Tensor]) -> Tensor:
+    """A pyramid of one level -> its map."""
+    (level,) = levels
+    return level
+
+
+def decoded(deltas: list[Tensor], anchors: list[Tensor]) -> list[Tensor]:
+    """Deltas and anchors per level -> boxes, written out here so that the spec's own decoding is not its own witness."""
+    boxes = []
+    for own, anchor in zip(deltas, anchors, strict=True):
+        side = anchor[:, 2:] - anchor[:, :2]
+        center = anchor[:, :2] + side / 2 + own[..., :2] * side
+        half = side * own[..., 2:].clamp(max=math.log(1000 / 16)).exp() / 2
+        boxes.append(torch.cat([center - half, center + half], dim=-1))
+    return boxes
+
+
+def sizes(image_sizes: Tensor) -> list[tuple[int, int]]:
+    """(B, 2) height and width -> a list of pairs."""
+    return [(int(height), int(width)) for height, width in image_sizes]
+
+
+def scores_of(instances: dict[str, list[Tensor]]) -> list[Tensor]:
+    """Of an op with several outputs."""
+    return instances["scores"]
+
+
+def joined(parts: list[Tensor]) -> Tensor:
+    """Per image (n, ...) -> (N, ...)."""
+    return torch.cat(parts)
+
+
+def ones_for(boxes: list[Tensor]) -> Tensor:
+    """Every one of the boxes of all images."""
+    return torch.ones(sum(len(b) for b in boxes))
+
+
+def class_of_rows(start: Tensor, levels: list[Tensor]) -> list[Tensor]:
+    """First row of each class -> class of every row, the same for all levels."""
+    classes = torch.repeat_interleave(torch.arange(len(start) - 1), start.diff())
+    return [classes for _ in levels]
+
+
+def per_image(levels: list[Tensor], boxes: list[Tensor]) -> list[list[Tensor]]:
+    """(N,) per level -> per level and image."""
+    return [list(level.split([len(b) for b in boxes])) for level in levels]
+
+
+def boxes_as_priors(boxes: list[Tensor]) -> list[Tensor]:
+    """All boxes of the batch as the anchors of one level."""
+    return [torch.cat(boxes)]
+
+
+def own_boxes(boxes: list[Tensor]) -> list[Tensor]:
+    """True where an anchor of :func:`boxes_as_priors` is a box of the image."""
+    image = torch.repeat_interleave(torch.arange(len(boxes)), torch.tensor([len(b) for b in boxes]))
+    return [image[None] == torch.arange(len(boxes))[:, None]]
+
+
+def labels_everywhere(labels: list[Tensor]) -> list[Tensor]:
+    """Classes of the anchors of :func:`boxes_as_priors`, for every image."""
+    return [torch.cat(labels).expand(len(labels), -1)]
+
+
+def no_scores(boxes: list[Tensor]) -> list[Tensor]:
+    """Class scores of the anchors of :func:`boxes_as_priors` that nothing is compared with."""
+    return [torch.zeros(len(boxes), sum(len(b) for b in boxes), 2)]
+
+
+CELL = 32
+
+
+def vectors_as_map(vectors: Tensor) -> list[Tensor]:
+    """(n, C) -> a map of one row of n cells."""
+    return [vectors.T[None, :, None, :]]
+
+
+def cells_as_boxes(vectors: Tensor) -> list[Tensor]:
+    """A box inside each cell of :func:`vectors_as_map`."""
+    first = torch.arange(len(vectors)) * CELL + 0.5
+    last = first + CELL - 1
+    return [torch.stack([first, torch.full_like(first, 0.5), last, torch.full_like(first, CELL - 0.5)], dim=1)]
+
+
+def one_class(vectors: Tensor) -> list[Tensor]:
+    """The same class for all boxes of :func:`cells_as_boxes`."""
+    return [torch.zeros(len(vectors), dtype=torch.long)]
+
+
+def image_of_cells(vectors: Tensor) -> Tensor:
+    """An empty image of the size of :func:`vectors_as_map`."""
+    return torch.zeros(1, 3, CELL, CELL * len(vectors))
+
+
+def row_numbers(prototypes: dict[str, list[Tensor]], vectors: Tensor) -> Tensor:
+    """Which of the vectors every prototype is."""
+    return torch.cdist(prototypes["student"][0].double(), vectors).argmin(1)
+
+
+def layers(values: Tensor) -> list[Tensor]:
+    """(L, ...) -> a list over decoder layers."""
+    return list(values)
+
+
+def stacked(values: list[Tensor]) -> Tensor:
+    """A list over decoder layers -> (L, ...)."""
+    return torch.stack(list(values))
+
+
+def equal_sizes(size: Tensor, images: list[Tensor]) -> list[tuple[int, int]]:
+    """The same (height, width) for all images."""
+    return [(int(size[0]), int(size[1])) for _ in images]
+
+
+def partners(pairs: list[list[tuple[Tensor, Tensor]]], logits: Tensor) -> Tensor:
+    """Teacher query of every student query (L, B, N), -1 for none."""
+    found = torch.full(logits.shape[:3], -1)
+    for layer, images in enumerate(pairs):
+        for image, (ours, theirs) in enumerate(images):
+            found[layer, image, ours] = theirs
+    return found
+
+
+def mean_of_rows(layers: list[Tensor], weight: Tensor) -> Tensor:
+    """Summed over all but the rows, averaged over the rows, weighted: (L,)."""
+    return torch.stack([weight * layer.flatten(1).sum(1).mean() if layer.dim() > 1 else weight * layer.mean() for layer in layers])
+
+
+def summed(values: list[Tensor]) -> list[Tensor]:
+    """Of all entries."""
+    return [value.sum() for value in values]

@@ -173,9 +173,9 @@ class Inference:
             lifted = () if node.prepared else node.lifted
             node.module = OpCall(node.name, parts, lifted, canvas, no_grad=no_grad, exact=exact, streams=streams)
             with self.mode:
-                trial = OpCall(
-                    node.name, [self._fake_copy(p) for p in parts], lifted, canvas, no_grad=no_grad, exact=exact
-                )
+                infer = node.op.infer
+                stand_ins = [FunctionOp(infer, parts[0].options)] if infer else [self._fake_copy(p) for p in parts]
+                trial = OpCall(node.name, stand_ins, lifted, canvas, no_grad=no_grad, exact=exact)
                 return trial(**({} if node.prepared else self._inputs(node)))
         except Exception as error:
             shapes = ", ".join(f"{name} is {show(self._operand(o))}" for name, o in node.inputs.items())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from kdflow.graph.build import is_word
 from kdflow.graph.node import Graph, Node, Role, Value
 from kdflow.kinds import ANY, LAYERS, MAP, PYRAMID, SCALAR, Kind, stacked
 from kdflow.spec.load import Document, Steps
@@ -96,10 +97,11 @@ def _result(graph: Graph, node: Node, elements: Mapping[str, Kind]) -> bool:
         return False
     given = node.op.output_kinds(elements)
     strides = _strides(graph, node)
+    form = node.port.form if node.port else ""
     if isinstance(given, dict):
         node.value = Value(ANY, {k: stacked(v, node.lift) for k, v in given.items()}, strides=strides)
     else:
-        node.value = Value(stacked(given, node.lift), strides=strides)
+        node.value = Value(stacked(given, node.lift), strides=strides, form=form)
     return True
 
 
@@ -123,11 +125,30 @@ def _term(graph: Graph, node: Node, document: Document) -> bool:
             f"scope: image needs an axis b; {_article(value)} has {', '.join(value.axes or ())}",
         )
         return False
+    if not _axes_exist(graph, node, document, value):
+        return False
     return all(
         _factor(graph, node, document, (*node.path, key), operand, value)
         for key in ("factors", "rows")
         for operand in node.inputs.get(key, ())
     )
+
+
+def _axes_exist(graph: Graph, node: Node, document: Document, value: Kind) -> bool:
+    """Axes named in a reduction must be axes of what is reduced (in ``over``, also of the student's tensor)."""
+    if node.term is None or value.axes is None:
+        return True
+    reduce, before = node.term.reduce, len(document.faults)
+    student = node.inputs.get("student")
+    counted = {*value.axes, *((graph[str(student)].value.kind.axes or ()) if student else ()), "rows", "elements"}
+    over = [part for part in reduce.over if isinstance(part, str) and is_word(part)]
+    summed = () if reduce.sum == "all" else reduce.sum
+    for key, words, known in (("over", over, counted), ("sum", summed, set(value.axes)), ("root", reduce.root, set(value.axes))):
+        for word in words:
+            if word not in known:
+                problem = f'{_article(value)} has no axis "{word}"; its axes are {", ".join(value.axes) or "none"}'
+                document.report((*node.path, "reduce", key), problem)
+    return len(document.faults) == before
 
 
 def _factor(graph: Graph, node: Node, document: Document, path: Steps, operand: str, value: Kind) -> bool:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any
 
-from kdflow.graph.node import Graph, Role
+from kdflow.graph.node import Graph
 from kdflow.spec.load import Document
 from kdflow.spec.method import Method
 
@@ -17,20 +19,33 @@ def prune(graph: Graph, outputs: Iterable[str]) -> Graph:
     return graph.keep(wanted)
 
 
-def report_unused(graph: Graph, method: Method, document: Document) -> None:
-    """A declared node that no term uses is a mistake, not a decoration."""
-    terms = [node.name for node in graph.of_role(Role.TERM)]
-    used: set[str] = set()
-    for term in terms:
-        used |= graph.upstream(term)
-    observed = {o for node in graph.ordered() if node.prepared for o in node.operands()}
-    for name in list(observed):
-        used |= graph.upstream(name) | {name}
-    for name, entry in method.nodes.items():
-        prefix = f"{name}:" if entry.call else f"{name}."
-        if name not in used and not any(u.startswith(prefix) for u in used):
+def report_unused(method: Method, document: Document) -> None:
+    """A declared node that no term names, directly or through other nodes, is a mistake and not a decoration."""
+    named: set[str] = set()
+    waiting: list[Any] = [*method.terms.values(), *method.prepare.values()]
+    while waiting:
+        for word in _words(waiting.pop().model_dump()):
+            base = re.split(r"[.\[@]", word, maxsplit=1)[0]
+            if base in method.nodes and base not in named:
+                named.add(base)
+                waiting.append(method.nodes[base])
+    for name in method.nodes:
+        if name not in named:
             document.report(("nodes", name), "no term uses this node; remove it, or name it in a term")
     called = {entry.module for entry in method.nodes.values() if entry.module}
     for name in method.modules:
         if name not in called:
             document.report(("modules", name), "no node uses this module; remove it, or apply it with module:")
+
+
+def _words(value: Any) -> Iterator[str]:
+    """All texts inside plain data."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            if key not in ("op", "loss", "call", "module", "at", "schedule"):
+                yield from _words(inner)
+    elif isinstance(value, (list, tuple)):
+        for inner in value:
+            yield from _words(inner)

@@ -23,22 +23,44 @@ def place_terms(graph: Graph, document: Document) -> Graph:
         for name in declared:
             if name not in tree:
                 document.report((*node.path, "at"), f'no taxonomy node "{name}".{choices(name, [n.id for n in tree])}')
-        if node.term.value is not None and not declared and not inferred:
-            document.report(node.path, "a term with value: needs at:, since nothing is compared")
-        if declared and inferred and not set(inferred) & set(declared):
+        known = [name for name in declared if name in tree]
+        if not _reads_student(graph, node):
+            document.report(node.path, "no student tensor is compared here, so nothing would be learned from this term")
+            continue
+        if known and inferred and not set(inferred) & set(known):
             document.report(
-                (*node.path, "at"), f"the term compares a tensor of {', '.join(inferred)}, not of {', '.join(declared)}"
+                (*node.path, "at"), f"the term compares a tensor of {', '.join(inferred)}, not of {', '.join(known)}"
             )
         node.taxonomy = tuple(dict.fromkeys([*inferred, *declared, *_rewired(graph, node)]))
         if not node.taxonomy and not declared:
-            document.report(node.path, "no student tensor with a taxonomy node is compared here; write at: NODE")
+            problem = "a term with value: needs at:, since nothing is compared" if node.term.value else (
+                "no student tensor with a taxonomy node is compared here; write at: NODE"
+            )
+            document.report(node.path, problem)
     return graph
+
+
+def _reads_student(graph: Graph, term: Node) -> bool:
+    """True when what stands on the student's side depends on the student, masks and selections left aside."""
+    waiting, seen = [str(term.inputs.get("student") or term.inputs["value"])], set[str]()
+    while waiting:
+        node = graph[waiting.pop()]
+        if node.owner == "student" or node.given is not None:
+            return True
+        if node.name not in seen and not (node.op and node.op.no_grad):
+            seen.add(node.name)
+            waiting.extend(node.operands())
+    return False
 
 
 def _inferred(graph: Graph, term: Node) -> tuple[str, ...]:
     """Nodes of the ports nearest to the compared student tensor."""
-    start = term.inputs.get("student") or term.inputs["value"]
-    return tuple(dict.fromkeys(p.node for p in _nearest(graph, str(start)) if p.node))
+    return tuple(dict.fromkeys(p.node for p in compared_ports(graph, term) if p.node))
+
+
+def compared_ports(graph: Graph, term: Node) -> list[PortSpec]:
+    """Ports that the student tensor of a term comes from."""
+    return _nearest(graph, str(term.inputs.get("student") or term.inputs["value"]))
 
 
 def _nearest(graph: Graph, name: str) -> list[PortSpec]:
@@ -63,11 +85,11 @@ def _main_inputs(node: Node) -> list[str]:
 
 
 def carries_features(kind: Kind) -> bool:
-    """True for kinds with a feature axis that are not mere geometry."""
+    """True for kinds with a feature axis that are not mere geometry, and for tables that relate rows to rows."""
     return (
         not kind.opaque
         and kind.stack != "images"
-        and (kind.axes is None or bool(_FEATURE_AXES & set(kind.axes)) or kind.axes == ("b", "r"))
+        and (kind.axes is None or bool(_FEATURE_AXES & set(kind.axes)) or kind.axes in (("b", "r"), ("n", "m")))
     )
 
 

@@ -31,9 +31,10 @@ class ConvAdapter(nn.Module):
             ``identity`` or ``kaiming``.
         norm: ``batch`` adds a BatchNorm with torch's defaults.
         activation: ``relu`` rectifies; signed maps such as FPN outputs cannot be matched with it.
+        when: ``widths_differ`` builds no layer, and passes the map on as it is, where the channels agree already.
     """
 
-    conv: nn.Conv2d
+    conv: nn.Conv2d | None
     bn: nn.BatchNorm2d | None
 
     def __init__(
@@ -46,17 +47,21 @@ class ConvAdapter(nn.Module):
         init: Init = "default",
         norm: Literal["none", "batch"] = "none",
         activation: Literal["none", "relu"] = "none",
+        when: Literal["always", "widths_differ"] = "always",
     ) -> None:
         super().__init__()
         self.kernel, self.stride, self.groups = kernel, stride, groups
         self.channels, self.bias, self.init = channels, bias, init
-        self.norm, self.activation = norm, activation
+        self.norm, self.activation, self.when = norm, activation, when
 
     def build(self, features: Map, like: Map | None = None) -> None:
         """Size the layers from the channels of ``features`` and ``like``."""
-        outputs = width(self.channels, features, like, dim=1)
+        inputs, outputs = features.shape[1], width(self.channels, features, like, dim=1)
+        if self.when == "widths_differ" and inputs == outputs:
+            self.conv = self.bn = None
+            return
         self.conv = nn.Conv2d(
-            features.shape[1], outputs, self.kernel, self.stride, self.kernel // 2, groups=self.groups, bias=self.bias
+            inputs, outputs, self.kernel, self.stride, self.kernel // 2, groups=self.groups, bias=self.bias
         )
         initialise(self.conv, self.init)
         self.bn = nn.BatchNorm2d(outputs) if self.norm == "batch" else None
@@ -68,6 +73,8 @@ class ConvAdapter(nn.Module):
             features: Maps to adapt.
             like: Only its channels are read, when the layer is built.
         """
+        if self.conv is None:
+            return features
         result = self.conv(features)
         if self.bn is not None:
             result = self.bn(result)

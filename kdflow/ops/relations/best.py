@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Annotated, Any
+
 from kdflow.functional.relations import best_of_class
-from kdflow.kinds import AnyTensor, RowValues
+from kdflow.kinds import RowValues, of_axes
 from kdflow.operation import op
 
+Table = Annotated[Any, of_axes(("n", "m"), None)]
+Columns = Annotated[Any, of_axes(("m",), None)]
 
-@op("relation.best", no_grad=True)
-def best(features: AnyTensor, row_labels: RowValues, column_labels: AnyTensor) -> RowValues:
+
+@op("relation.best", no_grad=True, example={"features": "n c", "column_labels": "c"})
+def best(features: Table, row_labels: RowValues, column_labels: Columns) -> RowValues:
     """Largest similarity of each row among the columns of its class, 0 where its class has none: (N,).
 
     Args:

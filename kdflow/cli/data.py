@@ -1,0 +1,112 @@
+"""``kdflow data``: the drawn default set, checking a data set, and converting one."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from kdflow.cli.console import say, say_json
+from kdflow.cli.options import JsonOption, overrides_of
+from kdflow.errors import UsageError
+
+app = typer.Typer(help="Draw, check and convert data sets.", no_args_is_help=True, rich_markup_mode=None)
+
+
+class Target(StrEnum):
+    """Formats that can be written."""
+
+    coco = "coco"
+    voc = "voc"
+
+
+Folder = Annotated[str, typer.Argument(metavar="FOLDER", help="A COCO or VOC folder, or a bench file or name: its data are taken.")]
+
+
+@app.command("shapes")
+def shapes(
+    folder: Annotated[Path | None, typer.Argument(metavar="[FOLDER]", help="Where to draw; without it kdflow's own folder.")] = None,
+    sets: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="An option of the format, as in --set images.train=100. Repeatable."),
+    ] = None,
+) -> None:
+    """Draw the default data set as a COCO folder of image files."""
+    from kdflow.data.formats import parse_options
+    from kdflow.data.shapes import ShapesOptions, drawn_folder, write_shapes
+
+    options = parse_options("shapes", _nested(overrides_of(sets)))
+    if not isinstance(options, ShapesOptions):
+        raise TypeError(type(options).__name__)
+    if folder is None:
+        say(str(drawn_folder(options)))
+        return
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UsageError(f"{folder} is not empty. Next: name a new folder")
+    write_shapes(folder, options)
+    say(str(folder.resolve()))
+
+
+@app.command("check")
+def check(
+    folder: Folder,
+    quick: Annotated[bool, typer.Option("--quick", help="Annotations only; no image file is opened.")] = False,
+    json: JsonOption = False,
+) -> None:
+    """Check every split of a data set: missing and broken files, wrong boxes, unknown classes, leaks between splits."""
+    from kdflow.data.check import check_data
+
+    report = check_data(_source(folder), files=not quick)
+    if json:
+        say_json({
+            "format": report.format, "classes": report.classes,
+            "splits": [{**vars(split), "findings": [str(f) for f in split.findings]} for split in report.splits],
+            "across": [str(finding) for finding in report.across], "problems": len(report.faults),
+        })
+    else:
+        say(str(report))
+    if report.faults:
+        raise typer.Exit(2)
+
+
+@app.command("convert")
+def convert(
+    source: Folder,
+    target: Annotated[Path, typer.Argument(metavar="TARGET", help="A new folder.")],
+    to: Annotated[Target, typer.Option("--to", help="Format to write.")],
+) -> None:
+    """Write a data set as a COCO or VOC folder; image files are copied as they are."""
+    from kdflow.data.convert import convert as write
+
+    say(str(write(_source(source), target, to.value)))
+
+
+def _source(name: str) -> object:
+    """The data set of a folder, or of a bench."""
+    from kdflow.data.formats import open_data
+    from kdflow.experiment.setup import find_bench
+    from kdflow.spec.resolve import load_bench
+
+    if Path(name).is_dir():
+        return name
+    try:
+        file = find_bench(name)
+    except UsageError:
+        raise UsageError(f'"{name}" is neither a folder nor a bench ("kdflow benches" lists those)') from None
+    bench = load_bench(file)
+    return open_data(bench.data.format, bench.data.options)
+
+
+def _nested(flat: dict[str, object]) -> dict[str, object]:
+    """``{"images.train": 5}`` -> ``{"images": {"train": 5}}``."""
+    result: dict[str, object] = {}
+    for path, value in flat.items():
+        first, dot, rest = path.partition(".")
+        inner = result.setdefault(first, {}) if dot else None
+        if isinstance(inner, dict):
+            inner[rest] = value
+        else:
+            result[first] = value
+    return result

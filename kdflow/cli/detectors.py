@@ -1,0 +1,123 @@
+"""``kdflow detectors``: what a bench can name as student and teacher, and what each offers to a method."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from kdflow.cli.console import columns, say, say_json
+from kdflow.cli.options import JsonOption, overrides_of
+
+if TYPE_CHECKING:
+    from kdflow.ports import Detector
+
+Name = Annotated[str | None, typer.Argument(metavar="[NAME]", help="A detector; without it all are listed.")]
+Sets = Annotated[
+    list[str] | None, typer.Option("--set", metavar="OPTION=VALUE", help="Build it with this option, as a bench would. Repeatable.")
+]
+
+
+def detectors(
+    name: Name = None,
+    size: Annotated[int, typer.Option(min=32, help="Side of the images that shapes are shown for.")] = 128,
+    sets: Sets = None,
+    json: JsonOption = False,
+) -> None:
+    """List detectors; with a name, show its options, ports (with shapes for two images) and calls."""
+    from kdflow.ports import DETECTORS
+
+    if name is None:
+        found = [{"name": n, **_family(n)} for n in DETECTORS.names()]
+        if json:
+            say_json(found)
+        else:
+            rows = [(f["name"], f["family"], f["library"], f["licence"], f["doc"]) for f in found]
+            say(columns(rows, head=("detector", "family", "library", "licence", "")))
+        return
+    facts = facts_of(name, size, overrides_of(sets))
+    if json:
+        say_json(facts)
+    else:
+        say(page(facts))
+
+
+def _family(name: str) -> dict[str, Any]:
+    from kdflow.ports import DETECTORS
+
+    family = DETECTORS.get(name)
+    return {"family": family.family, "library": family.library, "licence": family.licence, "doc": family.doc}
+
+
+def facts_of(name: str, size: int = 128, options: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Options, ports with shapes, calls and losses of a detector, as plain data.
+
+    Args:
+        name: Registered name.
+        size: Side of the square images that shapes are inferred for.
+        options: Builder options; the defaults otherwise.
+
+    Raises:
+        UnknownNameError: No such detector.
+        SpecError: An option is wrong.
+    """
+    import inspect
+
+    from kdflow.cli.describe import arguments_of, describe_options
+    from kdflow.experiment.setup import build_detector
+    from kdflow.ports import DETECTORS
+    from kdflow.spec.bench import DetectorSpec
+    from kdflow.spec.load import Document
+
+    family = DETECTORS.get(name)
+    spoken = arguments_of(inspect.getdoc(family.build) or "")
+    document = Document(name, {"student": {}})
+    built = build_detector(DetectorSpec(detector=name, **(options or {})), ("a", "b"), document, "student", 0)
+    document.check()
+    if built is None:
+        raise RuntimeError(f"{name} was not built, and nothing says why")
+    shapes = port_shapes(built, size)
+    return {
+        "name": name, **_family(name),
+        "options": [vars(option) for option in describe_options(family.options, spoken)],
+        "ports": [
+            {
+                "name": port, "kind": spec.kind.name, "node": spec.node, "strides": list(spec.strides), "channels": list(spec.channels),
+                "form": spec.form, "shape": shapes.get(port, ""), "doc": spec.doc,
+            }
+            for port, spec in built.ports.items()
+        ],
+        "calls": [
+            {"name": call, "inputs": list(c.inputs), "outputs": list(c.outputs), "options": list(c.options), "doc": c.doc}
+            for call, c in built.calls.items()
+        ],
+        "stages": list(built.stages), "losses": list(built.losses), "size": size,
+    }
+
+
+def port_shapes(detector: Detector, size: int) -> dict[str, str]:
+    """Port -> shape in words, for two images of this size (rounded up to what the detector divides by)."""
+    from kdflow.graph.cost import port_values
+    from kdflow.graph.passes.infer import show
+
+    side = -(-size // detector.size_divisor) * detector.size_divisor
+    return {name: show(value) for name, value in port_values(detector, (side, side)).items()}
+
+
+def page(facts: dict[str, Any]) -> str:
+    """One detector for people."""
+    from kdflow.cli.describe import literal
+
+    lines = [f"{facts['name']}: {facts['doc']}", f"  {facts['family']}, from {facts['library']} ({facts['licence']})", "", "options"]
+    rows = [(o["name"], o["type"], "needed" if o["required"] else f"= {literal(o['default'])}", o["doc"]) for o in facts["options"]]
+    lines += [columns(rows, indent="  "), "", f"ports (shapes for two images of {facts['size']} x {facts['size']})"]
+    rows = [
+        (p["name"], p["kind"], p["node"] or "-", p["shape"] or "-", ", ".join(map(str, p["strides"])) or "-", p["form"] or "-", p["doc"])
+        for p in facts["ports"]
+    ]
+    lines += [columns(rows, ("port", "kind", "taxonomy", "shape", "strides", "form", ""), "  "), "", "calls"]
+    rows = [
+        (c["name"], ", ".join([*c["inputs"], *(f"{o}=" for o in c["options"])]), f"-> {', '.join(c['outputs'])}", c["doc"])
+        for c in facts["calls"]
+    ]
+    return "\n".join([*lines, columns(rows, indent="  ") or "  none", "", "losses", f"  {', '.join(facts['losses'])}"])

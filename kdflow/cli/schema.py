@@ -1,0 +1,26 @@
+"""``kdflow schema``: completion and checks while typing, in every editor that knows JSON Schema."""
+
+from __future__ import annotations
+
+import json
+
+from kdflow.cli.console import note, say
+from kdflow.cli.options import OutputFile, PluginOption
+
+
+def schema(output: OutputFile = None, plugin: PluginOption = None) -> None:
+    """Print a JSON Schema of method and bench files.
+
+    In VS Code with its YAML extension, write "# yaml-language-server: $schema=kdflow.schema.json" into the first line of a spec.
+    """
+    from kdflow.cli.editor import editor_schema
+    from kdflow.experiment.setup import load_plugin
+
+    for path in plugin or ():
+        load_plugin(path)
+    text = json.dumps(editor_schema(), indent=1, ensure_ascii=False) + "\n"
+    if output is None:
+        say(text.rstrip("\n"))
+    else:
+        output.write_text(text, encoding="utf-8")
+        note(f"{output} written")

@@ -1,0 +1,300 @@
+"""Backbones with a feature pyramid on top, from torchvision or timm, and the Python source that builds them without kdflow."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torchvision
+from torch import Tensor, nn
+from torchvision.models.detection.backbone_utils import BackboneWithFPN
+from torchvision.ops import FeaturePyramidNetwork, FrozenBatchNorm2d
+from torchvision.ops.feature_pyramid_network import ExtraFPNBlock, LastLevelMaxPool, LastLevelP6P7
+
+from kdflow.errors import UsageError, choices
+
+RESNETS = (
+    "resnet18", "resnet34", "resnet50", "resnet101", "resnet152",
+    "resnext50_32x4d", "resnext101_32x8d", "wide_resnet50_2", "wide_resnet101_2",
+)
+TIMM = "timm:"
+Norm = Literal["batch", "frozen"]
+Extra = Literal["pool", "p6p7", "p6p7_from_c5", "p6p7_linear"]
+
+
+@dataclass(frozen=True)
+class BackboneSpec:
+    """What a pyramid is built from.
+
+    Attributes:
+        name: A torchvision ResNet (``resnet18``), or ``timm:<name>`` for any timm model with ``features_only``.
+        width: Channels of every pyramid level.
+        norm: ``batch``, or ``frozen`` for BatchNorms whose statistics and weights are constants.
+        first: First backbone stage that the pyramid reads, 2 (stride 4) to 5 (stride 32).
+        extra: Levels beyond P5: ``pool`` (P6 by subsampling), ``p6p7`` (two convolutions on P5), ``p6p7_from_c5`` (on C5),
+            ``p6p7_linear`` (on P5, no ReLU before the second).
+        pretrained: Weights of the backbone alone: a state-dict file, a weight name of the library, or None.
+        trainable: Number of stages that train, counted from C5 down; 5 trains all. None: 3 with pretrained weights, else 5.
+    """
+
+    name: str
+    width: int = 256
+    norm: Norm = "batch"
+    first: int = 2
+    extra: Extra = "pool"
+    pretrained: str | None = None
+    trainable: int | None = None
+
+    @property
+    def stages(self) -> tuple[int, ...]:
+        """Backbone stages that the pyramid reads."""
+        return tuple(range(self.first, 6))
+
+    @property
+    def levels(self) -> tuple[int, ...]:
+        """Pyramid levels, finest first; level l has stride 2 ** l."""
+        return (*self.stages, *((6,) if self.extra == "pool" else (6, 7)))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the levels in the library's dict."""
+        count = len(self.stages)
+        return (*(str(i) for i in range(count)), *(("pool",) if self.extra == "pool" else ("p6", "p7")))
+
+
+class P6P7(LastLevelP6P7):
+    """Two further levels by stride-2 convolutions on P5, without a ReLU between them (as in mmdetection's ``on_output``)."""
+
+    def forward(self, p: list[Tensor], c: list[Tensor], names: list[str]) -> tuple[list[Tensor], list[str]]:
+        """The levels and their names with P6 and P7 appended."""
+        p6 = self.p6(p[-1])
+        return [*p, p6, self.p7(p6)], [*names, "p6", "p7"]
+
+
+class TimmPyramid(nn.Module):
+    """A timm feature extractor under torchvision's pyramid, with the parameter names of ``BackboneWithFPN``."""
+
+    def __init__(self, body: nn.Module, channels: Sequence[int], width: int, extra: ExtraFPNBlock) -> None:
+        super().__init__()
+        self.body = body
+        self.fpn = FeaturePyramidNetwork(list(channels), width, extra)
+        self.out_channels = width
+
+    def forward(self, pixels: Tensor) -> dict[str, Tensor]:
+        """Pyramid levels by name."""
+        return self.fpn(OrderedDict((str(i), m) for i, m in enumerate(self.body(pixels))))
+
+
+class Body(nn.Module):
+    """Stage: the backbone without its pyramid."""
+
+    def __init__(self, body: nn.Module) -> None:
+        super().__init__()
+        self.body = body
+
+    def forward(self, pixels: Tensor) -> dict[str, Any]:
+        """``maps``: C2..C5, or those the pyramid reads."""
+        maps = self.body(pixels)
+        return {"maps": list(maps.values()) if isinstance(maps, dict) else list(maps)}
+
+
+class Neck(nn.Module):
+    """Stage: the pyramid with its extra levels."""
+
+    def __init__(self, fpn: FeaturePyramidNetwork) -> None:
+        super().__init__()
+        self.fpn = fpn
+
+    def forward(self, maps: list[Tensor]) -> dict[str, Any]:
+        """``maps``: pyramid levels, finest first."""
+        return {"maps": list(self.fpn(OrderedDict((str(i), m) for i, m in enumerate(maps))).values())}
+
+
+def build_backbone(spec: BackboneSpec) -> tuple[nn.Module, tuple[int, ...]]:
+    """A backbone with its pyramid, and the channels of the backbone stages that it reads.
+
+    Raises:
+        UsageError: The name is unknown, its strides do not fit a pyramid, or the pretrained weights do not.
+    """
+    if spec.name.startswith(TIMM):
+        return _timm(spec)
+    if spec.name not in RESNETS:
+        raise UsageError(f'no backbone "{spec.name}".{choices(spec.name, RESNETS)} or {TIMM}<name of a timm model>')
+    body = torchvision.models.get_model(spec.name, norm_layer=norm_layer(spec.norm))
+    if spec.pretrained is not None:
+        load_body(body, spec.name, spec.pretrained)
+    _freeze_resnet(body, _trainable(spec))
+    channels = [body.inplanes // 8 * 2 ** (s - 2) for s in spec.stages]
+    layers = {f"layer{s - 1}": str(i) for i, s in enumerate(spec.stages)}
+    return BackboneWithFPN(body, layers, channels, spec.width, extra_block(spec, channels[-1])), tuple(channels)
+
+
+def norm_layer(norm: Norm) -> Callable[..., nn.Module]:
+    """The BatchNorm class."""
+    return nn.BatchNorm2d if norm == "batch" else FrozenBatchNorm2d
+
+
+def extra_block(spec: BackboneSpec, coarsest: int) -> ExtraFPNBlock:
+    """The block that makes the levels beyond P5; ``coarsest`` is the width of C5."""
+    if spec.extra == "pool":
+        return LastLevelMaxPool()
+    if spec.extra == "p6p7_linear":
+        return P6P7(spec.width, spec.width)
+    return LastLevelP6P7(spec.width if spec.extra == "p6p7" else coarsest, spec.width)
+
+
+def _trainable(spec: BackboneSpec) -> int:
+    if spec.trainable is None:
+        return 3 if spec.pretrained else 5
+    if not 0 <= spec.trainable <= 5:
+        raise UsageError(f"trainable_layers counts backbone stages from the last one: 0 to 5, not {spec.trainable}")
+    return spec.trainable
+
+
+def _freeze_resnet(body: nn.Module, trainable: int) -> None:
+    """Freeze all but the last ``trainable`` of conv1, layer1, ..., layer4; bn1 belongs to conv1."""
+    kept = ("layer4", "layer3", "layer2", "layer1", "conv1", "bn1")[: trainable + (trainable == 5)]
+    for name, parameter in body.named_parameters():
+        if not name.startswith(kept):
+            parameter.requires_grad_(False)
+
+
+def _timm(spec: BackboneSpec) -> tuple[nn.Module, tuple[int, ...]]:
+    name, trainable = spec.name.removeprefix(TIMM), _trainable(spec)
+    indices = timm_indices(name, spec.stages)
+    body = create_timm(name, indices, spec.pretrained)
+    if spec.norm == "frozen":
+        from timm.layers import freeze_batch_norm_2d
+
+        body = freeze_batch_norm_2d(body)
+    if trainable not in (0, 5) and spec.trainable is not None:
+        raise UsageError(f"trainable_layers of a timm backbone is 0 (frozen) or 5 (all train), not {trainable}")
+    body.requires_grad_(trainable > 0)
+    channels = tuple(body.feature_info.channels())
+    return TimmPyramid(body, channels, spec.width, extra_block(spec, channels[-1])), channels
+
+
+def timm_indices(name: str, stages: Sequence[int]) -> tuple[int, ...]:
+    """Which of a timm model's features have the strides of these stages; UsageError where one has not."""
+    import timm
+
+    if not timm.is_model(name):
+        raise UsageError(f'timm has no model "{name}".{choices(name, timm.list_models(), limit=8)}')
+    info = timm.create_model(name, features_only=True, pretrained=False)
+    reductions = list(info.feature_info.reduction())
+    missing = [2**s for s in stages if 2**s not in reductions]
+    if missing or str(getattr(info, "output_fmt", "NCHW")).rpartition(".")[2] != "NCHW":
+        raise UsageError(
+            f'timm model "{name}" offers maps of strides {reductions}, channels first: a pyramid needs {[2**s for s in stages]} so'
+        )
+    return tuple(len(reductions) - 1 - reductions[::-1].index(2**s) for s in stages)
+
+
+def create_timm(name: str, indices: Sequence[int], pretrained: str | None) -> Any:
+    """A timm feature extractor; ``pretrained`` is a state-dict file, or ``default`` for the weights that timm names."""
+    import timm
+
+    settings: dict[str, Any] = {"features_only": True, "out_indices": tuple(indices)}
+    if pretrained is None:
+        return timm.create_model(name, pretrained=False, **settings)
+    file = Path(pretrained).expanduser()
+    try:
+        if file.is_file():
+            return timm.create_model(name, pretrained=True, pretrained_cfg_overlay={"file": str(file)}, **settings)
+        tagged = name if pretrained == "default" else f"{name}.{pretrained}"
+        return timm.create_model(tagged, pretrained=True, **settings)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise UsageError(f'pretrained_backbone "{pretrained}" of {TIMM}{name}: {str(error).splitlines()[0]}') from error
+
+
+def load_body(body: nn.Module, name: str, pretrained: str) -> None:
+    """Give a torchvision backbone its weights: a state-dict file, ``default``, or a weight name (``IMAGENET1K_V1``)."""
+    file = Path(pretrained).expanduser()
+    if file.is_file():
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    else:
+        state = _library_weights(name, pretrained)
+    wanted = body.state_dict()
+    # The classifier of an ImageNet model is never used in a detector, so files with or without it will do.
+    own = {k: v for k, v in state.items() if k in wanted and not k.startswith(("fc.", "classifier."))}
+    lacking = [k for k in wanted if k not in own and not k.startswith(("fc.", "classifier.")) and "num_batches" not in k]
+    wrong = [k for k, v in own.items() if v.shape != wanted[k].shape]
+    if lacking or wrong:
+        raise UsageError(f'pretrained_backbone "{pretrained}" is no {name}: {(lacking + wrong)[0]} is missing or of another shape')
+    body.load_state_dict(own, strict=False)
+
+
+def _library_weights(name: str, pretrained: str) -> Any:
+    known = torchvision.models.get_model_weights(name)
+    wanted = "DEFAULT" if pretrained == "default" else pretrained.rpartition(".")[2]
+    if wanted not in known.__members__:
+        raise UsageError(f'{name}: pretrained_backbone "{pretrained}" is no file and no weight name.{choices(wanted, known.__members__)}')
+    try:
+        return known[wanted].get_state_dict(progress=False, check_hash=True)
+    except OSError as error:
+        raise UsageError(f'pretrained_backbone "{pretrained}" could not be fetched: {error}') from error
+
+
+# source
+
+
+def backbone_source(spec: BackboneSpec, channels: Sequence[int]) -> tuple[list[str], list[str], list[str]]:
+    """Python that builds the same backbone without kdflow: import lines, definitions, and lines that define ``backbone``."""
+    pool = {
+        "pool": "LastLevelMaxPool()",
+        "p6p7": f"LastLevelP6P7({spec.width}, {spec.width})",
+        "p6p7_from_c5": f"LastLevelP6P7({channels[-1]}, {spec.width})",
+        "p6p7_linear": f"P6P7({spec.width}, {spec.width})",
+    }[spec.extra]
+    block = "LastLevelMaxPool" if spec.extra == "pool" else "LastLevelP6P7"
+    imports = [f"from torchvision.ops.feature_pyramid_network import {block}"]
+    definitions = _P6P7_SOURCE if spec.extra == "p6p7_linear" else []
+    if spec.name.startswith(TIMM):
+        lines = _timm_lines(spec, list(channels), pool)
+        extra = ["from timm.layers import freeze_batch_norm_2d"] if spec.norm == "frozen" else []
+        imports += ["from collections import OrderedDict", "import timm", "from torch import nn", *extra]
+        return [*imports, "from torchvision.ops import FeaturePyramidNetwork"], [*definitions, *_TIMM_SOURCE], lines
+    layers = {f"layer{s - 1}": str(i) for i, s in enumerate(spec.stages)}
+    norm = "nn.BatchNorm2d" if spec.norm == "batch" else "FrozenBatchNorm2d"
+    imports += [
+        "from torch import nn" if spec.norm == "batch" else "from torchvision.ops import FrozenBatchNorm2d",
+        "import torchvision", "from torchvision.models.detection.backbone_utils import BackboneWithFPN",
+    ]
+    lines = [
+        f'body = torchvision.models.get_model("{spec.name}", norm_layer={norm})',
+        f"backbone = BackboneWithFPN(body, {layers}, {list(channels)}, {spec.width}, {pool})",
+    ]
+    return imports, definitions, lines
+
+
+def _timm_lines(spec: BackboneSpec, channels: list[int], pool: str) -> list[str]:
+    name = spec.name.removeprefix(TIMM)
+    made = f'timm.create_model("{name}", features_only=True, out_indices={timm_indices(name, spec.stages)})'
+    return [
+        f"body = {made}" if spec.norm == "batch" else f"body = freeze_batch_norm_2d({made})",
+        f"backbone = Pyramid(body, {channels}, {spec.width}, {pool})",
+    ]
+
+
+_P6P7_SOURCE = [
+    "class P6P7(LastLevelP6P7):",
+    "    def forward(self, p, c, names):",
+    "        p6 = self.p6(p[-1])",
+    '        return [*p, p6, self.p7(p6)], [*names, "p6", "p7"]',
+    "", "",
+]
+_TIMM_SOURCE = [
+    "class Pyramid(nn.Module):",
+    "    def __init__(self, body, channels, width, extra):",
+    "        super().__init__()",
+    "        self.body, self.fpn = body, FeaturePyramidNetwork(channels, width, extra)",
+    "        self.out_channels = width",
+    "",
+    "    def forward(self, pixels):",
+    "        return self.fpn(OrderedDict((str(i), m) for i, m in enumerate(self.body(pixels))))",
+    "", "",
+]

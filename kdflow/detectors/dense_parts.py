@@ -1,0 +1,151 @@
+"""Wiring, ports and calls that the dense detectors share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from kdflow.detectors import dense_stages as dense
+from kdflow.detectors.torchvision_parts import TARGETS, Anchors, inner, loss_ports, port
+from kdflow.kinds import DENSE_VALUES
+from kdflow.ports import Call, PortSpec, Stage
+
+FAMILY = "dense"
+SIZES = {"image_sizes": "image_sizes"}
+
+
+@dataclass(frozen=True)
+class DenseForm:
+    """What sets one dense detector's ports apart from another's.
+
+    Attributes:
+        strides: Pixels per cell, per level.
+        width: Channels of the towers; 0 where there are none.
+        classes: Number of classes without background.
+        outputs: Further head outputs beside logits: ``deltas``, ``distribution``, ``centerness``.
+        blocks: Blocks per tower.
+        scores: ``sigmoid`` or ``softmax``.
+        deltas: ``deltas`` or ``distances``.
+        bins: Numbers per edge of ``distribution``.
+    """
+
+    strides: tuple[int, ...]
+    width: int
+    classes: int
+    outputs: tuple[str, ...]
+    blocks: int = 0
+    scores: str = "sigmoid"
+    deltas: str = "deltas"
+    bins: int = 0
+
+
+def head_stages(towers: dense.Towers, predict: Any, form: DenseForm) -> dict[str, Stage]:
+    """Towers and predictors."""
+    tail = dense.Tail(towers, predict, ("logits", *form.outputs))
+    features = {"cls": "head.cls_tower", "box": "head.box_tower"}
+    return {
+        "head.towers": Stage(towers, {"maps": "neck"}, towers.outputs, dense=True),
+        "head.tail": Stage(tail, features, tail.outputs, options={"from_block": None}, dense=True),
+    }
+
+
+def anchor_stage(generator: Any) -> dict[str, Stage]:
+    """The library's anchors as priors."""
+    return {"head.priors": Stage(Anchors(generator), {"pixels": "normalize.pixels", "maps": "neck"}, ("anchors",))}
+
+
+def assign_stages(assign: Any, classes: int, inputs: dict[str, str] | None = None) -> dict[str, Stage]:
+    """Assignment of places to objects, then their classes; ``inputs`` beside priors and boxes."""
+    named = {"priors": "head.priors", "boxes": TARGETS["boxes"], **(inputs or {})}
+    labels = dense.AssignedLabels(classes)
+    return {
+        "assign": Stage(assign, named, dense.Assign.outputs, infer=assign.infer),
+        "assign.labels": Stage(
+            labels, {"indices": "assign.indices", "labels": TARGETS["labels"]}, ("labels",), infer=labels.infer
+        ),
+    }
+
+
+def output_inputs(form: DenseForm) -> dict[str, str]:
+    """Head outputs as inputs of losses and detections."""
+    return {name: f"head.{name}" for name in ("logits", *form.outputs)}
+
+
+def last_stages(loss: Any, detect: Any, form: DenseForm) -> dict[str, Stage]:
+    """The losses on the assignment, and the detections."""
+    own = {"priors": "head.priors", "indices": "assign.indices", **TARGETS}
+    return {
+        "losses": Stage(loss, {**own, **output_inputs(form)}, loss.names, infer=loss.infer),
+        "detections": Stage(
+            detect, {"priors": "head.priors", **SIZES, **output_inputs(form)}, ("detections",), infer=detect.infer
+        ),
+    }
+
+
+def dense_ports(form: DenseForm, losses: Sequence[str], priors_key: str = "anchors") -> dict[str, PortSpec]:
+    """Ports of the head, the assignment, the losses and the detections."""
+    count = len(form.strides)
+    levels: dict[str, Any] = {"strides": form.strides, "length": count}
+    logits = form.classes + (form.scores == "softmax")
+
+    def of(name: str, stage: str, key: str, channels: int = 0, form: str = "") -> PortSpec:
+        return port(name, FAMILY, stage, key, channels=(channels,) * count if channels else (), form=form, **levels)
+
+    made = {
+        "deltas": of("head.deltas", "head.tail", "deltas", 4, form.deltas) if "deltas" in form.outputs else None,
+        "centerness": of("head.centerness", "head.tail", "centerness") if "centerness" in form.outputs else None,
+        "distribution": of("head.distribution", "head.tail", "distribution", 4 * form.bins, "distribution")
+        if "distribution" in form.outputs else None,
+    }
+    return {
+        **tower_ports(form, levels),
+        "head.priors": of("head.priors", "head.priors", priors_key, form="xyxy"),
+        "head.logits": of("head.logits", "head.tail", "logits", logits, form.scores),
+        **{f"head.{name}": spec for name, spec in made.items() if spec is not None},
+        "head.boxes": of("head.boxes", "head.decode", "boxes", 4, "xyxy"),
+        **{f"assign.{key}": of(f"assign.{key}", "assign", key) for key in ("positive", "weights")},
+        "assign.matched_boxes": of("assign.matched_boxes", "assign", "matched_boxes", 4, "xyxy"),
+        "assign.indices": inner("assign", "indices", "object of each place; -1 background, -2 not trained on", DENSE_VALUES, **levels),
+        "assign.labels": of("assign.labels", "assign.labels", "labels"),
+        **loss_ports("losses", losses),
+        "detections": port("detections", FAMILY, "detections", "detections"),
+    }
+
+
+def tower_ports(form: DenseForm, levels: dict[str, Any]) -> dict[str, PortSpec]:
+    """``head.cls_tower`` and its blocks, and the same for boxes."""
+    if not form.blocks:
+        return {}
+    found: dict[str, PortSpec] = {}
+    for branch in ("cls", "box"):
+        channels = (form.width,) * len(form.strides)
+        name = f"head.{branch}_tower"
+        found[name] = port(name, FAMILY, "head.towers", branch, channels=channels, **levels)
+        for i in range(1, form.blocks + 1):
+            found[f"{name}.{i}"] = port(f"{name}.{i}", FAMILY, "head.towers", f"{branch}.{i}", channels=channels, **levels)
+    return found
+
+
+def dense_calls(form: DenseForm, losses: Sequence[str]) -> dict[str, Call]:
+    """What a method may run again."""
+    outputs = ("logits", *form.outputs, "boxes", *(("cls_tower", "box_tower") if form.blocks else ()))
+    inputs, options = {"features": "neck"}, {}
+    if form.blocks:
+        inputs |= {"cls_tower": "head.tail:cls", "box_tower": "head.tail:box"}
+        options = {"from_block": "head.tail"}
+    assigned = ("indices", "positive", "weights", "matched_boxes", "labels")
+    return {
+        "head": Call(
+            inputs, {n: f"head.{n}" for n in outputs}, options,
+            "head on other maps, or its rest from block from_block on, given that block's outputs before the activation",
+        ),
+        "assign": Call(
+            {"boxes": "assign:boxes", "labels": "assign.labels:labels"}, {n: f"assign.{n}" for n in assigned},
+            doc="assignment of places to other boxes",
+        ),
+        "criterion": Call(
+            {**output_inputs(form), "indices": "assign.indices", "boxes": "losses:boxes", "labels": "losses:labels"},
+            {n: f"losses.{n}" for n in losses}, doc="the detector's losses on other outputs or another assignment",
+        ),
+    }

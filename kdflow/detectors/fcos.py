@@ -1,0 +1,166 @@
+"""FCOS, built from torchvision's own parts (``torchvision.models.detection.FCOS``)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torchvision.models.detection import FCOS
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.fcos import FCOSHead
+
+from kdflow.detectors import dense_stages as dense
+from kdflow.detectors.backbones import BackboneSpec, Norm, backbone_source, build_backbone
+from kdflow.detectors.dense_parts import (
+    FAMILY,
+    DenseForm,
+    anchor_stage,
+    assign_stages,
+    dense_calls,
+    dense_ports,
+    head_stages,
+    last_stages,
+)
+from kdflow.detectors.normalize import IMAGENET_MEAN, IMAGENET_STD, Normalize
+from kdflow.detectors.options import typed_options
+from kdflow.detectors.torchvision_parts import (
+    ClassRows,
+    TorchvisionDetector,
+    cells,
+    feature_ports,
+    feature_stages,
+    model_source,
+    pyramid,
+)
+from kdflow.errors import UsageError
+from kdflow.ports import DETECTORS, DetectorFamily, Stage
+
+NAME = "fcos"
+LOSSES = ("classification", "bbox_regression", "bbox_ctrness")
+LIBRARY = {"logits": "cls_logits", "deltas": "bbox_regression", "centerness": "bbox_ctrness"}
+PREPARE = {"centerness": lambda values: values[..., None]}
+
+
+class Predict(nn.Module):
+    """The three last convolutions, on one level."""
+
+    def __init__(self, head: Any) -> None:
+        super().__init__()
+        self.logits = head.classification_head.cls_logits
+        self.distances = head.regression_head.bbox_reg
+        self.centerness = head.regression_head.bbox_ctrness
+        self.classes: int = head.classification_head.num_classes
+
+    def forward(self, classes: Tensor, boxes: Tensor, level: int) -> dict[str, Tensor]:
+        """``logits`` (B, H*W, K), ``deltas`` (B, H*W, 4) distances in units of the prior's side, ``centerness`` (B, H*W)."""
+        del level
+        distances = functional.relu(self.distances(boxes))
+        return {
+            "logits": cells(self.logits(classes), self.classes), "deltas": cells(distances, 4),
+            "centerness": cells(self.centerness(boxes), 1).squeeze(-1),
+        }
+
+
+def match(model: Any, priors: list[Tensor], boxes: list[Tensor]) -> Tensor:
+    """The library's own matching: its loss function, on a head that hands the indices back."""
+    stand_in: Any = SimpleNamespace(center_sampling_radius=model.center_sampling_radius, head=dense.Capture())
+    targets, places = [{"boxes": own} for own in boxes], [torch.cat(priors)] * len(boxes)
+    found: Any = FCOS.compute_loss(stand_in, targets, {}, places, [len(p) for p in priors])
+    return found
+
+
+def stages(model: Any, normalize: Normalize, form: DenseForm) -> dict[str, Stage]:
+    """All stages in the library's order."""
+    head = model.head
+    towers = dense.Towers(dense.Tower(head.classification_head.conv), dense.Tower(head.regression_head.conv))
+    decode = dense.Decode(model.box_coder.decode)
+    loss = dense.DenseLoss(head, LOSSES, dense.head_loss, LIBRARY, prepare=PREPARE)
+    detect = dense.DenseDetect(model, dense.per_level, LIBRARY, prepare=PREPARE)
+    return {
+        **feature_stages(normalize, *pyramid(model)),
+        **head_stages(towers, Predict(head), form),
+        **anchor_stage(model.anchor_generator),
+        "head.decode": Stage(decode, {"deltas": "head.deltas", "priors": "head.priors"}, ("boxes",)),
+        **assign_stages(dense.Assign(model, match), form.classes),
+        **last_stages(loss, detect, form),
+    }
+
+
+@typed_options(NAME)
+def build_fcos(
+    classes: tuple[str, ...], *, backbone: str = "resnet50", pretrained_backbone: str | None = None, neck: int = 256,
+    norm: Norm = "batch", trainable_layers: int | None = None, first_level: Literal[2, 3] = 3,
+    p6_from: Literal["p5", "c5"] = "p5", tower_blocks: int = 4, radius: float = 1.5, score: float = 0.2, nms: float = 0.6,
+    detections: int = 100, candidates: int = 1000,
+    image_mean: tuple[float, float, float] = IMAGENET_MEAN, image_std: tuple[float, float, float] = IMAGENET_STD,
+    min_size: int = 800, max_size: int = 1333,
+) -> TorchvisionDetector:
+    """FCOS on P3..P7; defaults are torchvision's ``fcos_resnet50_fpn``.
+
+    Args:
+        classes: Class names in label order.
+        backbone: ``resnet18`` ... ``resnet152``, ``resnext...``, ``wide_resnet...`` of torchvision, or ``timm:<name>``.
+        pretrained_backbone: State-dict file or weight name (``default``, ``IMAGENET1K_V2``) for the backbone alone.
+        neck: Channels of the pyramid and the towers, a multiple of 32 (the library's GroupNorm).
+        norm: ``batch``, or ``frozen`` for BatchNorms that are constants (for pretrained backbones).
+        trainable_layers: Backbone stages that train, counted from the last; none: 3 with pretrained weights, else 5 (all).
+        first_level: 2 adds P2 (stride 4) to pyramid and head.
+        p6_from: What P6 is computed from.
+        tower_blocks: Blocks per tower.
+        radius: Cells around an object's centre that may be positive, in strides.
+        score: Least score of a detection.
+        nms: IoU above which a worse detection of the same class is dropped.
+        detections: Most detections per image.
+        candidates: Most candidates per level before suppression.
+        image_mean: Mean colour that is subtracted.
+        image_std: Standard deviation that is divided by.
+        min_size: Shorter side in the library's own resize; used by the exported model only.
+        max_size: Longest side in it.
+    """
+    if neck % 32 or tower_blocks < 1:
+        raise UsageError(f"{NAME}: neck must be a multiple of 32 (got {neck}) and tower_blocks at least 1 (got {tower_blocks})")
+    spec = BackboneSpec(
+        backbone, neck, norm, first=first_level, extra="p6p7" if p6_from == "p5" else "p6p7_from_c5",
+        pretrained=pretrained_backbone, trainable=trainable_layers,
+    )
+    settings: dict[str, Any] = {
+        "min_size": min_size, "max_size": max_size, "image_mean": list(image_mean), "image_std": list(image_std),
+        "center_sampling_radius": radius, "score_thresh": score, "nms_thresh": nms, "detections_per_img": detections,
+        "topk_candidates": candidates,
+    }
+    strides = tuple(2**level for level in spec.levels)
+    sizes, ratios = tuple((s,) for s in strides), ((1.0,),) * len(strides)
+    body, channels = build_backbone(spec)
+    head = FCOSHead(neck, 1, len(classes), tower_blocks)
+    model = FCOS(body, len(classes), anchor_generator=AnchorGenerator(sizes, ratios), head=head, **settings)
+    form = DenseForm(strides, neck, len(classes), ("deltas", "centerness"), tower_blocks, deltas="distances")
+    normalize = Normalize(image_mean, image_std)
+    lines = [
+        f"model = FCOS(backbone, {len(classes)}, anchor_generator=AnchorGenerator({sizes}, {ratios}),",
+        f"    head=FCOSHead({neck}, 1, {len(classes)}, {tower_blocks}),",
+        *(f"    {key}={value!r}," for key, value in settings.items()), ")",
+    ]
+    return TorchvisionDetector(
+        NAME, FAMILY, classes, model, {**feature_ports(spec, channels, FAMILY), **dense_ports(form, LOSSES)},
+        stages(model, normalize, form), dense_calls(form, LOSSES), {n: f"losses.{n}" for n in LOSSES},
+        size_divisor=32, normalize=normalize, label_offset=0, code=source(spec, channels, lines),
+        class_rows={"head.classification_head.cls_logits": ClassRows()},
+    )
+
+
+def source(spec: BackboneSpec, channels: Sequence[int], lines: Sequence[str]) -> str:
+    """Python that builds the model without kdflow."""
+    imports, definitions, body = backbone_source(spec, channels)
+    imports += [
+        "from torchvision.models.detection import FCOS",
+        "from torchvision.models.detection.anchor_utils import AnchorGenerator",
+        "from torchvision.models.detection.fcos import FCOSHead",
+    ]
+    return model_source("FCOS of torchvision", imports, definitions, [*body, *lines])
+
+
+DETECTORS.add(NAME, DetectorFamily(build_fcos, FAMILY, "torchvision", "BSD-3-Clause", "FCOS on P3..P7, or P2..P7"))

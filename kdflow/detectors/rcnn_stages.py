@@ -1,0 +1,248 @@
+"""Stages of Faster R-CNN: the library's RPN and RoI heads, cut where a distillation method may look or rewire.
+
+Ports hold 0-based labels with the background last; every loss is computed by the library in its own layout.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss
+from torchvision.models.detection.rpn import RegionProposalNetwork
+
+from kdflow.detectors.torchvision_parts import (
+    Held,
+    ImageSizes,
+    background_first,
+    background_last,
+    cells,
+    empty_detections,
+    library_targets,
+)
+
+
+class RpnHead(nn.Module):
+    """Objectness and box deltas of every anchor."""
+
+    def __init__(self, head: nn.Module) -> None:
+        super().__init__()
+        self.head = head
+
+    def forward(self, maps: list[Tensor]) -> dict[str, Any]:
+        """``logits`` (B, H*W*A, 1) and ``deltas`` (B, H*W*A, 4) per level."""
+        logits, deltas = self.head(list(maps))
+        return {"logits": [cells(x, 1) for x in logits], "deltas": [cells(x, 4) for x in deltas]}
+
+
+class Proposals(Held):
+    """Decoded, clipped and suppressed boxes, as many as the model's present mode keeps; no gradient, as in the library."""
+
+    def forward(
+        self, logits: list[Tensor], deltas: list[Tensor], anchors: list[Tensor], image_sizes: ImageSizes
+    ) -> dict[str, Any]:
+        """``boxes`` (n, 4) xyxy and ``scores`` (n,) per image, best first."""
+        rpn: RegionProposalNetwork = self.owner
+        count = len(image_sizes)
+        flat = torch.cat(deltas, dim=1).reshape(-1, 4)
+        decoded = rpn.box_coder.decode(flat.detach(), [torch.cat(anchors)] * count).view(count, -1, 4)
+        objectness = torch.cat(logits, dim=1).flatten(0, -2)
+        boxes, scores = rpn.filter_proposals(decoded, objectness, image_sizes, [len(a) for a in anchors])
+        return {"boxes": boxes, "scores": scores}
+
+    def infer(self, logits: list[Tensor], deltas: list[Tensor], anchors: list[Tensor], image_sizes: ImageSizes) -> dict[str, Any]:
+        """As many boxes as are kept at most."""
+        del deltas, anchors
+        rpn: RegionProposalNetwork = self.owner
+        count = min(rpn.post_nms_top_n(), sum(min(x.shape[1], rpn.pre_nms_top_n()) for x in logits))
+        like = logits[0]
+        return {"boxes": [like.new_empty(count, 4) for _ in image_sizes], "scores": [like.new_empty(count) for _ in image_sizes]}
+
+
+class RpnSample(Held):
+    """Which anchors the RPN loss looks at: the library's matcher, then its sampler (random)."""
+
+    def forward(self, anchors: list[Tensor], boxes: list[Tensor], labels: list[Tensor]) -> dict[str, Any]:
+        """``labels`` (B, H*W*A) per level: 1 object, 0 background, -1 not sampled; ``samples`` for the loss."""
+        rpn: RegionProposalNetwork = self.owner
+        priors = [torch.cat(anchors)] * len(boxes)
+        assigned, matched = rpn.assign_targets_to_anchors(priors, library_targets(boxes, labels))
+        deltas = rpn.box_coder.encode(matched, priors)
+        positive, negative = rpn.fg_bg_sampler(assigned)
+        samples = {"labels": assigned, "targets": list(deltas), "positive": positive, "negative": negative}
+        chosen = torch.stack(positive).long() - 1 + torch.stack(negative).long()
+        chosen = torch.where(torch.stack(positive) > 0, 1, chosen)
+        return {"labels": list(chosen.split([len(a) for a in anchors], dim=1)), "samples": samples}
+
+    def infer(self, anchors: list[Tensor], boxes: list[Tensor], labels: list[Tensor]) -> dict[str, Any]:
+        """One label per anchor and image."""
+        del labels
+        return {"labels": [a.new_zeros((len(boxes), len(a)), dtype=torch.long) for a in anchors], "samples": {}}
+
+
+class RpnLoss(nn.Module):
+    """The library's RPN losses on anchors sampled before."""
+
+    def forward(self, logits: list[Tensor], deltas: list[Tensor], samples: dict[str, Any]) -> dict[str, Any]:
+        """``loss_objectness`` and ``loss_rpn_box_reg``, scalars."""
+        drawn = samples["positive"], samples["negative"]
+        network = SimpleNamespace(fg_bg_sampler=lambda _labels: drawn)
+        objectness, boxes = RegionProposalNetwork.compute_loss(
+            network, torch.cat(logits, dim=1).flatten(0, -2), torch.cat(deltas, dim=1).reshape(-1, 4),  # type: ignore[arg-type]
+            samples["labels"], samples["targets"],
+        )
+        return {"loss_objectness": objectness, "loss_rpn_box_reg": boxes}
+
+    def infer(self, logits: list[Tensor], deltas: list[Tensor], samples: dict[str, Any]) -> dict[str, Any]:
+        """Scalars."""
+        del deltas, samples
+        return {"loss_objectness": logits[0].new_zeros(()), "loss_rpn_box_reg": logits[0].new_zeros(())}
+
+
+class RoiSample(Held):
+    """The library's choice of proposals to train on, ground truth appended (random); works in both modes.
+
+    Args:
+        owner: The RoI heads.
+        classes: Number of classes without background.
+    """
+
+    def __init__(self, owner: nn.Module, classes: int) -> None:
+        super().__init__(owner)
+        self.classes = classes
+
+    def forward(self, proposals: list[Tensor], boxes: list[Tensor], labels: list[Tensor]) -> dict[str, Any]:
+        """``boxes`` and ``matched_boxes`` per image; ``labels``, ``positive``, ``negative`` (N,); ``targets`` (N, 4) deltas."""
+        heads: RoIHeads = self.owner
+        # The library overwrites the entries of the list that it is given.
+        chosen, matched, classes, deltas = heads.select_training_samples(list(proposals), library_targets(boxes, labels, 1))
+        objects = [own if len(own) else own.new_zeros(1, 4) for own in boxes]
+        found = (torch.cat(classes) - 1) % (self.classes + 1)
+        return {
+            "boxes": list(chosen), "matched_boxes": [own[m] for own, m in zip(objects, matched)], "labels": found,
+            "positive": found < self.classes, "negative": found == self.classes, "targets": torch.cat(list(deltas)),
+        }
+
+    def infer(self, proposals: list[Tensor], boxes: list[Tensor], labels: list[Tensor]) -> dict[str, Any]:
+        """A full sample per image where there are so many proposals."""
+        del labels
+        most: int = self.owner.fg_bg_sampler.batch_size_per_image
+        counts = [min(most, len(p) + len(b)) for p, b in zip(proposals, boxes)]
+        like, total = boxes[0], sum(counts)
+        flags = {key: like.new_empty(total, dtype=torch.bool) for key in ("positive", "negative")}
+        per_image = {key: [like.new_empty(n, 4) for n in counts] for key in ("boxes", "matched_boxes")}
+        return {**per_image, **flags, "labels": like.new_empty(total, dtype=torch.long), "targets": like.new_empty(total, 4)}
+
+
+class RoiPool(nn.Module):
+    """Pooled features of regions, each from the level that fits its size.
+
+    Args:
+        pool: The library's multi-scale RoIAlign.
+        names: Names of the pyramid levels.
+    """
+
+    def __init__(self, pool: Any, names: tuple[str, ...]) -> None:
+        super().__init__()
+        self.pool = pool
+        self.names = names
+
+    def forward(self, maps: list[Tensor], boxes: list[Tensor], image_sizes: ImageSizes) -> dict[str, Any]:
+        """``features`` (N, C, 7, 7) and ``levels`` (N,)."""
+        features = self.pool(OrderedDict(zip(self.names, maps)), list(boxes), image_sizes)
+        return {"features": features, "levels": self.pool.map_levels(list(boxes))}
+
+    def infer(self, maps: list[Tensor], boxes: list[Tensor], image_sizes: ImageSizes) -> dict[str, Any]:
+        """One block per box."""
+        del image_sizes
+        total, sides = sum(len(own) for own in boxes), self.pool.output_size
+        features = maps[0].new_empty(total, maps[0].shape[1], *sides)
+        return {"features": features, "levels": features.new_empty(total, dtype=torch.long)}
+
+
+class RoiHead(nn.Module):
+    """The two fully connected layers of the box head, each also before its ReLU."""
+
+    def __init__(self, head: Any) -> None:
+        super().__init__()
+        self.head = head
+
+    def forward(self, features: Tensor) -> dict[str, Any]:
+        """``fc1``, ``fc2`` (N, D) before their ReLU, ``embedding`` (N, D) after the second."""
+        first = self.head.fc6(features.flatten(start_dim=1))
+        second = self.head.fc7(functional.relu(first))
+        return {"fc1": first, "fc2": second, "embedding": functional.relu(second)}
+
+
+class RoiPredict(nn.Module):
+    """Class scores and box deltas, background last."""
+
+    def __init__(self, predictor: nn.Module) -> None:
+        super().__init__()
+        self.predictor = predictor
+
+    def forward(self, embedding: Tensor) -> dict[str, Any]:
+        """``logits`` (N, K+1) and ``deltas`` (N, 4(K+1))."""
+        logits, deltas = self.predictor(embedding)
+        return {"logits": background_last(logits), "deltas": background_last(deltas, 4)}
+
+
+class RoiDecode(Held):
+    """Boxes that the deltas stand for, without clipping."""
+
+    def forward(self, deltas: Tensor, boxes: list[Tensor]) -> dict[str, Any]:
+        """``decoded`` (N, 4(K+1)) xyxy, background last."""
+        return {"decoded": self.owner.box_coder.decode(deltas, list(boxes)).flatten(1)}
+
+
+class RoiLoss(nn.Module):
+    """The library's losses of the box head.
+
+    Args:
+        classes: Number of classes without background.
+    """
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.classes = classes
+
+    def forward(self, logits: Tensor, deltas: Tensor, labels: Tensor, targets: Tensor) -> dict[str, Any]:
+        """``loss_classifier`` and ``loss_box_reg``, scalars."""
+        own = (labels + 1) % (self.classes + 1)
+        scores, boxes = fastrcnn_loss(background_first(logits), background_first(deltas, 4), [own], [targets])
+        return {"loss_classifier": scores, "loss_box_reg": boxes}
+
+    def infer(self, logits: Tensor, **rest: Any) -> dict[str, Any]:
+        """Scalars."""
+        del rest
+        return {"loss_classifier": logits.new_zeros(()), "loss_box_reg": logits.new_zeros(())}
+
+
+class RoiDetect(nn.Module):
+    """The box head on the proposals themselves, and the library's post-processing.
+
+    Args:
+        heads: The RoI heads.
+        names: Names of the pyramid levels.
+    """
+
+    def __init__(self, heads: Any, names: tuple[str, ...]) -> None:
+        super().__init__()
+        self.heads = heads
+        self.names = names
+
+    def forward(self, maps: list[Tensor], proposals: list[Tensor], image_sizes: ImageSizes) -> dict[str, Any]:
+        """``detections``: per image boxes, scores and 0-based labels, best first."""
+        pooled = self.heads.box_roi_pool(OrderedDict(zip(self.names, maps)), list(proposals), image_sizes)
+        logits, deltas = self.heads.box_predictor(self.heads.box_head(pooled))
+        found = self.heads.postprocess_detections(logits, deltas, list(proposals), image_sizes)
+        return {"detections": [{"boxes": b, "scores": s, "labels": x - 1} for b, s, x in zip(*found)]}
+
+    def infer(self, maps: list[Tensor], proposals: list[Tensor], image_sizes: ImageSizes) -> dict[str, Any]:
+        """As many detections as are kept at most."""
+        del proposals
+        return {"detections": empty_detections(maps[0], self.heads.detections_per_img, len(image_sizes))}

@@ -1,0 +1,176 @@
+"""RetinaNet, built from torchvision's own parts (``torchvision.models.detection.RetinaNet``)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from types import SimpleNamespace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection import RetinaNet
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.retinanet import RetinaNetHead
+
+from kdflow.detectors import dense_stages as dense
+from kdflow.detectors.backbones import BackboneSpec, Norm, backbone_source, build_backbone
+from kdflow.detectors.dense_parts import (
+    FAMILY,
+    DenseForm,
+    anchor_stage,
+    assign_stages,
+    dense_calls,
+    dense_ports,
+    head_stages,
+    last_stages,
+)
+from kdflow.detectors.normalize import IMAGENET_MEAN, IMAGENET_STD, Normalize
+from kdflow.detectors.options import typed_options
+from kdflow.detectors.torchvision_parts import (
+    ClassRows,
+    TorchvisionDetector,
+    cells,
+    feature_ports,
+    feature_stages,
+    model_source,
+    pyramid,
+)
+from kdflow.errors import UsageError
+from kdflow.ports import DETECTORS, DetectorFamily, Stage
+
+NAME = "retinanet"
+LOSSES = ("classification", "bbox_regression")
+LIBRARY = {"logits": "cls_logits", "deltas": "bbox_regression"}
+OCTAVES = tuple((x, int(x * 2 ** (1 / 3)), int(x * 2 ** (2 / 3))) for x in (32, 64, 128, 256, 512))
+
+
+class Predict(nn.Module):
+    """The two last convolutions, on one level."""
+
+    def __init__(self, head: Any) -> None:
+        super().__init__()
+        self.logits = head.classification_head.cls_logits
+        self.deltas = head.regression_head.bbox_reg
+        self.classes: int = head.classification_head.num_classes
+
+    def forward(self, classes: Tensor, boxes: Tensor, level: int) -> dict[str, Tensor]:
+        """``logits`` (B, H*W*A, K) and ``deltas`` (B, H*W*A, 4)."""
+        del level
+        return {"logits": cells(self.logits(classes), self.classes), "deltas": cells(self.deltas(boxes), 4)}
+
+
+def match(model: Any, priors: list[Tensor], boxes: list[Tensor]) -> Tensor:
+    """The library's own matching: its loss function, on a head that hands the indices back."""
+    stand_in: Any = SimpleNamespace(proposal_matcher=model.proposal_matcher, head=dense.Capture())
+    found: Any = RetinaNet.compute_loss(stand_in, [{"boxes": own} for own in boxes], {}, [torch.cat(priors)] * len(boxes))
+    return found
+
+
+def stages(model: Any, normalize: Normalize, form: DenseForm) -> dict[str, Stage]:
+    """All stages in the library's order."""
+    head = model.head
+    towers = dense.Towers(dense.Tower(head.classification_head.conv), dense.Tower(head.regression_head.conv))
+    decode = dense.Decode(model.box_coder.decode_single)
+    return {
+        **feature_stages(normalize, *pyramid(model)),
+        **head_stages(towers, Predict(head), form),
+        **anchor_stage(model.anchor_generator),
+        "head.decode": Stage(decode, {"deltas": "head.deltas", "priors": "head.priors"}, ("boxes",)),
+        **assign_stages(dense.Assign(model, match), form.classes),
+        **last_stages(
+            dense.DenseLoss(head, LOSSES, dense.head_loss, LIBRARY), dense.DenseDetect(model, dense.per_level, LIBRARY), form
+        ),
+    }
+
+
+@typed_options(NAME)
+def build_retinanet(
+    classes: tuple[str, ...], *, backbone: str = "resnet50", pretrained_backbone: str | None = None, neck: int = 256,
+    norm: Norm = "batch", trainable_layers: int | None = None, p6_from: Literal["p5", "c5"] = "p5",
+    head_norm: Literal["none", "group"] = "none",
+    box_loss: Literal["l1", "smooth_l1", "ciou", "diou", "giou"] = "l1",
+    anchor_sizes: tuple[tuple[float, ...], ...] = OCTAVES, anchor_ratios: tuple[float, ...] = (0.5, 1.0, 2.0),
+    iou: tuple[float, float] = (0.4, 0.5), score: float = 0.05, nms: float = 0.5, detections: int = 300, candidates: int = 1000,
+    image_mean: tuple[float, float, float] = IMAGENET_MEAN, image_std: tuple[float, float, float] = IMAGENET_STD,
+    min_size: int = 800, max_size: int = 1333,
+) -> TorchvisionDetector:
+    """RetinaNet on P3..P7; defaults are torchvision's ``retinanet_resnet50_fpn``.
+
+    Args:
+        classes: Class names in label order.
+        backbone: ``resnet18`` ... ``resnet152``, ``resnext...``, ``wide_resnet...`` of torchvision, or ``timm:<name>``.
+        pretrained_backbone: State-dict file or weight name (``default``, ``IMAGENET1K_V2``) for the backbone alone.
+        neck: Channels of the pyramid and the towers.
+        norm: ``batch``, or ``frozen`` for BatchNorms that are constants (for pretrained backbones).
+        trainable_layers: Backbone stages that train, counted from the last; none: 3 with pretrained weights, else 5 (all).
+        p6_from: What P6 is computed from; ``c5`` in the library's v2.
+        head_norm: ``group`` puts GroupNorm with 32 groups into the towers, as in the library's v2.
+        box_loss: The library's box losses; v2 takes ``giou``.
+        anchor_sizes: Sides in pixels, per level; as many on every level.
+        anchor_ratios: Height / width.
+        iou: IoU below which an anchor is background, and from which it is an object.
+        score: Least score of a detection.
+        nms: IoU above which a worse detection of the same class is dropped.
+        detections: Most detections per image.
+        candidates: Most candidates per level before suppression.
+        image_mean: Mean colour that is subtracted.
+        image_std: Standard deviation that is divided by.
+        min_size: Shorter side in the library's own resize; used by the exported model only.
+        max_size: Longest side in it.
+    """
+    spec = BackboneSpec(
+        backbone, neck, norm, first=3, extra="p6p7" if p6_from == "p5" else "p6p7_from_c5",
+        pretrained=pretrained_backbone, trainable=trainable_layers,
+    )
+    check_anchors(NAME, anchor_sizes, spec)
+    if head_norm == "group" and neck % 32:
+        raise UsageError(f"{NAME}: head_norm group makes 32 groups, so neck must be a multiple of 32, not {neck}")
+    settings: dict[str, Any] = {
+        "min_size": min_size, "max_size": max_size, "image_mean": list(image_mean), "image_std": list(image_std),
+        "score_thresh": score, "nms_thresh": nms, "detections_per_img": detections, "bg_iou_thresh": iou[0],
+        "fg_iou_thresh": iou[1], "topk_candidates": candidates,
+    }
+    body, channels = build_backbone(spec)
+    ratios = (anchor_ratios,) * len(anchor_sizes)
+    per_cell = len(anchor_sizes[0]) * len(anchor_ratios)
+    group = partial(nn.GroupNorm, 32) if head_norm == "group" else None
+    head = RetinaNetHead(neck, per_cell, len(classes), norm_layer=group)
+    head.regression_head._loss_type = box_loss
+    model = RetinaNet(body, len(classes), anchor_generator=AnchorGenerator(anchor_sizes, ratios), head=head, **settings)
+    form = DenseForm(tuple(2**level for level in spec.levels), neck, len(classes), ("deltas",), blocks=4)
+    normalize = Normalize(image_mean, image_std)
+    lines = [
+        f"head = RetinaNetHead({neck}, {per_cell}, {len(classes)}, norm_layer={'partial(nn.GroupNorm, 32)' if group else None})",
+        f'head.regression_head._loss_type = "{box_loss}"',
+        f"model = RetinaNet(backbone, {len(classes)}, anchor_generator=AnchorGenerator({anchor_sizes}, {ratios}), head=head,",
+        *(f"    {key}={value!r}," for key, value in settings.items()), ")",
+    ]
+    return TorchvisionDetector(
+        NAME, FAMILY, classes, model, {**feature_ports(spec, channels, FAMILY), **dense_ports(form, LOSSES)},
+        stages(model, normalize, form), dense_calls(form, LOSSES), {n: f"losses.{n}" for n in LOSSES},
+        size_divisor=32, normalize=normalize, label_offset=0, code=source(spec, channels, lines),
+        class_rows={"head.classification_head.cls_logits": ClassRows(groups=per_cell)},
+    )
+
+
+def check_anchors(name: str, sizes: Sequence[Sequence[float]], spec: BackboneSpec) -> None:
+    """UsageError unless every pyramid level has the same number of anchor sizes."""
+    if len(sizes) != len(spec.levels):
+        raise UsageError(f"{name}: anchor_sizes lists sides for {len(sizes)} levels, the pyramid has {len(spec.levels)}")
+    if len({len(own) for own in sizes}) != 1:
+        raise UsageError(f"{name}: the head is shared by all levels, so every level needs equally many anchor_sizes")
+
+
+def source(spec: BackboneSpec, channels: Sequence[int], lines: Sequence[str]) -> str:
+    """Python that builds the model without kdflow."""
+    imports, definitions, body = backbone_source(spec, channels)
+    imports += [
+        "from functools import partial", "from torch import nn", "from torchvision.models.detection import RetinaNet",
+        "from torchvision.models.detection.anchor_utils import AnchorGenerator",
+        "from torchvision.models.detection.retinanet import RetinaNetHead",
+    ]
+    return model_source("RetinaNet of torchvision", imports, definitions, [*body, *lines])
+
+
+DETECTORS.add(NAME, DetectorFamily(build_retinanet, FAMILY, "torchvision", "BSD-3-Clause", "RetinaNet on P3..P7"))

@@ -1,0 +1,260 @@
+"""What the torchvision detectors share: the detector object, inference on padded images, targets, cells, features."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.rpn import permute_and_flatten
+
+from kdflow.detectors.backbones import BackboneSpec, Body, Neck
+from kdflow.detectors.normalize import Normalize
+from kdflow.errors import DataError
+from kdflow.kinds import ANY, BOXES, LABELS, SCALAR, Kind
+from kdflow.ports import Call, PortSpec, Stage, standard_port
+
+ImageSizes = list[tuple[int, int]]
+TARGETS = {"boxes": "targets.checked_boxes", "labels": "targets.checked_labels"}
+
+
+@dataclass(frozen=True)
+class ClassRows:
+    """How the rows of a predictor's weight and bias are ordered: ``groups`` x classes x ``block``.
+
+    Attributes:
+        groups: Anchors per cell whose rows follow each other.
+        block: Rows per class.
+        background: The first class is the background.
+    """
+
+    groups: int = 1
+    block: int = 1
+    background: bool = False
+
+
+@dataclass
+class TorchvisionDetector:
+    """A torchvision model as stages; see :class:`kdflow.ports.Detector` for the shared attributes.
+
+    Attributes:
+        normalize: The normalisation that the model's own transform would do.
+        label_offset: What the library adds to our labels (1 where its label 0 is the background).
+        class_rows: Name of a predictor (a layer with ``weight`` and ``bias``) -> order of its rows.
+        code: Python source of ``build()``.
+    """
+
+    name: str
+    family: str
+    classes: tuple[str, ...]
+    model: nn.Module
+    ports: Mapping[str, PortSpec]
+    stages: Mapping[str, Stage]
+    calls: Mapping[str, Call]
+    losses: Mapping[str, str]
+    size_divisor: int
+    normalize: Normalize
+    label_offset: int
+    code: str
+    class_rows: Mapping[str, ClassRows] = field(default_factory=dict)
+    library: str = "torchvision"
+
+    def predict(self, images: Tensor, image_sizes: ImageSizes) -> list[dict[str, Tensor]]:
+        """Detections by the library's own forward pass; see :meth:`kdflow.ports.Detector.predict`."""
+        ready = copy.copy(self.model)
+        # A shallow copy with another transform: the images are resized and padded already, and boxes stay in their pixels.
+        ready._modules = {**self.model._modules, "transform": Ready(self.normalize, image_sizes)}
+        with evaluating(self.model), torch.no_grad():
+            ready.training = False
+            found: list[dict[str, Tensor]] = ready(list(images))
+        return [{**one, "labels": one["labels"] - self.label_offset} for one in found]
+
+    def source(self) -> str:
+        """Python source of ``build()``, which makes ``model`` without kdflow; load the weights strictly."""
+        frozen = [m for m in self.model.modules() if type(m).__name__ == "FrozenBatchNorm2d"]
+        if any(getattr(m, "eps", None) == 0.0 for m in frozen):
+            return _with_eps(self.code)
+        return self.code
+
+
+def _with_eps(code: str) -> str:
+    """The source of a model whose frozen norms divide without an epsilon, as the library's first COCO weights need."""
+    lines = "    for norm in model.modules():\n        if type(norm).__name__ == \"FrozenBatchNorm2d\":\n            norm.eps = 0.0\n"
+    return code.replace("    return model\n", f"{lines}    return model\n")
+
+
+class Ready(nn.Module):
+    """Stands in for the library's transform where images come resized and padded."""
+
+    def __init__(self, normalize: Normalize, image_sizes: ImageSizes) -> None:
+        super().__init__()
+        self.normalize = normalize
+        self.image_sizes = list(image_sizes)
+
+    def forward(self, images: list[Tensor], targets: Any = None) -> tuple[ImageList, Any]:
+        """Normalised images with their own sizes; targets as they are."""
+        return image_list(self.normalize(torch.stack(images), self.image_sizes)["pixels"], self.image_sizes), targets
+
+    def postprocess(self, result: Any, image_shapes: Any, original_image_sizes: Any) -> Any:
+        """Boxes stay in pixels of the padded input."""
+        del image_shapes, original_image_sizes
+        return result
+
+
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside; afterwards every module has the mode that it had."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+class Held(nn.Module):
+    """A stage that uses a library module's methods but none of its weights.
+
+    The module is no submodule: the stage neither owns its parameters nor changes its mode, but sees both.
+    """
+
+    def __init__(self, owner: nn.Module) -> None:
+        super().__init__()
+        self._held = (owner,)
+
+    @property
+    def owner(self) -> Any:
+        """The library's module."""
+        return self._held[0]
+
+
+class Targets(nn.Module):
+    """Refuses ground-truth boxes without area, as the library's forward does, and hands the others on.
+
+    They arrive here as ports, so that a call may replace them for all stages that follow.
+    """
+
+    def forward(self, boxes: list[Tensor], labels: list[Tensor]) -> dict[str, Any]:
+        """``boxes`` and ``labels`` unchanged; DataError names the first degenerate box."""
+        empty = [(own[:, 2:] <= own[:, :2]).any(dim=1) for own in boxes]
+        if torch.cat(empty).any():
+            image = next(i for i, e in enumerate(empty) if e.any())
+            box = [round(float(x), 3) for x in boxes[image][int(empty[image].nonzero()[0])]]
+            raise DataError(
+                f"image {image} of the batch has the ground-truth box {box} (x1, y1, x2, y2) without width or height; "
+                'remove it from the annotations ("kdflow data check" lists all)'
+            )
+        return {"boxes": list(boxes), "labels": list(labels)}
+
+    def infer(self, boxes: list[Tensor], labels: list[Tensor]) -> dict[str, Any]:
+        """The same boxes and labels."""
+        return {"boxes": list(boxes), "labels": list(labels)}
+
+
+class Anchors(nn.Module):
+    """The library's anchors, which are those of every image of a batch."""
+
+    def __init__(self, generator: nn.Module) -> None:
+        super().__init__()
+        self.generator = generator
+
+    def forward(self, pixels: Tensor, maps: list[Tensor]) -> dict[str, Any]:
+        """``anchors`` (H*W*A, 4) xyxy per level."""
+        (anchors,) = self.generator(image_list(pixels, [(1, 1)]), list(maps))
+        per_cell: list[int] = self.generator.num_anchors_per_location()
+        counts = [m.shape[-2] * m.shape[-1] * n for m, n in zip(maps, per_cell)]
+        return {"anchors": list(anchors.split(counts))}
+
+
+def image_list(pixels: Tensor, image_sizes: Sequence[tuple[int, int]]) -> ImageList:
+    """The library's pair of padded images and their own sizes."""
+    return ImageList(pixels, [(int(h), int(w)) for h, w in image_sizes])
+
+
+def library_targets(boxes: Sequence[Tensor], labels: Sequence[Tensor], offset: int = 0) -> list[dict[str, Tensor]]:
+    """Targets as the library takes them; ``offset`` is added to the labels."""
+    return [{"boxes": own, "labels": classes + offset} for own, classes in zip(boxes, labels)]
+
+
+def empty_detections(like: Tensor, count: int, images: int) -> list[dict[str, Tensor]]:
+    """Detections of the right shapes, with the device and type of ``like``."""
+    return [
+        {"boxes": like.new_empty(count, 4), "scores": like.new_empty(count), "labels": like.new_empty(count, dtype=torch.long)}
+        for _ in range(images)
+    ]
+
+
+def cells(values: Tensor, size: int) -> Tensor:
+    """(B, A * size, H, W) -> (B, H * W * A, size), order y, x, anchor."""
+    count, _, height, width = values.shape
+    return permute_and_flatten(values, count, -1, size, height, width)
+
+
+def background_last(values: Tensor, block: int = 1) -> Tensor:
+    """Moves the first ``block`` numbers of the last axis, the background's, to its end."""
+    return torch.roll(values, -block, dims=-1)
+
+
+def background_first(values: Tensor, block: int = 1) -> Tensor:
+    """Undoes :func:`background_last`."""
+    return torch.roll(values, block, dims=-1)
+
+
+def port(name: str, family: str, stage: str, key: str, **details: Any) -> PortSpec:
+    """A standard port."""
+    return standard_port(name, family, stage, key, **details)
+
+
+def inner(stage: str, key: str, doc: str, kind: Kind = ANY, **details: Any) -> PortSpec:
+    """A port that stages need among themselves, or that belongs to one family."""
+    return PortSpec(kind, stage, key, doc=doc, **details)
+
+
+def loss_ports(stage: str, names: Sequence[str]) -> dict[str, PortSpec]:
+    """``losses.<name>`` for each term of a loss stage."""
+    return {f"losses.{name}": inner(stage, name, "loss term of the library", SCALAR) for name in names}
+
+
+def pyramid(model: Any) -> tuple[nn.Module, nn.Module]:
+    """Backbone and pyramid of a model, as stages."""
+    return Body(model.backbone.body), Neck(model.backbone.fpn)
+
+
+def feature_stages(normalize: Normalize, body: nn.Module, neck: nn.Module) -> dict[str, Stage]:
+    """Images and targets to the pyramid."""
+    targets = Targets()
+    return {
+        "normalize": Stage(normalize, {"images": "images", "image_sizes": "image_sizes"}, ("pixels",)),
+        "targets": Stage(
+            targets, {"boxes": "targets.boxes", "labels": "targets.labels"}, ("boxes", "labels"), infer=targets.infer
+        ),
+        "backbone": Stage(body, {"pixels": "normalize.pixels"}, ("maps",), dense=True),
+        "neck": Stage(neck, {"maps": "backbone"}, ("maps",), dense=True),
+    }
+
+
+def feature_ports(spec: BackboneSpec, channels: Sequence[int], family: str) -> dict[str, PortSpec]:
+    """Ports of :func:`feature_stages`."""
+    strides = tuple(2**s for s in spec.stages)
+    levels = tuple(2**level for level in spec.levels)
+    return {
+        "normalize.pixels": inner("normalize", "pixels", "normalised images"),
+        "targets.checked_boxes": inner("targets", "boxes", "ground-truth boxes", BOXES, form="xyxy"),
+        "targets.checked_labels": inner("targets", "labels", "their classes", LABELS),
+        "backbone": port("backbone", family, "backbone", "maps", channels=tuple(channels), strides=strides, length=len(strides)),
+        "neck": port("neck", family, "neck", "maps", channels=(spec.width,) * len(levels), strides=levels, length=len(levels)),
+    }
+
+
+def model_source(title: str, imports: Sequence[str], definitions: Sequence[str], lines: Sequence[str]) -> str:
+    """A module with ``build()``; ``lines`` end with a definition of ``model``."""
+    plain = sorted({i for i in imports if i.startswith("import ")})
+    named = sorted({i for i in imports if not i.startswith("import ")})
+    head = [f'"""{title}; load the weights with build().load_state_dict(state)."""', "", *plain, *named, "", "", *definitions]
+    return "\n".join([*head, "def build():", *(f"    {line}" for line in lines), "    return model", ""])

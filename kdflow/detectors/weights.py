@@ -1,0 +1,155 @@
+"""Weights into a detector: a file, or a weight name of torchvision; one message says what does not fit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision
+from torch import Tensor, nn
+from torchvision.ops import FrozenBatchNorm2d
+
+from kdflow.detectors.torchvision_parts import ClassRows, TorchvisionDetector
+from kdflow.errors import UsageError, choices
+from kdflow.ports import Detector
+
+WITHOUT_EPS = ("FasterRCNN_ResNet50_FPN_Weights.COCO_V1", "RetinaNet_ResNet50_FPN_Weights.COCO_V1")
+"""Weights trained when the library's frozen BatchNorm had no epsilon; its own builders set 0 for them too."""
+
+
+def load_weights(detector: Detector, weights: str | Path) -> None:
+    """Load weights into ``detector.model``, strictly.
+
+    Args:
+        detector: Any detector for files, a torchvision one for weight names.
+        weights: A state-dict file (``.pth``, ``.pt``, ``.safetensors``; a dict with the entry ``model`` will do), or a weight
+            name such as ``FasterRCNN_ResNet50_FPN_Weights.COCO_V1``. Of the latter, the predictors' rows are chosen by class
+            name, so a COCO model becomes a detector of the classes at hand.
+
+    Raises:
+        UsageError: No such file or name, or the weights do not fit the model.
+    """
+    file = Path(weights).expanduser()
+    if file.is_file():
+        fit(detector.model, read_state(file), str(weights), detector.classes)
+    elif isinstance(detector, TorchvisionDetector):
+        _load_by_name(detector, str(weights))
+    else:
+        raise UsageError(f'weights "{weights}": there is no such file')
+
+
+def read_state(file: Path) -> dict[str, Tensor]:
+    """The state dict in a file; UsageError when it holds none."""
+    if file.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        return load_file(file)
+    try:
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UsageError(f'weights "{file}" cannot be read as a file of plain tensors: {reason}') from error
+    state = state.get("model", state) if isinstance(state, dict) else state
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise UsageError(f'weights "{file}": this is no state dict (a mapping from parameter names to tensors)')
+    return state
+
+
+def fit(model: nn.Module, state: Mapping[str, Tensor], source: str, classes: Sequence[str]) -> None:
+    """``load_state_dict`` whose failure is one readable message."""
+    before = {key: value.shape for key, value in model.state_dict().items()}
+    wrong = [k for k, v in state.items() if k in before and v.shape != before[k]]
+    if not wrong:
+        try:
+            model.load_state_dict(dict(state))
+            return
+        except RuntimeError as error:
+            if (missing := _faults(before, state)) == "":
+                raise UsageError(f'weights "{source}": {str(error).splitlines()[-1].strip()}') from error
+            raise UsageError(f'weights "{source}" do not fit this model: {missing}') from error
+    first = wrong[0]
+    shapes = f"{first} is {_shape(state[first].shape)} there and {_shape(before[first])} here"
+    others = f", and {len(wrong) - 1} more differ" if len(wrong) > 1 else ""
+    raise UsageError(
+        f'weights "{source}" do not fit this model: {shapes}{others}. Their options or classes differ from this detector\'s, '
+        f"which has {len(classes)} classes ({', '.join(classes[:6])}{', ...' if len(classes) > 6 else ''})"
+    )
+
+
+def _faults(before: Mapping[str, Any], state: Mapping[str, Tensor]) -> str:
+    missing = [k for k in before if k not in state]
+    unknown = [k for k in state if k not in before]
+    parts = [
+        f"{len(keys)} {word} ({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''})"
+        for keys, word in ((missing, "parameters are missing"), (unknown, "are unknown")) if keys
+    ]
+    return "; ".join(parts)
+
+
+def _shape(shape: Sequence[int]) -> str:
+    return f"({', '.join(map(str, shape))})"
+
+
+def _load_by_name(detector: TorchvisionDetector, name: str) -> None:
+    entry = _find(name)
+    state = dict(_fetch(entry, name))
+    categories: list[str] | None = entry.meta.get("categories")
+    if categories is not None:
+        state = choose_classes(state, detector.class_rows, categories, detector.classes, name)
+    fit(detector.model, state, name, detector.classes)
+    # Epsilon is no parameter: what the weights were trained with comes with their name.
+    frozen = [m for m in detector.model.modules() if isinstance(m, FrozenBatchNorm2d)]
+    for module in frozen if name in WITHOUT_EPS else ():
+        module.eps = 0.0
+
+
+def _find(name: str) -> Any:
+    try:
+        return torchvision.models.get_weight(name)
+    except (ValueError, KeyError, AttributeError):
+        known = [
+            str(entry) for model in torchvision.models.list_models(module=torchvision.models.detection)
+            for entry in torchvision.models.get_model_weights(model)
+        ]
+        raise UsageError(f'weights "{name}": no such file, and no weight name of torchvision.{choices(name, known)}') from None
+
+
+def _fetch(entry: Any, name: str) -> Mapping[str, Tensor]:
+    try:
+        return entry.get_state_dict(progress=False, check_hash=True)
+    except (OSError, RuntimeError) as error:
+        raise UsageError(f'weights "{name}" could not be fetched: {error}; give a file instead') from error
+
+
+def choose_classes(
+    state: Mapping[str, Tensor], rows: Mapping[str, ClassRows], categories: Sequence[str], classes: Sequence[str], source: str
+) -> dict[str, Tensor]:
+    """The state with only the predictor rows of ``classes``, in their order.
+
+    Args:
+        state: State dict of a model trained on ``categories``; entry 0 is the background's (or an unused) slot.
+        rows: Predictor -> order of its rows.
+        categories: Names behind the library's labels.
+        classes: Names wanted.
+        source: Name of the weights, for the message.
+
+    Raises:
+        UsageError: A class is not among the categories; both lists are shown.
+    """
+    absent = [c for c in classes if c not in categories]
+    if absent:
+        raise UsageError(
+            f'weights "{source}" know no class {", ".join(absent)}. They know: {", ".join(categories[1:])}. '
+            f"The data has: {', '.join(classes)}"
+        )
+    chosen = [categories.index(c) for c in classes]
+    result = dict(state)
+    for predictor, order in rows.items():
+        wanted = torch.tensor([0, *chosen] if order.background else chosen)
+        for key in (f"{predictor}.weight", f"{predictor}.bias"):
+            if key in result:
+                blocks = result[key].unflatten(0, (order.groups, len(categories), order.block))
+                result[key] = blocks[:, wanted].flatten(0, 2)
+    return result

@@ -1,0 +1,29 @@
+"""Where a map looks like something."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from kdflow.functional.statistics import unit
+
+
+def query_map(features: Tensor, queries: Tensor, weights: Tensor) -> Tensor:
+    """Weighted sum over queries of their cosine with every place: ``sum_e w_e <h_e/|h_e|, F(y,x)/|F(y,x)|>``.
+
+    Args:
+        features: (B, C, H, W).
+        queries: (B, Q, C).
+        weights: (B, Q).
+
+    Returns:
+        (B, 1, H, W).
+    """
+    direction = (unit(queries, (2,)) * weights[..., None]).sum(1)
+    return torch.einsum("bc,bchw->bhw", direction, unit(features, (1,)))[:, None]
+
+
+def floored_over_maximum(values: Tensor, floor: float) -> Tensor:
+    """``max(values, floor)`` over its largest value per image, (B, 1, H, W)."""
+    raised = values.clamp(min=floor)
+    return raised / raised.amax((1, 2, 3), keepdim=True)

@@ -1,0 +1,89 @@
+"""Boxes painted with a weight each."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from kdflow.functional.masks import grid_bounds
+
+Size = tuple[int, int]
+
+
+class CellBoxes(NamedTuple):
+    """Half-open cell ranges of boxes, (n,) int64 each, and which of them had collapsed to one cell."""
+
+    x1: Tensor
+    y1: Tensor
+    x2: Tensor
+    y2: Tensor
+    collapsed: Tensor
+
+    @property
+    def cells(self) -> Tensor:
+        """Number of cells of each box, as floats."""
+        return ((self.x2 - self.x1) * (self.y2 - self.y1)).float()
+
+
+def cut_to_cells(boxes: Tensor, stride: float, size: Size) -> CellBoxes:
+    """Cells between the corners cut to integers, the last ones excluded; see :func:`kdflow.functional.masks.grid_bounds`."""
+    bounds = grid_bounds(boxes, stride, size)
+    cells = (boxes / stride).trunc()
+    collapsed = (cells[:, 2] <= cells[:, 0]) | (cells[:, 3] <= cells[:, 1])
+    return CellBoxes(*bounds, collapsed)
+
+
+def touched_cells(boxes: Tensor, scale: tuple[float, float]) -> CellBoxes:
+    """Cells from ``floor`` of the first to ``ceil`` of the last corner, both included, not cut at the map's border.
+
+    Args:
+        boxes: (n, 4) xyxy pixels.
+        scale: Cells per pixel in x and y.
+    """
+    factors = boxes.new_tensor([*scale, *scale])
+    scaled = boxes * factors
+    first, last = scaled[:, :2].floor().long(), scaled[:, 2:].ceil().long() + 1
+    nowhere = torch.zeros(len(boxes), dtype=torch.bool, device=boxes.device)
+    return CellBoxes(first[:, 0], first[:, 1], last[:, 0], last[:, 1], nowhere)
+
+
+def cover(cells: CellBoxes, size: Size) -> Tensor:
+    """(n, H, W) True on the cells of each box."""
+    rows = torch.arange(size[0], device=cells.x1.device)
+    columns = torch.arange(size[1], device=cells.x1.device)
+    inside_y = (rows >= cells.y1[:, None]) & (rows < cells.y2[:, None])
+    inside_x = (columns >= cells.x1[:, None]) & (columns < cells.x2[:, None])
+    return inside_y[:, :, None] & inside_x[:, None, :]
+
+
+def paint_largest(covered: Tensor, weights: Tensor) -> Tensor:
+    """The largest weight of the boxes on each cell, 0 outside: (n, H, W) and (n,) give (H, W)."""
+    if len(covered) == 0:
+        return covered.new_zeros(covered.shape[1:], dtype=weights.dtype)
+    shown = torch.where(covered, weights[:, None, None], -torch.inf).amax(0)
+    return torch.where(covered.any(0), shown, 0.0)
+
+
+def paint_in_order(covered: Tensor, collapsed: Tensor, weights: Tensor) -> Tensor:
+    """Boxes painted one over the other; a collapsed one only raises its cell. 0 outside.
+
+    Args:
+        covered: (n, H, W) cells of each box.
+        collapsed: (n,) boxes that do not overwrite but give ``max(there, weight)``.
+        weights: (n,).
+
+    Returns:
+        (H, W).
+    """
+    if len(covered) == 0:
+        return covered.new_zeros(covered.shape[1:], dtype=weights.dtype)
+    number = torch.arange(1, len(covered) + 1, device=covered.device)[:, None, None]
+    full = covered & ~collapsed[:, None, None]
+    last = torch.where(full, number, 0).amax(0)
+    padded = torch.cat([weights.new_zeros(1), weights])
+    below = padded[last]
+    raising = covered & collapsed[:, None, None] & (number > last)
+    raised = torch.where(raising, weights[:, None, None], -torch.inf).amax(0)
+    return torch.maximum(below, raised)

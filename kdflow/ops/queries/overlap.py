@@ -1,0 +1,32 @@
+"""How well predicted boxes fit the ground truth."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from kdflow.functional import boxes as bx
+from kdflow.functional.precision import single
+from kdflow.kinds import Boxes, Tokens, TokenValues
+from kdflow.operation import op
+
+
+@op("queries.overlap", defaults={"targets": "targets.boxes"}, no_grad=True)
+def overlap(boxes: Tokens, targets: Boxes, empty: Annotated[float, Field(ge=0, le=1)] = 0.0) -> TokenValues:
+    """Largest IoU of each predicted box with a target of its image: (B, Q).
+
+    Args:
+        boxes: (B, Q, 4) xyxy pixels of the padded input.
+        targets: Per image (n, 4) in the same pixels.
+        empty: Value of all boxes of an image without targets.
+    """
+
+    def best(predicted: Tensor, own: Tensor) -> Tensor:
+        if len(own) == 0:
+            return predicted.new_full((len(predicted),), empty)
+        return bx.pairwise_iou(predicted, own.to(predicted.dtype)).amax(1)
+
+    return torch.stack([best(p, t) for p, t in zip(single(boxes), targets, strict=True)])

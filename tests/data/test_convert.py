@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from kdflow.data.annotations import Annotations
+from kdflow.data.check import check_folder
+from kdflow.data.convert import convert
+from kdflow.data.folders import open_folder
+from kdflow.data.formats import DataSource
+from kdflow.errors import UsageError
+
+
+def rows(table: Annotations) -> list[tuple[str, str, list[float], bool]]:
+    """Boxes as (image, class, xywh, ignored), whatever the order of classes."""
+    return [
+        (Path(table.names[owner]).stem.split("_")[-1], table.classes[label], xywh, ignored)
+        for owner, label, xywh, ignored in zip(table.owners, table.labels, table.boxes.tolist(), table.ignored.tolist())
+    ]
+
+
+def test_coco_to_voc_and_back_keeps_images_classes_and_whole_pixel_boxes(coco: DataSource, tmp_path: Path):
+    voc = open_folder(convert(coco, tmp_path / "voc", "voc"))
+    back = open_folder(convert(tmp_path / "voc", tmp_path / "back", "coco"))
+    assert (voc.format, back.format) == ("voc", "coco")
+    assert coco.classes == voc.classes == back.classes
+    for name in ("train", "val"):
+        expected = [(i, c, np.rint(b).tolist(), g) for i, c, b, g in rows(coco.splits[name].annotations)]
+        expected = [(i, c, [2.0, 3.0, 10.0, 21.0] if i == "b" else b, g) for i, c, b, g in expected]
+        assert rows(voc.splits[name].annotations) == expected
+        assert rows(back.splits[name].annotations) == expected
+        for index in range(3):
+            assert torch.equal(coco.splits[name].dataset[index].image, back.splits[name].dataset[index].image)
+    assert check_folder(tmp_path / "voc").faults == ()
+    assert check_folder(tmp_path / "back").faults == ()
+
+
+def test_voc_to_coco_and_back_is_exact(write_voc: Callable[..., Path], tmp_path: Path):
+    cat, dog = ("cat", (1, 1, 30, 20), 1), ("dog", (3, 5, 12, 14), 0)
+    write_voc("VOC2007", "train", {"000001": [dog], "000002": []})
+    write_voc("VOC2012", "train", {"000001": [cat, dog]})  # the same stem as in the other year
+    root = write_voc("VOC2007", "val", {"000003": [dog, cat]})
+    original = open_folder(root)
+    coco = open_folder(convert(original, tmp_path / "coco", "coco"))
+    back = open_folder(convert(coco, tmp_path / "back", "voc"))
+    assert original.classes == coco.classes == back.classes
+    for name in ("train", "val"):
+        assert rows(original.splits[name].annotations) == rows(coco.splits[name].annotations)
+        assert rows(original.splits[name].annotations) == rows(back.splits[name].annotations)
+    crowds = [row["iscrowd"] for row in coco.splits["train"].coco["annotations"]]
+    assert crowds == [0, 1, 0]
+
+
+def test_half_pixels_never_leave_the_image_or_vanish(write_coco: Callable[..., Path], tmp_path: Path):
+    thin = [
+        {"image_id": 5, "category_id": 3, "bbox": xywh, "iscrowd": 0}
+        for xywh in ([23.6, 39.7, 0.3, 0.3], [5.2, 5.2, 0.2, 9])
+    ]
+    root = write_coco("train", boxes=thin)
+    table = open_folder(convert(root, tmp_path / "voc", "voc")).splits["train"].annotations
+    assert (table.boxes[:, 2:] >= 1).all()
+    assert (table.overhang() == 0).all()
+
+
+def test_a_folder_with_files_is_not_overwritten(coco: DataSource, tmp_path: Path):
+    with pytest.raises(UsageError, match="is not empty"):
+        convert(coco, tmp_path / "coco", "voc")

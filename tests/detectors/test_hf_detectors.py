@@ -1,0 +1,386 @@
+"""What holds for every detector of the transformers library."""
+
+from __future__ import annotations
+
+import copy
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from safetensors.torch import save_file
+from torch._subclasses import FakeTensorMode
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
+
+from kdflow.errors import UsageError
+from kdflow.ports import BATCH_PORTS, DETECTORS, STANDARD_PORTS, Detector
+from tests.detectors.hf_tiny import (
+    CANVAS, CASES, CLASSES, COUNTS, MASKED, assert_same_gradients, both, build, make_batch, own_losses, shapes, weighted,
+)
+from tests.detectors.staging import run_call, run_stages
+
+RAGGED = [(64, 70), CANVAS]
+LAYERED = ("states", "logits", "boxes", "references")
+each = pytest.mark.parametrize("name", CASES)
+
+
+@pytest.fixture(scope="module")
+def built() -> dict[str, Any]:
+    return {name: build(name) for name in CASES}
+
+
+@each
+@pytest.mark.parametrize("counts", COUNTS)
+def test_training_losses_and_gradients_equal_the_library_bit_for_bit(name: str, counts: tuple[int, ...]) -> None:
+    detector = build(name, dropout=0.1)
+    batch = make_batch(counts, RAGGED if name in MASKED else None)
+    values, output, library = both(detector, batch, training=True)
+    own, theirs = own_losses(detector, values), weighted(name, output, detector.model.config)
+    for key, value in theirs.items():
+        assert torch.equal(own[key], value), key
+    absent = set(own) - set(theirs)
+    assert absent == {key for key in own if "_dn_" in key and sum(counts) == 0}
+    assert all(own[key] == 0 for key in absent)
+    total = sum(own.values())
+    assert torch.equal(total, output.loss)
+    total.backward()
+    output.loss.backward()
+    assert_same_gradients(detector.model, library)
+
+
+@each
+def test_buffers_after_training_equal_the_library(name: str) -> None:
+    detector = build(name)
+    _, _, library = both(detector, make_batch(), training=True)
+    theirs = library.state_dict()
+    for key, value in detector.model.state_dict().items():
+        assert torch.equal(value, theirs[key]), key
+
+
+@each
+@pytest.mark.parametrize("counts", COUNTS)
+def test_evaluation_equals_the_library_bit_for_bit(name: str, counts: tuple[int, ...], built: dict[str, Any]) -> None:
+    detector = built[name]
+    batch = make_batch(counts, RAGGED if name in MASKED else None)
+    with torch.no_grad():
+        values, output, _ = both(detector, batch, training=False)
+    assert torch.equal(values["decoder.logits"][-1], output.logits)
+    assert torch.equal(values["decoder.boxes"][-1], output.pred_boxes)
+    theirs = weighted(name, output, detector.model.config)
+    for key in theirs if name != "d-fine" else ("loss_vfl", "loss_bbox", "loss_giou"):
+        assert torch.equal(own_losses(detector, values)[key], theirs[key]), key
+
+
+@each
+def test_detections_are_those_of_the_librarys_image_processor(name: str, built: dict[str, Any]) -> None:
+    detector = built[name]
+    batch = make_batch((1, 2), RAGGED if name in MASKED else None)
+    detector.model.train()
+    values, output, _ = both(detector, batch, training=False)
+    stage = detector.stages["postprocess"].run
+    processor = getattr(transformers, stage.processor)()
+    outputs = SimpleNamespace(logits=output.logits, pred_boxes=output.pred_boxes)
+    expected = processor.post_process_object_detection(outputs, threshold=0.0, target_sizes=batch.image_sizes)
+    detector.model.train()
+    predicted = detector.predict(batch.images, batch.image_sizes)
+    for theirs, own, again in zip(expected, values["detections"], predicted):
+        for key in ("boxes", "scores", "labels"):
+            assert torch.equal(theirs[key], own[key])
+            assert torch.equal(theirs[key], again[key])
+        assert own["labels"].max() < len(CLASSES)
+        assert not again["boxes"].requires_grad
+
+
+@each
+def test_predict_leaves_every_modules_mode_as_it_was(name: str, built: dict[str, Any]) -> None:
+    detector = built[name]
+    detector.model.train()
+    frozen = next(detector.model.model.backbone.children())
+    frozen.eval()
+    before = [m.training for m in detector.model.modules()]
+    batch = make_batch()
+    detector.predict(batch.images, batch.image_sizes)
+    assert [m.training for m in detector.model.modules()] == before
+    assert True in before
+    assert False in before
+
+
+@each
+def test_it_is_a_detector_whose_ports_are_as_declared(name: str, built: dict[str, Any]) -> None:
+    detector = built[name]
+    assert isinstance(detector, Detector)
+    assert (detector.family, detector.library, detector.classes) == ("transformer", "transformers", CLASSES)
+    detector.model.eval()
+    with torch.no_grad():
+        values = run_stages(detector, make_batch((2, 1)))
+    for port, spec in detector.ports.items():
+        value = values[port]
+        assert spec.stage in detector.stages
+        assert spec.key in detector.stages[spec.stage].outputs
+        if port in STANDARD_PORTS:
+            assert (spec.kind, spec.node) == (STANDARD_PORTS[port].kind, STANDARD_PORTS[port].node[1])
+        if spec.channels:
+            assert spec.channels == tuple(x.shape[1 if spec.kind.stack == "levels" else -1] for x in value)
+        if spec.strides:
+            sizes = [tuple(x.shape[-2:]) for x in value]
+            assert sizes == [tuple(-(-side // stride) for side in CANVAS) for stride in spec.strides]
+        if spec.length is not None:
+            assert len(value) == spec.length
+        if spec.kind.axes is not None:
+            for entry in value if spec.kind.stack else [value]:
+                assert entry.dim() == len(spec.kind.axes), port
+
+
+@each
+def test_stages_read_ports_of_earlier_stages(name: str, built: dict[str, Any]) -> None:
+    detector = built[name]
+    order = list(detector.stages)
+    for stage, described in detector.stages.items():
+        for port in described.inputs.values():
+            if port not in BATCH_PORTS:
+                assert order.index(detector.ports[port].stage) < order.index(stage), (stage, port)
+
+
+@each
+def test_stages_own_all_parameters_of_the_model_and_no_others(name: str, built: dict[str, Any]) -> None:
+    detector = built[name]
+    held = {id(p) for stage in detector.stages.values() for p in stage.run.parameters()}
+    assert held == {id(p) for p in detector.model.parameters()}
+
+
+@each
+def test_parameters_without_gradient_are_listed(name: str) -> None:
+    detector = build(name)
+    detector.model.train()
+    values = run_stages(detector, make_batch((2, 1)))
+    sum(own_losses(detector, values).values()).backward()
+    without = [n for n, p in detector.model.named_parameters() if p.requires_grad and p.grad is None]
+    assert tuple(without) == detector.unused_parameters
+    assert any(p.grad is not None and p.grad.abs().max() > 0 for p in detector.model.model.backbone.parameters())
+
+
+def infer(detector: Any, batch: Any) -> dict[str, Any]:
+    """All ports as fake tensors, as a compiler would infer them: on a copy, in evaluation mode."""
+    copied = copy.deepcopy(detector)
+    copied.model.eval()
+    environment = ShapeEnv(allow_dynamic_output_shape_ops=True, allow_scalar_outputs=True)
+    mode = FakeTensorMode(shape_env=environment, static_shapes=True, allow_non_fake_inputs=True)
+    values = dict(batch.values())
+    with mode, torch.no_grad():
+        values["images"] = mode.from_tensor(values["images"])
+        for key in ("targets.boxes", "targets.labels"):
+            values[key] = [mode.from_tensor(x) for x in values[key]]
+        for name, stage in copied.stages.items():
+            inputs = {argument: values[port] for argument, port in stage.inputs.items()}
+            result = (stage.infer or stage.run)(**inputs, **stage.options)
+            values |= {port: result[spec.key] for port, spec in copied.ports.items() if spec.stage == name}
+    return values
+
+
+@each
+def test_inferred_shapes_are_the_real_ones_and_leave_no_fake_tensor_behind(name: str, built: dict[str, Any]) -> None:
+    detector = build(name, attention="eager")
+    assert set(detector.ports) - set(built[name].ports) == {"decoder.self_attention", "decoder.cross_attention"}
+    batch = make_batch((2, 1))
+    fake = infer(detector, batch)
+    detector.model.eval()
+    with torch.no_grad():
+        real = run_stages(detector, batch)
+    for port in detector.ports:
+        assert shapes(fake[port]) == shapes(real[port]), port
+    assert type(real["decoder.logits"][-1]) is torch.Tensor
+
+
+@each
+def test_attention_ports_are_distributions_over_what_is_attended(name: str) -> None:
+    detector = build(name, attention="eager")
+    detector.model.train()
+    values = run_stages(detector, make_batch((2, 1)))
+    for port in ("decoder.self_attention", "decoder.cross_attention"):
+        for weights in values[port]:
+            assert weights.shape[:3] == (2, 4, 10)
+            torch.testing.assert_close(weights.sum(-1), torch.ones(2, 4, 10))
+
+
+@each
+@pytest.mark.parametrize("training", [True, False])
+def test_decoder_on_its_own_queries_repeats_itself_bit_for_bit(name: str, training: bool, built: dict[str, Any]) -> None:
+    detector = built[name]
+    detector.model.train(training)
+    values = run_stages(detector, make_batch())
+    memory = values[detector.calls["decoder"].inputs["memory"]]
+    for inputs in ({"queries": values["decoder.queries"]}, {"queries": values["decoder.queries"], "memory": memory}):
+        again = run_call(detector, "decoder", values, **inputs)
+        for key in LAYERED:
+            for own, repeated in zip(values.get(f"decoder.{key}", []), again.get(key, [])):
+                assert torch.equal(own, repeated)
+
+
+@each
+def test_decoder_takes_any_number_of_foreign_queries_and_trains_the_encoder(name: str, built: dict[str, Any]) -> None:
+    detector = built[name]
+    detector.model.train()
+    detector.model.zero_grad()
+    values = run_stages(detector, make_batch((2, 1)))
+    draw = torch.Generator().manual_seed(3)
+    foreign = {key: torch.rand(2, 7, x.shape[-1], generator=draw) for key, x in values["decoder.queries"].items()}
+    found = run_call(detector, "decoder", values, queries=foreign)
+    assert [x.shape for x in found["logits"]] == [(2, 7, values["decoder.logits"][0].shape[-1])] * 3
+    assert [x.shape for x in found["boxes"]] == [(2, 7, 4)] * 3
+    sum(x.sum() for x in (*found["logits"], *found["boxes"])).backward()
+    assert any(p.grad is not None and p.grad.abs().max() > 0 for p in detector.model.model.encoder.parameters())
+    selection = {id(p) for p in detector.stages["selection"].run.parameters()}
+    decoder = {id(p) for s in ("decoder", "heads") if s in detector.stages for p in detector.stages[s].run.parameters()}
+    for p in detector.model.parameters():
+        assert p.grad is None or id(p) not in selection - decoder, "foreign queries train the own queries"
+
+
+@each
+def test_transformer_on_the_same_maps_repeats_itself(name: str, built: dict[str, Any]) -> None:
+    detector = built[name]
+    detector.model.eval()
+    values = run_stages(detector, make_batch((2, 1)))
+    found = run_call(detector, "transformer", values, features=values["neck"])
+    assert all(torch.equal(a, b) for a, b in zip(found["logits"], values["decoder.logits"]))
+    doubled = run_call(detector, "transformer", values, features=[m * 2 for m in values["neck"]])
+    assert not torch.equal(doubled["logits"][-1], values["decoder.logits"][-1])
+    encoded = run_call(detector, "encoder", values, features=values["encoder.inputs"])
+    assert all(torch.equal(a, b) for a, b in zip(encoded["memory"], values["encoder.memory"]))
+
+
+@each
+def test_queries_that_do_not_fit_are_refused_in_words(name: str, built: dict[str, Any]) -> None:
+    detector = built[name]
+    detector.model.eval()
+    values = run_stages(detector, make_batch((2, 1)))
+    for queries in ({}, {"content": torch.rand(2, 7, 99), "position": torch.rand(2, 7, 99)}):
+        with pytest.raises(UsageError, match="this decoder"):
+            run_call(detector, "decoder", values, queries=queries)
+
+
+@each
+def test_criterion_on_own_predictions_is_the_own_loss_and_foreign_pairs_count(name: str, built: dict[str, Any]) -> None:
+    detector = built[name]
+    detector.model.train()
+    values = run_stages(detector, make_batch((2, 1)))
+    own = {"logits": values["decoder.logits"], "boxes": values["decoder.boxes"]}
+    again = run_call(detector, "criterion", values, **own)
+    assert torch.equal(again["total"], values["criterion.total"])
+    first = [(torch.arange(2), torch.arange(2)), (torch.arange(1), torch.arange(1))]
+    moved = run_call(detector, "criterion", values, pairs=[first] * 3)
+    assert moved["total"] != again["total"]
+    nothing = [torch.zeros(0, 4)] * 2, [torch.zeros(0, dtype=torch.long)] * 2
+    empty = run_call(detector, "criterion", values, target_boxes=nothing[0], target_labels=nothing[1])
+    assert all(empty[key] == 0 for key in empty if key.startswith(("loss_bbox", "loss_giou")))
+    assert torch.isfinite(empty["total"])
+
+
+SCRIPT = """
+import sys, torch
+for path in sys.argv[1:]:
+    space = {}
+    exec(open(path + "/student.py").read(), space)
+    model = space["build"]().eval()
+    model.load_state_dict(torch.load(path + "/student.pt"), strict=True)
+    with torch.no_grad():
+        found = model(torch.load(path + "/pixels.pt"))
+    assert torch.equal(found.logits, torch.load(path + "/logits.pt")), path
+assert not any(name.split(".")[0] == "kdflow" for name in sys.modules)
+print("loaded", len(sys.argv) - 1)
+"""
+
+
+def test_source_builds_the_same_models_without_kdflow(tmp_path: Path, built: dict[str, Any]) -> None:
+    pixels = torch.rand(1, 3, *CANVAS)
+    for name, detector in built.items():
+        folder = tmp_path / name
+        folder.mkdir()
+        detector.model.eval()
+        with torch.no_grad():
+            torch.save(detector.model(pixels).logits, folder / "logits.pt")
+        torch.save(detector.model.state_dict(), folder / "student.pt")
+        torch.save(pixels, folder / "pixels.pt")
+        (folder / "student.py").write_text(detector.source())
+    arguments = [str(tmp_path / name) for name in built]
+    done = subprocess.run([sys.executable, "-c", SCRIPT, *arguments], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == f"loaded {len(CASES)}", done.stderr
+
+
+def test_listing_detectors_imports_no_transformers() -> None:
+    code = (
+        "import sys; from kdflow.ports import DETECTORS; names = DETECTORS.names(); "
+        "assert 'rt-detr' in names; assert 'transformers' not in sys.modules; print(*names)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert set(CASES) <= set(done.stdout.split()), done.stderr
+
+
+@each
+def test_weights_come_from_a_folder_with_its_own_architecture_and_class_names(
+    name: str, tmp_path: Path, built: dict[str, Any]
+) -> None:
+    detector = built[name]
+    detector.model.save_pretrained(tmp_path)
+    loaded = DETECTORS.get(name).build(("other",), weights=str(tmp_path))
+    assert loaded.classes == CLASSES
+    stored = loaded.model.state_dict()
+    for key, value in detector.model.state_dict().items():
+        assert torch.equal(stored[key], value), key
+    batch = make_batch()
+    for a, b in zip(detector.predict(batch.images, batch.image_sizes), loaded.predict(batch.images, batch.image_sizes)):
+        assert torch.equal(a["boxes"], b["boxes"])
+
+
+@pytest.mark.parametrize("suffix", ["pt", "safetensors"])
+def test_weights_come_from_a_state_dict_file(suffix: str, tmp_path: Path, built: dict[str, Any]) -> None:
+    file, model = tmp_path / f"student.{suffix}", built["rt-detr"].model
+    if suffix == "pt":
+        torch.save(model.state_dict(), file)
+    else:
+        save_file({key: value.clone() for key, value in model.state_dict().items()}, file)
+    loaded = build("rt-detr", seed=9, weights=str(file))
+    assert torch.equal(loaded.model.model.enc_score_head.weight, model.model.enc_score_head.weight)
+    with pytest.raises(UsageError, match="does not fit this model"):
+        build("rt-detr", weights=str(file), d_model=64)
+
+
+def test_weights_of_another_architecture_or_without_names_are_refused(tmp_path: Path, built: dict[str, Any]) -> None:
+    model = copy.deepcopy(built["detr"].model)
+    model.save_pretrained(tmp_path)
+    with pytest.raises(UsageError, match='holds a model of type "detr", this detector needs "rt_detr"'):
+        build("rt-detr", weights=str(tmp_path))
+    model.config.id2label = {i: f"LABEL_{i}" for i in range(5)}
+    model.save_pretrained(tmp_path)
+    assert DETECTORS.get("detr").build(("a", "b", "c", "d", "e"), weights=str(tmp_path)).classes == ("a", "b", "c", "d", "e")
+    with pytest.raises(UsageError, match="has 5 classes without names, but 2 are asked for: a, b"):
+        DETECTORS.get("detr").build(("a", "b"), weights=str(tmp_path))
+
+
+def test_backbones_by_name_widths_or_timm() -> None:
+    with pytest.raises(UsageError, match='no backbone "resnet81"'):
+        build("detr", backbone="resnet81")
+    with pytest.raises(UsageError, match="widths and depths belong"):
+        build("detr", backbone="timm/test_resnet.r160_in1k")
+    detector = build("deformable-detr", backbone="timm/test_resnet.r160_in1k", widths=(), depths=())
+    assert all(p.requires_grad for p in detector.model.model.backbone.parameters())
+    with torch.no_grad():
+        values, output, _ = both(detector, make_batch(), training=False)
+    assert torch.equal(values["decoder.logits"][-1], output.logits)
+    assert detector.ports["backbone"].channels == tuple(m.shape[1] for m in values["backbone"])
+
+
+@each
+def test_backbone_weights_come_from_a_file_or_a_library_folder(name: str, tmp_path: Path, built: dict[str, Any]) -> None:
+    core = built[name].model.model.backbone
+    body = core.conv_encoder.model if name == "dab-detr" else core.model
+    torch.save(body.state_dict(), tmp_path / "body.pt")
+    other = build(name, seed=9, backbone_weights=str(tmp_path / "body.pt")).model.model.backbone
+    key = next(key for key, value in body.state_dict().items() if value.dim() == 4)
+    found = other.conv_encoder.model if name == "dab-detr" else other.model
+    assert torch.equal(found.state_dict()[key], body.state_dict()[key])
+    with pytest.raises(UsageError, match="backbone_weights"):
+        build(name, backbone_weights=str(tmp_path / "missing"))
