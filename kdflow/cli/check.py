@@ -94,7 +94,7 @@ def _looks_like_a_bench(name: str) -> bool:
         except UsageError:
             return False
         return True
-    return "bench" in data and "method" not in data and "student" in data
+    return "bench" in data and not {"method", "nodes", "terms"} & set(data)
 
 
 def _method_facts(name: str, bench: str | None, overrides: dict[str, Any]) -> dict[str, Any]:

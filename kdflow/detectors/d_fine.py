@@ -32,6 +32,7 @@ from kdflow.detectors.hf_parts import (
     matching_stages,
     to_labels,
 )
+from kdflow.detectors.options import typed_options
 from kdflow.detectors.rt_detr import (
     GROUND_TRUTH,
     STAGES,
@@ -224,9 +225,10 @@ def untrained(core: Any) -> list[nn.Module]:
     return [decoder.lqe_layers[skipped], *([decoder.class_embed[skipped]] if skipped else [])]
 
 
+@typed_options("d-fine")
 def build(
-    classes: Sequence[str], *, weights: str | None = None, backbone: str = "resnet18", backbone_weights: str | None = None,
-    widths: tuple[int, ...] = (), depths: tuple[int, ...] = (), frozen_norms: bool = False,
+    classes: tuple[str, ...], *, weights: str | None = None, backbone: str = "resnet18", pretrained_backbone: str | None = None,
+    widths: tuple[int, ...] = (), depths: tuple[int, ...] = (), norm: Literal["batch", "frozen"] = "batch",
     d_model: int = 256, encoder_width: int | None = None, encoder_layers: int = 1, decoder_layers: int = 3, heads: int = 8,
     ffn: int = 1024, expansion: float = 1.0, fusion_depth: float = 1.0, queries: int = 300, points: int = 4,
     bins: int = 32, quality_width: int = 64, dropout: float = 0.0, denoising: int = 100, label_noise: float = 0.5,
@@ -238,11 +240,11 @@ def build(
     Args:
         classes: Class names in label order.
         weights: State-dict file, folder of ``save_pretrained``, or hub name (the last two bring their own architecture).
-        backbone: ``resnet18`` ... ``resnet101`` (the library's ResNet-D), or ``timm/<name>``.
-        backbone_weights: State-dict file, folder or hub name for the backbone alone.
+        backbone: ``resnet18`` ... ``resnet101`` (the library's ResNet-D), or ``timm:<name>``.
+        pretrained_backbone: State-dict file, folder or hub name for the backbone alone.
         widths: Channels of the backbone's four stages instead of the usual ones.
         depths: Blocks of the backbone's four stages instead of the usual ones.
-        frozen_norms: The backbone's BatchNorms become constants (for pretrained backbones).
+        norm: ``frozen`` makes the backbone's BatchNorms constants, as published (for pretrained backbones).
         d_model: Width of the decoder.
         encoder_width: Width of the hybrid encoder; d_model where not given.
         encoder_layers: Attention layers on the coarsest map.
@@ -267,7 +269,7 @@ def build(
     body = backbone_config(backbone, widths, depths, STAGES, "rt_detr_resnet")
     channels, encoder = channels_of(body, STAGES), encoder_width or d_model
     settings = {
-        "backbone_config": body, "encoder_in_channels": channels, "freeze_backbone_batch_norms": frozen_norms,
+        "backbone_config": body, "encoder_in_channels": channels, "freeze_backbone_batch_norms": norm == "frozen",
         "encoder_hidden_dim": encoder, "encoder_layers": encoder_layers, "encoder_attention_heads": heads,
         "encoder_ffn_dim": ffn, "hidden_expansion": expansion, "depth_mult": fusion_depth,
         "decoder_in_channels": [encoder] * len(channels), "d_model": d_model, "decoder_layers": decoder_layers,
@@ -276,8 +278,8 @@ def build(
         "num_denoising": denoising, "label_noise_ratio": label_noise, "box_noise_scale": box_noise,
     }
     model, names = build_model(DFineForObjectDetection, settings, classes, weights, attention)
-    if backbone_weights:
-        load_backbone(model.model.backbone.model, backbone_weights)
+    if pretrained_backbone:
+        load_backbone(model.model.backbone.model, pretrained_backbone)
     return wrap(model, names, normalize)
 
 

@@ -15,6 +15,7 @@ from kdflow.detectors.deformable_detr import TERMS, loss_weights, make_criterion
 from kdflow.detectors.detr import MEMORY, assemble, decoder_ports, feature_ports, feature_stages
 from kdflow.detectors.hf_build import backbone_config, build_model, load_backbone
 from kdflow.detectors.hf_parts import Criterion, HfDetector, Postprocess, draws, inner
+from kdflow.detectors.options import typed_options
 from kdflow.kinds import TENSOR
 from kdflow.ports import DETECTORS, DetectorFamily, Stage
 
@@ -56,20 +57,21 @@ def wrap(model: Any, classes: Sequence[str], auxiliary_loss: bool, attention: bo
     return assemble("dab-detr", model, classes, stages, ports, criterion, postprocess)
 
 
+@typed_options("dab-detr")
 def build(
-    classes: Sequence[str], *, weights: str | None = None, backbone: str = "resnet50", backbone_weights: str | None = None,
+    classes: tuple[str, ...], *, weights: str | None = None, backbone: str = "resnet50", pretrained_backbone: str | None = None,
     widths: tuple[int, ...] = (), depths: tuple[int, ...] = (), d_model: int = 256,
     encoder_layers: int = 6, decoder_layers: int = 6, heads: int = 8, ffn: int = 2048, queries: int = 300, patterns: int = 0,
     dropout: float = 0.1, auxiliary_loss: bool = True,
     attention: Literal["plain", "eager"] = "plain", normalize: Literal["imagenet", "none"] = "imagenet",
 ) -> HfDetector:
-    """DAB-DETR. Its backbone's BatchNorms are constants: give it ``backbone_weights``.
+    """DAB-DETR. Its backbone's BatchNorms are constants: give it ``pretrained_backbone``.
 
     Args:
         classes: Class names in label order.
         weights: State-dict file, folder of ``save_pretrained``, or hub name (the last two bring their own architecture).
-        backbone: ``resnet18`` ... ``resnet101``, or ``timm/<name>``.
-        backbone_weights: State-dict file, folder or hub name for the backbone alone.
+        backbone: ``resnet18`` ... ``resnet101``, or ``timm:<name>``.
+        pretrained_backbone: State-dict file, folder or hub name for the backbone alone.
         widths: Channels of the backbone's four stages instead of the usual ones.
         depths: Blocks of the backbone's four stages instead of the usual ones.
         d_model: Width.
@@ -93,8 +95,8 @@ def build(
         "num_patterns": patterns, "dropout": dropout,
     }
     model, names = build_model(DabDetrForObjectDetection, settings, classes, weights, attention)
-    if backbone_weights:
-        load_backbone(model.model.backbone.conv_encoder.model, backbone_weights)
+    if pretrained_backbone:
+        load_backbone(model.model.backbone.conv_encoder.model, pretrained_backbone)
     return wrap(model, names, auxiliary_loss, attention == "eager", normalize)
 
 

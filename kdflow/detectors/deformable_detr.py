@@ -19,12 +19,11 @@ from torch import nn
 from kdflow.detectors import deformable_stages as parts
 from kdflow.detectors.hf_build import backbone_config, build_model, load_backbone, parameters_of
 from kdflow.detectors.hf_parts import (
-    IMAGENET,
     TARGET_INPUTS,
     Criterion,
     HfDetector,
-    Normalize,
     Postprocess,
+    Prepare,
     criterion_call,
     detection_stage,
     draws,
@@ -33,6 +32,7 @@ from kdflow.detectors.hf_parts import (
     matching_stages,
     port,
 )
+from kdflow.detectors.options import typed_options
 from kdflow.errors import UsageError
 from kdflow.kinds import LAYERS, TOKENS
 from kdflow.ports import DETECTORS, Call, DetectorFamily, PortSpec, Stage
@@ -62,10 +62,9 @@ def loss_weights(config: Any, published: bool) -> Mapping[str, float]:
 
 def feature_stages(core: Any, normalize: str) -> dict[str, Stage]:
     """From images to encoder memory."""
-    mean, std = IMAGENET if normalize == "imagenet" else (None, None)
     random = draws(core.config)
     return {
-        "normalize": Stage(Normalize(mean, std), {"images": "images", "image_sizes": "image_sizes"}, ("pixels", "mask")),
+        "normalize": Stage(Prepare(normalize), {"images": "images", "image_sizes": "image_sizes"}, ("pixels", "mask")),
         "backbone": Stage(parts.Backbone(core.backbone.model), {"pixels": "normalize.pixels"}, ("maps",), dense=True),
         "projection": Stage(parts.Projection(core.input_proj), {"maps": "backbone"}, ("maps",), dense=True),
         "layout": Stage(parts.Layouts(core), {"maps": "neck", "mask": "normalize.mask"}, ("layout",)),
@@ -198,23 +197,24 @@ def wrap(model: Any, classes: Sequence[str], criterion: str, auxiliary_loss: boo
     return HfDetector("deformable-detr", tuple(classes), model, ports, stages, calls(set_loss), losses, 1, unused)
 
 
+@typed_options("deformable-detr")
 def build(
-    classes: Sequence[str], *, weights: str | None = None, two_stage: bool = True, box_refine: bool = True,
-    backbone: str = "resnet50", backbone_weights: str | None = None,
+    classes: tuple[str, ...], *, weights: str | None = None, two_stage: bool = True, box_refine: bool = True,
+    backbone: str = "resnet50", pretrained_backbone: str | None = None,
     widths: tuple[int, ...] = (), depths: tuple[int, ...] = (), d_model: int = 256, levels: int = 4,
     encoder_layers: int = 6, decoder_layers: int = 6, heads: int = 8, ffn: int = 1024, queries: int = 300, points: int = 4,
     dropout: float = 0.1, auxiliary_loss: bool = True, criterion: Literal["library", "published"] = "library",
     attention: Literal["sdpa", "eager"] = "sdpa", normalize: Literal["imagenet", "none"] = "imagenet",
 ) -> HfDetector:
-    """Deformable DETR. Its backbone's BatchNorms are constants: give it ``backbone_weights`` or train for long.
+    """Deformable DETR. Its backbone's BatchNorms are constants: give it ``pretrained_backbone`` or train for long.
 
     Args:
         classes: Class names in label order.
         weights: State-dict file, folder of ``save_pretrained``, or hub name (the last two bring their own architecture).
         two_stage: Queries are the best encoder tokens' boxes instead of learned.
         box_refine: Every layer refines the boxes of the one before (two-stage needs it).
-        backbone: ``resnet18`` ... ``resnet101``, or ``timm/<name>``.
-        backbone_weights: State-dict file, folder or hub name for the backbone alone.
+        backbone: ``resnet18`` ... ``resnet101``, or ``timm:<name>``.
+        pretrained_backbone: State-dict file, folder or hub name for the backbone alone.
         widths: Channels of the backbone's four stages instead of the usual ones.
         depths: Blocks of the backbone's four stages instead of the usual ones.
         d_model: Width; a multiple of 32.
@@ -247,8 +247,8 @@ def build(
         "dropout": dropout,
     }
     model, names = build_model(DeformableDetrForObjectDetection, settings, classes, weights, attention)
-    if backbone_weights:
-        load_backbone(model.model.backbone.model, backbone_weights)
+    if pretrained_backbone:
+        load_backbone(model.model.backbone.model, pretrained_backbone)
     return wrap(model, names, criterion, auxiliary_loss, normalize)
 
 

@@ -20,11 +20,10 @@ from kdflow.detectors.deformable_detr import make_criterion as make_sigmoid_crit
 from kdflow.detectors.deformable_stages import Backbone
 from kdflow.detectors.hf_build import backbone_config, build_model, load_backbone
 from kdflow.detectors.hf_parts import (
-    IMAGENET,
     Criterion,
     HfDetector,
-    Normalize,
     Postprocess,
+    Prepare,
     criterion_call,
     detection_stage,
     draws,
@@ -32,6 +31,7 @@ from kdflow.detectors.hf_parts import (
     matching_stages,
     port,
 )
+from kdflow.detectors.options import typed_options
 from kdflow.kinds import TENSOR, TOKENS
 from kdflow.ports import DETECTORS, Call, DetectorFamily, PortSpec, Stage
 
@@ -59,10 +59,9 @@ def feature_stages(core: Any, backbone: Any, position: Any, normalize: str, code
         codes: The encoder's name for position codes.
         by_map: The position code takes the map instead of its shape.
     """
-    mean, std = IMAGENET if normalize == "imagenet" else (None, None)
     encoder = parts.Encoder(core.encoder, codes)
     return {
-        "normalize": Stage(Normalize(mean, std), {"images": "images", "image_sizes": "image_sizes"}, ("pixels", "mask")),
+        "normalize": Stage(Prepare(normalize), {"images": "images", "image_sizes": "image_sizes"}, ("pixels", "mask")),
         "backbone": Stage(Backbone(backbone), {"pixels": "normalize.pixels"}, ("maps",), dense=True),
         "projection": Stage(parts.Projection(core.input_projection), {"maps": "backbone"}, ("maps",), dense=True),
         "layout": Stage(parts.Layouts(position, by_map), {"maps": "neck", "mask": "normalize.mask"}, ("layout",)),
@@ -176,20 +175,21 @@ def wrap(
     return assemble(name, model, classes, stages, ports, criterion, postprocess)
 
 
+@typed_options("detr")
 def build_detr(
-    classes: Sequence[str], *, weights: str | None = None, backbone: str = "resnet50", backbone_weights: str | None = None,
+    classes: tuple[str, ...], *, weights: str | None = None, backbone: str = "resnet50", pretrained_backbone: str | None = None,
     widths: tuple[int, ...] = (), depths: tuple[int, ...] = (), d_model: int = 256,
     encoder_layers: int = 6, decoder_layers: int = 6, heads: int = 8, ffn: int = 2048, queries: int = 100, dropout: float = 0.1,
     auxiliary_loss: bool = True, layer_norms: Literal["last", "every"] | None = None,
     attention: Literal["sdpa", "eager"] = "sdpa", normalize: Literal["imagenet", "none"] = "imagenet",
 ) -> HfDetector:
-    """DETR (softmax over C+1 classes). Its backbone's BatchNorms are constants: give it ``backbone_weights``.
+    """DETR (softmax over C+1 classes). Its backbone's BatchNorms are constants: give it ``pretrained_backbone``.
 
     Args:
         classes: Class names in label order.
         weights: State-dict file, folder of ``save_pretrained``, or hub name (the last two bring their own architecture).
-        backbone: ``resnet18`` ... ``resnet101``, or ``timm/<name>``.
-        backbone_weights: State-dict file, folder or hub name for the backbone alone.
+        backbone: ``resnet18`` ... ``resnet101``, or ``timm:<name>``.
+        pretrained_backbone: State-dict file, folder or hub name for the backbone alone.
         widths: Channels of the backbone's four stages instead of the usual ones.
         depths: Blocks of the backbone's four stages instead of the usual ones.
         d_model: Width.
@@ -211,14 +211,15 @@ def build_detr(
     settings |= {"num_queries": queries, "dropout": dropout}
     model, names = build_model(DetrForObjectDetection, settings, classes, weights, attention)
     model.config.auxiliary_loss = model.config.auxiliary_loss if layer_norms is None else layer_norms == "every"
-    if backbone_weights:
-        load_backbone(model.model.backbone.model, backbone_weights)
+    if pretrained_backbone:
+        load_backbone(model.model.backbone.model, pretrained_backbone)
     factors, postprocess = loss_weights(model.config, False), Postprocess("DetrImageProcessor")
     return wrap("detr", model, names, make_criterion, factors, auxiliary_loss, normalize, postprocess)
 
 
+@typed_options("conditional-detr")
 def build_conditional(
-    classes: Sequence[str], *, weights: str | None = None, backbone: str = "resnet50", backbone_weights: str | None = None,
+    classes: tuple[str, ...], *, weights: str | None = None, backbone: str = "resnet50", pretrained_backbone: str | None = None,
     widths: tuple[int, ...] = (), depths: tuple[int, ...] = (), d_model: int = 256,
     encoder_layers: int = 6, decoder_layers: int = 6, heads: int = 8, ffn: int = 2048, queries: int = 300, dropout: float = 0.1,
     auxiliary_loss: bool = True, layer_norms: Literal["last", "every"] | None = None,
@@ -231,7 +232,7 @@ def build_conditional(
         classes: Class names in label order.
         weights: See :func:`build_detr`.
         backbone: See :func:`build_detr`.
-        backbone_weights: See :func:`build_detr`.
+        pretrained_backbone: See :func:`build_detr`.
         widths: See :func:`build_detr`.
         depths: See :func:`build_detr`.
         d_model: See :func:`build_detr`.
@@ -253,8 +254,8 @@ def build_conditional(
     settings |= {"num_queries": queries, "dropout": dropout}
     model, names = build_model(ConditionalDetrForObjectDetection, settings, classes, weights, attention)
     model.config.auxiliary_loss = model.config.auxiliary_loss if layer_norms is None else layer_norms == "every"
-    if backbone_weights:
-        load_backbone(model.model.backbone.model, backbone_weights)
+    if pretrained_backbone:
+        load_backbone(model.model.backbone.model, pretrained_backbone)
     factors = loss_weights(model.config, criterion == "published")
     postprocess = Postprocess("ConditionalDetrImageProcessor", top_k=100)
     return wrap("conditional-detr", model, names, make_sigmoid_criterion, factors, auxiliary_loss, normalize, postprocess)

@@ -31,6 +31,7 @@ from kdflow.detectors.torchvision_parts import (
     ClassRows,
     TorchvisionDetector,
     cells,
+    check_groups,
     feature_ports,
     feature_stages,
     model_source,
@@ -105,7 +106,7 @@ def build_fcos(
         classes: Class names in label order.
         backbone: ``resnet18`` ... ``resnet152``, ``resnext...``, ``wide_resnet...`` of torchvision, or ``timm:<name>``.
         pretrained_backbone: State-dict file or weight name (``default``, ``IMAGENET1K_V2``) for the backbone alone.
-        neck: Channels of the pyramid and the towers, a multiple of 32 (the library's GroupNorm).
+        neck: Channels of the pyramid and the towers, a multiple of 32 from 64 on (the library's GroupNorm).
         norm: ``batch``, or ``frozen`` for BatchNorms that are constants (for pretrained backbones).
         trainable_layers: Backbone stages that train, counted from the last; none: 3 with pretrained weights, else 5 (all).
         first_level: 2 adds P2 (stride 4) to pyramid and head.
@@ -121,8 +122,9 @@ def build_fcos(
         min_size: Shorter side in the library's own resize; used by the exported model only.
         max_size: Longest side in it.
     """
-    if neck % 32 or tower_blocks < 1:
-        raise UsageError(f"{NAME}: neck must be a multiple of 32 (got {neck}) and tower_blocks at least 1 (got {tower_blocks})")
+    check_groups(NAME, neck)
+    if tower_blocks < 1:
+        raise UsageError(f"{NAME}: tower_blocks must be at least 1, not {tower_blocks}")
     spec = BackboneSpec(
         backbone, neck, norm, first=first_level, extra="p6p7" if p6_from == "p5" else "p6p7_from_c5",
         pretrained=pretrained_backbone, trainable=trainable_layers,

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
+from kdflow.detectors.weights import fit, read_state
 from kdflow.errors import UsageError, choices
 
 RESNETS: Mapping[str, dict[str, Any]] = {
@@ -18,7 +18,7 @@ RESNETS: Mapping[str, dict[str, Any]] = {
     "resnet50": {"layer_type": "bottleneck", "hidden_sizes": [256, 512, 1024, 2048], "depths": [3, 4, 6, 3]},
     "resnet101": {"layer_type": "bottleneck", "hidden_sizes": [256, 512, 1024, 2048], "depths": [3, 4, 23, 3]},
 }
-TIMM = "timm/"
+TIMM = "timm:"
 
 
 def backbone_config(
@@ -27,7 +27,7 @@ def backbone_config(
     """Configuration of a backbone, without weights.
 
     Args:
-        backbone: ``resnet18`` ... ``resnet101`` (the library's own), or ``timm/<name>``.
+        backbone: ``resnet18`` ... ``resnet101`` (the library's own), or ``timm:<name>``.
         widths: Channels of the four stages; empty for the usual ones. The stem then gets the first width.
         depths: Blocks of the four stages; empty for the usual ones.
         stages: Stages handed on, 1 (stride 4) to 4 (stride 32).
@@ -86,7 +86,7 @@ def build_model(
     if weights is None or (file is not None and file.is_file()):
         model = fresh(model_class, settings, classes)
         if file is not None:
-            load_file(model, file)
+            load_file(model, file, classes)
         names = tuple(classes)
     else:
         model = pretrained(model_class, weights)
@@ -98,10 +98,12 @@ def build_model(
 
 def fresh(model_class: Any, settings: Mapping[str, Any], classes: Sequence[str]) -> Any:
     """An untrained model; UsageError with the library's words where the settings contradict each other."""
+    from huggingface_hub.errors import StrictDataclassError
+
     try:
         return model_class(model_class.config_class(**settings, **class_names(classes)))
-    except ValueError as error:
-        raise UsageError(f"{model_class.__name__} refuses these options: {error}") from error
+    except (ValueError, StrictDataclassError) as error:
+        raise UsageError(f"{model_class.__name__} refuses these options: {error.__cause__ or error}") from error
 
 
 def pretrained(model_class: Any, name: str) -> Any:
@@ -131,18 +133,9 @@ def names_of(config: Any, classes: Sequence[str], source: str) -> tuple[str, ...
     return tuple(classes)
 
 
-def load_file(module: nn.Module, file: Path) -> None:
+def load_file(module: nn.Module, file: Path, classes: Sequence[str] = ()) -> None:
     """Load a state dict (``.safetensors``, else torch) strictly; UsageError names what does not fit."""
-    if file.suffix == ".safetensors":
-        from safetensors.torch import load_file as load
-
-        state = load(file)
-    else:
-        state = torch.load(file, map_location="cpu", weights_only=True)
-    try:
-        module.load_state_dict(state.get("model", state))
-    except RuntimeError as error:
-        raise UsageError(f'"{file}" does not fit this model: {error}') from error
+    fit(module, read_state(file), str(file), classes)
 
 
 def source_of(model: Any) -> str:
@@ -173,10 +166,10 @@ def load_backbone(module: nn.Module, source: str) -> None:
     if file.is_file():
         load_file(module, file)
         return
-    from transformers import AutoBackbone
-
+    donor_class: Any = type(module)
+    if not hasattr(donor_class, "from_pretrained"):
+        raise UsageError(f'pretrained_backbone "{source}": no such file, and a timm backbone takes no folder or hub name')
     try:
-        donor = AutoBackbone.from_pretrained(source)
-        module.load_state_dict(donor.state_dict())
+        module.load_state_dict(donor_class.from_pretrained(source).state_dict())
     except (OSError, ValueError, RuntimeError) as error:
-        raise UsageError(f'backbone_weights "{source}": {error}') from error
+        raise UsageError(f'pretrained_backbone "{source}": {str(error).splitlines()[0]}') from error

@@ -10,9 +10,8 @@ before the sigmoid, read instead of ``references`` where present (a model's own 
 
 from __future__ import annotations
 
-import contextlib
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -20,6 +19,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from kdflow.detectors.normalize import Normalize
+from kdflow.detectors.torchvision_parts import evaluating
 from kdflow.errors import UsageError
 from kdflow.kinds import ANY, BOXES, LABELS, SCALAR, Kind
 from kdflow.ports import Call, PortSpec, Stage, standard_port
@@ -27,10 +28,6 @@ from kdflow.ports import Call, PortSpec, Stage, standard_port
 ImageSizes = list[tuple[int, int]]
 Pairs = list[list[tuple[Tensor, Tensor]]]
 Labels = list[dict[str, Tensor]]
-
-IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-"""Mean and standard deviation per colour that ImageNet backbones expect, for images in 0..1."""
-
 
 class Grid(NamedTuple):
     """Sizes of the maps behind flattened tokens.
@@ -86,40 +83,32 @@ def to_labels(boxes: Sequence[Tensor], labels: Sequence[Tensor], image_sizes: Im
     return targets
 
 
-class Normalize(nn.Module):
-    """Subtracts the mean, divides by the standard deviation, then zeroes the padding again.
+class Prepare(nn.Module):
+    """Normalises the images and says where they end.
 
     Args:
-        mean: Per colour; None leaves the values in 0..1.
-        std: Per colour.
+        statistics: ``imagenet``, or ``none`` to leave the values in 0..1.
         refuse_padding: Name of a model that has no padding mask; images must then fill the canvas.
     """
 
-    def __init__(self, mean: Sequence[float] | None, std: Sequence[float] | None, refuse_padding: str = "") -> None:
+    def __init__(self, statistics: str, refuse_padding: str = "") -> None:
         super().__init__()
+        self.normalize = Normalize() if statistics == "imagenet" else None
         self.refuse_padding = refuse_padding
-        self.plain = mean is None or std is None
-        self.register_buffer("mean", torch.tensor(mean or (0.0,) * 3).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std or (1.0,) * 3).view(3, 1, 1), persistent=False)
 
     def forward(self, images: Tensor, image_sizes: ImageSizes) -> dict[str, Any]:
         """``pixels`` (B, 3, H, W) and ``mask`` (B, H, W), 1 inside the images; UsageError for refused padding."""
         canvas = (images.shape[-2], images.shape[-1])
-        padded = any(tuple(size) != canvas for size in image_sizes)
-        if padded and self.refuse_padding:
+        if self.refuse_padding and any(tuple(size) != canvas for size in image_sizes):
             raise UsageError(
                 f"{self.refuse_padding} reads padding as picture (its library ignores the padding mask), so every image must "
                 f"fill the canvas of {canvas[0]} x {canvas[1]}, but this batch holds {sorted(set(image_sizes))}. "
                 "Set data.fixed: true with a data.size that is a multiple of 32, or choose another detector."
             )
-        pixels = images if self.plain else (images - self.mean.to(images)) / self.std.to(images)
-        mask = torch.ones((len(images), *canvas), dtype=torch.long, device=images.device)
-        if padded:
-            mask.zero_()
-            for row, (height, width) in zip(mask, image_sizes):
-                row[:height, :width] = 1
-            pixels = pixels * mask[:, None]
-        return {"pixels": pixels, "mask": mask}
+        mask = torch.zeros((len(images), *canvas), dtype=torch.long, device=images.device)
+        for row, (height, width) in zip(mask, image_sizes):
+            row[:height, :width] = 1
+        return {"pixels": images if self.normalize is None else self.normalize(images, image_sizes)["pixels"], "mask": mask}
 
 
 class Targets(nn.Module):
@@ -292,19 +281,6 @@ class Postprocess(nn.Module):
         return {"detections": [dict(one) for _ in image_sizes]}
 
 
-@contextlib.contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode and no gradient; afterwards every module has the mode that it had."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
-
-
 @dataclass(eq=False, repr=False)
 class HfDetector:
     """A detector of the transformers library as stages; see :class:`kdflow.ports.Detector` for the shared attributes.
@@ -329,7 +305,7 @@ class HfDetector:
         """Detections by the library's own inference and post-processing; see :meth:`kdflow.ports.Detector.predict`."""
         normalize: Any = self.stages["normalize"].run
         postprocess: Any = self.stages["postprocess"].run
-        with evaluating(self.model):
+        with evaluating(self.model), torch.no_grad():
             seen = normalize(images, image_sizes)
             outputs = self.model(pixel_values=seen["pixels"], pixel_mask=seen["mask"])
             return postprocess.decode(outputs, image_sizes)

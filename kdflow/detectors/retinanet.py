@@ -31,6 +31,7 @@ from kdflow.detectors.torchvision_parts import (
     ClassRows,
     TorchvisionDetector,
     cells,
+    check_groups,
     feature_ports,
     feature_stages,
     model_source,
@@ -124,8 +125,8 @@ def build_retinanet(
         pretrained=pretrained_backbone, trainable=trainable_layers,
     )
     check_anchors(NAME, anchor_sizes, spec)
-    if head_norm == "group" and neck % 32:
-        raise UsageError(f"{NAME}: head_norm group makes 32 groups, so neck must be a multiple of 32, not {neck}")
+    if head_norm == "group":
+        check_groups(NAME, neck)
     settings: dict[str, Any] = {
         "min_size": min_size, "max_size": max_size, "image_mean": list(image_mean), "image_std": list(image_std),
         "score_thresh": score, "nms_thresh": nms, "detections_per_img": detections, "bg_iou_thresh": iou[0],

@@ -9,13 +9,12 @@ from typing import Any, Literal
 from kdflow.detectors import rt_stages as rt
 from kdflow.detectors.hf_build import backbone_config, build_model, channels_of, load_backbone
 from kdflow.detectors.hf_parts import (
-    IMAGENET,
     TARGET_INPUTS,
     Criterion,
     HfDetector,
     Match,
-    Normalize,
     Postprocess,
+    Prepare,
     criterion_call,
     detection_stage,
     draws,
@@ -24,6 +23,7 @@ from kdflow.detectors.hf_parts import (
     matching_stages,
     port,
 )
+from kdflow.detectors.options import typed_options
 from kdflow.kinds import CELLS, LAYERS, TOKENS
 from kdflow.ports import DETECTORS, Call, DetectorFamily, PortSpec, Stage
 
@@ -41,11 +41,10 @@ def make_criterion(config: Any) -> Any:
 
 def feature_stages(core: Any, name: str, normalize: str) -> dict[str, Stage]:
     """From images to decoder tokens."""
-    mean, std = IMAGENET if normalize == "imagenet" else (None, None)
     encoder = rt.Encoder(core.encoder)
     images = {"images": "images", "image_sizes": "image_sizes"}
     return {
-        "normalize": Stage(Normalize(mean, std, refuse_padding=name), images, ("pixels", "mask")),
+        "normalize": Stage(Prepare(normalize, refuse_padding=name), images, ("pixels", "mask")),
         "backbone": Stage(rt.Backbone(core.backbone.model), {"pixels": "normalize.pixels"}, ("maps",), dense=True),
         "projection": Stage(rt.Projection(core.encoder_input_proj), {"maps": "backbone"}, ("maps",), dense=True),
         "encoder": Stage(
@@ -176,9 +175,10 @@ def wrap(name: str, model: Any, classes: Sequence[str], normalize: str) -> HfDet
     return HfDetector(name, tuple(classes), model, ports, stages, calls(criterion), losses, size_divisor=32)
 
 
+@typed_options("rt-detr")
 def build(
-    classes: Sequence[str], *, version: Literal[1, 2] = 1, weights: str | None = None, backbone: str = "resnet18", backbone_weights: str | None = None,
-    widths: tuple[int, ...] = (), depths: tuple[int, ...] = (), frozen_norms: bool = False,
+    classes: tuple[str, ...], *, version: Literal[1, 2] = 1, weights: str | None = None, backbone: str = "resnet18", pretrained_backbone: str | None = None,
+    widths: tuple[int, ...] = (), depths: tuple[int, ...] = (), norm: Literal["batch", "frozen"] = "batch",
     d_model: int = 256, encoder_width: int | None = None, encoder_layers: int = 1, decoder_layers: int = 3, heads: int = 8,
     ffn: int = 1024, expansion: float = 1.0, queries: int = 300, points: int = 4, dropout: float = 0.0,
     denoising: int = 100, label_noise: float = 0.5, box_noise: float = 1.0,
@@ -190,11 +190,11 @@ def build(
         classes: Class names in label order.
         version: 2 for RT-DETRv2.
         weights: State-dict file, folder of ``save_pretrained``, or hub name (the last two bring their own architecture).
-        backbone: ``resnet18`` ... ``resnet101`` (the library's ResNet-D), or ``timm/<name>``.
-        backbone_weights: State-dict file, folder or hub name for the backbone alone.
+        backbone: ``resnet18`` ... ``resnet101`` (the library's ResNet-D), or ``timm:<name>``.
+        pretrained_backbone: State-dict file, folder or hub name for the backbone alone.
         widths: Channels of the backbone's four stages instead of the usual ones.
         depths: Blocks of the backbone's four stages instead of the usual ones.
-        frozen_norms: The backbone's BatchNorms become constants, as in the published recipe (for pretrained backbones).
+        norm: ``frozen`` makes the backbone's BatchNorms constants, as published (for pretrained backbones).
         d_model: Width of the decoder.
         encoder_width: Width of the hybrid encoder; d_model where not given.
         encoder_layers: Attention layers on the coarsest map.
@@ -216,7 +216,7 @@ def build(
     body = backbone_config(backbone, widths, depths, STAGES, "rt_detr_resnet")
     channels, encoder = channels_of(body, STAGES), encoder_width or d_model
     settings = {
-        "backbone_config": body, "encoder_in_channels": channels, "freeze_backbone_batch_norms": frozen_norms,
+        "backbone_config": body, "encoder_in_channels": channels, "freeze_backbone_batch_norms": norm == "frozen",
         "encoder_hidden_dim": encoder, "encoder_layers": encoder_layers, "encoder_attention_heads": heads,
         "encoder_ffn_dim": ffn, "hidden_expansion": expansion, "decoder_in_channels": [encoder] * len(channels),
         "d_model": d_model, "decoder_layers": decoder_layers, "decoder_attention_heads": heads, "decoder_ffn_dim": ffn,
@@ -225,8 +225,8 @@ def build(
     }
     model_class = transformers.RTDetrForObjectDetection if version == 1 else transformers.RTDetrV2ForObjectDetection
     model, names = build_model(model_class, settings, classes, weights, attention)
-    if backbone_weights:
-        load_backbone(model.model.backbone.model, backbone_weights)
+    if pretrained_backbone:
+        load_backbone(model.model.backbone.model, pretrained_backbone)
     return wrap("rt-detr", model, names, normalize)
 
 

@@ -15,7 +15,7 @@ from torchvision.models.detection.rpn import permute_and_flatten
 
 from kdflow.detectors.backbones import BackboneSpec, Body, Neck
 from kdflow.detectors.normalize import Normalize
-from kdflow.errors import DataError
+from kdflow.errors import DataError, UsageError
 from kdflow.kinds import ANY, BOXES, LABELS, SCALAR, Kind
 from kdflow.ports import Call, PortSpec, Stage, standard_port
 
@@ -250,6 +250,12 @@ def feature_ports(spec: BackboneSpec, channels: Sequence[int], family: str) -> d
         "backbone": port("backbone", family, "backbone", "maps", channels=tuple(channels), strides=strides, length=len(strides)),
         "neck": port("neck", family, "neck", "maps", channels=(spec.width,) * len(levels), strides=levels, length=len(levels)),
     }
+
+
+def check_groups(name: str, width: int) -> None:
+    """UsageError unless towers of this width can have the libraries' GroupNorm, also on a level of a single cell."""
+    if width % 32 or width < 64:
+        raise UsageError(f"{name}: the towers' GroupNorm has 32 groups, so neck must be a multiple of 32 from 64 on, not {width}")
 
 
 def model_source(title: str, imports: Sequence[str], definitions: Sequence[str], lines: Sequence[str]) -> str:

@@ -216,6 +216,8 @@ def build_detectors(
         path = ("teacher",) if owner == "teacher" else ("teachers", owner)
         if spec.weights is None and spec.recipe is None:
             document.report(path, f"the {owner} has neither weights: nor a recipe: that trains it")
+        if _missing_file(spec.weights):
+            document.report((*path, "weights"), f'there is no file "{spec.weights}"')
         if spec.weights is None and spec.classes is not None:
             document.report(
                 (*path, "classes"), "classes: is for teachers with weights:; a recipe trains on the data's classes"
@@ -251,7 +253,18 @@ def build_detector(
             return family.build(classes=getattr(spec, "classes", None) or classes, **options)
         except KdflowError as error:
             document.report(path, str(error))
+        except (ValueError, TypeError, RuntimeError, AssertionError) as error:  # the library refuses these options
+            words = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            document.report(path, f"{spec.detector} cannot be built with these options: {words}")
     return None
+
+
+_FILES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors")
+
+
+def _missing_file(weights: str | None) -> bool:
+    """True when the weights name a file, by their ending, and it is not there; other names belong to the library."""
+    return weights is not None and weights.endswith(_FILES) and not Path(weights).expanduser().is_file()
 
 
 def canvas_of(bench: Bench, detectors: Mapping[str, Detector]) -> tuple[int, int]:

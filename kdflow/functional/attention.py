@@ -27,3 +27,15 @@ def floored_over_maximum(values: Tensor, floor: float) -> Tensor:
     """``max(values, floor)`` over its largest value per image, (B, 1, H, W)."""
     raised = values.clamp(min=floor)
     return raised / raised.amax((1, 2, 3), keepdim=True)
+
+
+def spatial_attention(features: Tensor, temperature: float) -> Tensor:
+    """``H*W * softmax_yx(mean_c |F| / T)``: (B, C, H, W) -> (B, 1, H, W), with mean 1 over the places."""
+    strength = features.abs().mean(1, keepdim=True)
+    flat = strength.flatten(1) / temperature
+    return (flat.softmax(1) * flat.shape[1]).reshape(strength.shape)
+
+
+def channel_attention(features: Tensor, temperature: float) -> Tensor:
+    """``C * softmax_c(mean_yx |F| / T)``: (B, C, H, W) -> (B, C), with mean 1 over the channels."""
+    return (features.abs().mean((2, 3)) / temperature).softmax(1) * features.shape[1]

@@ -46,8 +46,9 @@ def compile_method(
     found = Document(document.file, document.data, document.marks)
     graph = Builder(method, found, detectors, given).build()
     if given is None:
-        report_unused(method, found)
         check_search(method, found)
+    if given is None and not found.faults:  # a misspelt name would make a node look unused
+        report_unused(method, found)
     streams = Streams(seed)
     example = {**example_batch(*canvas), **{k: v for k, v in (given or {}).items() if k in ("images", "image_sizes")}}
     Inference(graph, found, detectors, example, seed=seed or 0, streams=streams).run()
@@ -100,4 +101,5 @@ def _report(graph: Graph, detectors: Mapping[str, Detector], terms: Sequence[Ter
         pruned += [f"{owner}.{stage}" for stage in detector.stages if stage not in used]
     modules = op_weights(graph.keep(needed))
     adapters = {name: sum(p.numel() for p in module.parameters()) for name, module in modules.items()}
-    return PlanReport(tuple(run), tuple(pruned), adapters, rewires=tuple(rewired_nodes(graph)))
+    unused = tuple(getattr(detectors.get("student"), "unused_parameters", ()))
+    return PlanReport(tuple(run), tuple(pruned), adapters, unused, tuple(rewired_nodes(graph)))

@@ -65,9 +65,9 @@ def taps(graph: Graph) -> list[Node]:
 def _reads(port: Node, user: Node) -> bool:
     if user.role is Role.TERM:
         return user.name.startswith("kd/")
-    return user.role in (Role.OP, Role.SLICE) or (
-        user.role is Role.STAGE and not user.name.startswith(f"{port.owner}:")
-    )
+    if user.role is Role.STAGE:
+        return user.name.split(":")[0] != str(port.inputs["stage"]).split(":")[0]
+    return user.role in (Role.OP, Role.SLICE)
 
 
 def as_text(plan: Plan, shares: Mapping[str, float] | None = None) -> str:
@@ -89,6 +89,8 @@ def as_text(plan: Plan, shares: Mapping[str, float] | None = None) -> str:
         lines.append(f"  pruned  {stage}{_share(shares, stage)}")
     if facts["teacher"]["pruned_share_of_flops"] is not None:
         lines.append(f"  {facts['teacher']['pruned_share_of_flops']:.0%} of the teacher's operations never run")
+    if plan.report.frozen:
+        lines += ["", f"frozen, because no loss of the student reaches them: {', '.join(plan.report.frozen)}"]
     lines += ["", "adapters"] + [f"  {a['name']:<28} {a['parameters']:,} parameters" for a in facts["adapters"]]
     if not facts["adapters"]:
         lines.append("  none")

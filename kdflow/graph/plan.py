@@ -115,6 +115,9 @@ class Plan(nn.Module):
             [lower(prune(graph, names), names, list(BATCH_PORTS))] if names and _complete(graph, names) else []
         )
         self._weights: dict[str, Tensor] = {t.name: torch.tensor(t.weight) for t in terms}
+        unused = set(getattr(detectors.get("student"), "unused_parameters", ()))
+        for name, parameter in self.student.named_parameters() if unused else ():
+            parameter.requires_grad_(parameter.requires_grad and name not in unused)
         for detector in self._hidden:
             for parameter in detector.model.parameters():
                 parameter.requires_grad_(False)

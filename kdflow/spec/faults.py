@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
+import re
 from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from kdflow.errors import choices
+from kdflow.errors import choices, repr_name
 from kdflow.spec.load import Document, Steps
 
 M = TypeVar("M", bound=BaseModel)
@@ -24,10 +26,37 @@ def validate(model: type[M], data: Any, document: Document, at: Steps = ()) -> M
     try:
         return model.model_validate(data)
     except ValidationError as error:
+        said: dict[Steps, list[str]] = {}
         for complaint in error.errors():
             place, problem = _say(model, complaint)
-            document.report((*at, *place), problem)
+            said.setdefault((*at, *place), []).append(problem)
+        for place, problems in said.items():
+            for problem in _joined(problems):
+                document.report(place, problem)
         return None
+
+
+def _joined(problems: list[str]) -> list[str]:
+    """What the branches of a union expect, as one sentence: ``expected a word or a list``."""
+    wanted = list(dict.fromkeys(p.removeprefix(_EXPECTED) for p in problems if p.startswith(_EXPECTED)))
+    others = [p for p in dict.fromkeys(problems) if not p.startswith(_EXPECTED)]
+    if not wanted:
+        return others
+    alternatives = [w.partition(" (got ")[0] for w in wanted[:-1]]
+    return [*others, _EXPECTED + " or ".join([*alternatives, wanted[-1]])]
+
+
+_EXPECTED = "expected "
+_TYPES = {
+    "tuple_type": "a list", "list_type": "a list", "set_type": "a list",
+    "dict_type": "a mapping of keys to values", "model_type": "a mapping of keys to values",
+    "model_attributes_type": "a mapping of keys to values",
+    "int_parsing": "a whole number", "int_type": "a whole number", "int_from_float": "a whole number",
+    "float_parsing": "a number", "float_type": "a number", "finite_number": "a finite number",
+    "bool_parsing": "true or false", "bool_type": "true or false", "string_type": "a word",
+}
+_BOUNDS = {"greater_than": ("above", "gt"), "greater_than_equal": ("of at least", "ge"), "less_than": ("below", "lt"),
+           "less_than_equal": ("of at most", "le")}
 
 
 def _say(model: type[BaseModel], complaint: Any) -> tuple[Steps, str]:
@@ -39,9 +68,36 @@ def _say(model: type[BaseModel], complaint: Any) -> tuple[Steps, str]:
     if kind == "missing":
         return place[:-1], f'the key "{place[-1]}" is missing'
     place = tuple(step for step in place if not _is_branch(step))
+    shown = f" (got {_shown(value)})" if isinstance(value, (str, int, float, bool)) or value is None else ""
+    if (wanted := _wanted(kind, complaint.get("ctx", {}))) is not None:
+        return place, f"{_EXPECTED}{wanted}{shown}{_close(kind, value, wanted)}"
     message = complaint["msg"].removeprefix("Value error, ")
-    shown = f" (got {value!r})" if isinstance(value, (str, int, float, bool)) or value is None else ""
     return place, message[0].lower() + message[1:] + shown
+
+
+def _wanted(kind: str, facts: Any) -> str | None:
+    """What pydantic expected, in the words of a spec; None for complaints that speak for themselves."""
+    if kind in _BOUNDS:
+        word, key = _BOUNDS[kind]
+        return f"a number {word} {facts[key]:g}"
+    if kind == "literal_error":
+        return str(facts["expected"]).replace("'", '"')
+    if kind == "string_pattern_mismatch":
+        return f"text of the form {facts['pattern']}"
+    return _TYPES.get(kind)
+
+
+def _shown(value: Any) -> str:
+    """A value as written in YAML."""
+    if isinstance(value, str):
+        return repr_name(value)
+    words = {True: "true", False: "false", None: "nothing"}
+    return words[value] if isinstance(value, bool) or value is None else repr(value)
+
+
+def _close(kind: str, value: Any, wanted: str) -> str:
+    close = difflib.get_close_matches(str(value), re.findall(r'"([^"]+)"', wanted), n=1) if kind == "literal_error" else []
+    return f". Did you mean {repr_name(close[0])}?" if close else ""
 
 
 def _is_branch(step: str | int) -> bool:

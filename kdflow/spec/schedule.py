@@ -14,13 +14,16 @@ import math
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, create_model
+from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from kdflow.errors import choices
 from kdflow.spec.faults import validate
 from kdflow.spec.load import Document, Steps
+
+
+Length = Annotated[float, Field(ge=0)]
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,7 @@ class Progress:
         return self.step / max(1, self.total)
 
 
-def warmup(at: Progress, steps: float, zero: float = 0) -> float:
+def warmup(at: Progress, steps: Length, zero: Length = 0) -> float:
     """0 for ``zero`` steps, then linear to 1 over ``steps``."""
     start, length = at.at(zero), at.at(steps)
     return min(1.0, max(0.0, (at.step - start) / length)) if length else 1.0
@@ -65,17 +68,17 @@ def decay(
     return 1 + 4 * done if done < 0.25 else 2 * (1 - done) / 0.75
 
 
-def defer(at: Progress, until: float) -> float:
+def defer(at: Progress, until: Length) -> float:
     """0 before ``until``, then 1."""
     return float(at.step >= at.at(until))
 
 
-def stop(at: Progress, after: float) -> float:
+def stop(at: Progress, after: Length) -> float:
     """1 until ``after``, then 0."""
     return float(at.step < at.at(after))
 
 
-def drop(at: Progress, milestones: tuple[float, ...], factor: float = 0.1) -> float:
+def drop(at: Progress, milestones: tuple[Length, ...], factor: float = 0.1) -> float:
     """Times ``factor`` at every milestone."""
     return factor ** sum(at.step >= at.at(m) for m in milestones)
 
@@ -123,9 +126,9 @@ def read_schedule(declared: Mapping[str, Any], document: Document, path: Steps) 
 def option_model(name: str) -> type[BaseModel]:
     """Pydantic model of a schedule's options, read off its signature."""
     function = SCHEDULES[name]
-    hints = typing.get_type_hints(function)
+    hints = typing.get_type_hints(function, include_extras=True)
     fields: dict[str, Any] = {
         key: (hints[key], ... if p.default is inspect.Parameter.empty else p.default)
         for key, p in list(inspect.signature(function).parameters.items())[1:]
     }
-    return create_model(name, __config__=ConfigDict(extra="forbid"), **fields)
+    return create_model(name, __config__=ConfigDict(extra="forbid", allow_inf_nan=False), **fields)

@@ -30,13 +30,13 @@ MASKED = ("deformable-detr", "detr", "conditional-detr", "dab-detr")
 COUNTS = ((2, 0), (0, 0), (1, 3))
 
 
-def build(name: str, seed: int = 0, **options: Any) -> Any:
-    """A tiny detector; vectors are made uneven, since the library starts many of them at 0 or 1."""
+def build(name: str, seed: int = 0, *, uneven: bool = True, **options: Any) -> Any:
+    """A tiny detector; ``uneven`` moves its weights, many of which the library starts at 0 or 1, and its queries almost equal."""
     torch.manual_seed(seed)
     detector = DETECTORS.get(name).build(CLASSES, **{**SHARED, **CASES[name], **options})
-    for parameter in detector.model.parameters():
-        if parameter.dim() == 1 and parameter.requires_grad:
-            parameter.data += torch.randn_like(parameter) * 0.1
+    for key, parameter in detector.model.named_parameters():
+        if uneven and parameter.requires_grad:
+            parameter.data += torch.randn_like(parameter) * (1.0 if "query_" in key and "embeddings" in key else 0.05)
     return detector
 
 

@@ -11,7 +11,6 @@ from kdflow.detectors.faster_rcnn import build_faster_rcnn
 from kdflow.detectors.torchvision_parts import TorchvisionDetector
 from kdflow.errors import DataError, UsageError
 from tests.detectors.library import assert_exact, assert_same_detections, make_batch
-from tests.detectors.source_check import run_source
 from tests.detectors.staging import run_call, run_stages
 
 CLASSES = ("disc", "square", "star")
@@ -158,15 +157,6 @@ def test_boxes_without_area_are_refused_with_their_place() -> None:
         run_stages(tiny(), batch)
 
 
-def test_the_source_builds_the_same_model_without_kdflow(tmp_path: object) -> None:
-    detector, batch = tiny(norm="frozen", trainable_layers=2), make_batch(sizes=((64, 96), (64, 96)))
-    found = run_source(detector, tmp_path, batch.images[0, :, :64])
-    expected = detector.predict(batch.images[:1], [(64, 96)])[0]
-    assert len(found["boxes"]) > 0
-    assert torch.equal(found["labels"], expected["labels"] + 1)
-    assert torch.allclose(found["boxes"], expected["boxes"], rtol=1e-5, atol=1e-3)
-
-
 def test_layers_below_the_trainable_ones_are_frozen() -> None:
     body = tiny(trainable_layers=2).model.backbone.body
     trained = {name.split(".")[0] for name, p in body.named_parameters() if p.requires_grad}
@@ -177,8 +167,9 @@ def test_layers_below_the_trainable_ones_are_frozen() -> None:
 def test_the_state_dict_is_the_librarys() -> None:
     from torchvision.models.detection import fasterrcnn_resnet50_fpn
 
-    ours = build_faster_rcnn(CLASSES).model.state_dict()
-    theirs = fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=4).state_dict()
+    with torch.device("meta"):
+        ours = build_faster_rcnn(CLASSES).model.state_dict()
+        theirs = fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=4).state_dict()
     assert {k: v.shape for k, v in ours.items()} == {k: v.shape for k, v in theirs.items()}
 
 

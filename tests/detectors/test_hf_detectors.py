@@ -270,7 +270,7 @@ def test_criterion_on_own_predictions_is_the_own_loss_and_foreign_pairs_count(na
     own = {"logits": values["decoder.logits"], "boxes": values["decoder.boxes"]}
     again = run_call(detector, "criterion", values, **own)
     assert torch.equal(again["total"], values["criterion.total"])
-    first = [(torch.arange(2), torch.arange(2)), (torch.arange(1), torch.arange(1))]
+    first = [(torch.arange(2) + 7, torch.arange(2)), (torch.arange(1) + 7, torch.arange(1))]
     moved = run_call(detector, "criterion", values, pairs=[first] * 3)
     assert moved["total"] != again["total"]
     nothing = [torch.zeros(0, 4)] * 2, [torch.zeros(0, dtype=torch.long)] * 2
@@ -342,9 +342,9 @@ def test_weights_come_from_a_state_dict_file(suffix: str, tmp_path: Path, built:
         torch.save(model.state_dict(), file)
     else:
         save_file({key: value.clone() for key, value in model.state_dict().items()}, file)
-    loaded = build("rt-detr", seed=9, weights=str(file))
+    loaded = build("rt-detr", seed=9, uneven=False, weights=str(file))
     assert torch.equal(loaded.model.model.enc_score_head.weight, model.model.enc_score_head.weight)
-    with pytest.raises(UsageError, match="does not fit this model"):
+    with pytest.raises(UsageError, match="do not fit this model"):
         build("rt-detr", weights=str(file), d_model=64)
 
 
@@ -364,8 +364,8 @@ def test_backbones_by_name_widths_or_timm() -> None:
     with pytest.raises(UsageError, match='no backbone "resnet81"'):
         build("detr", backbone="resnet81")
     with pytest.raises(UsageError, match="widths and depths belong"):
-        build("detr", backbone="timm/test_resnet.r160_in1k")
-    detector = build("deformable-detr", backbone="timm/test_resnet.r160_in1k", widths=(), depths=())
+        build("detr", backbone="timm:test_resnet.r160_in1k")
+    detector = build("deformable-detr", backbone="timm:test_resnet.r160_in1k", widths=(), depths=())
     assert all(p.requires_grad for p in detector.model.model.backbone.parameters())
     with torch.no_grad():
         values, output, _ = both(detector, make_batch(), training=False)
@@ -373,14 +373,31 @@ def test_backbones_by_name_widths_or_timm() -> None:
     assert detector.ports["backbone"].channels == tuple(m.shape[1] for m in values["backbone"])
 
 
+def backbone_of(detector: Any) -> Any:
+    """The library's backbone inside a detector's model."""
+    backbone = detector.model.model.backbone
+    return getattr(backbone, "conv_encoder", backbone).model
+
+
 @each
-def test_backbone_weights_come_from_a_file_or_a_library_folder(name: str, tmp_path: Path, built: dict[str, Any]) -> None:
-    core = built[name].model.model.backbone
-    body = core.conv_encoder.model if name == "dab-detr" else core.model
-    torch.save(body.state_dict(), tmp_path / "body.pt")
-    other = build(name, seed=9, backbone_weights=str(tmp_path / "body.pt")).model.model.backbone
-    key = next(key for key, value in body.state_dict().items() if value.dim() == 4)
-    found = other.conv_encoder.model if name == "dab-detr" else other.model
-    assert torch.equal(found.state_dict()[key], body.state_dict()[key])
-    with pytest.raises(UsageError, match="backbone_weights"):
-        build(name, backbone_weights=str(tmp_path / "missing"))
+def test_the_backbone_alone_may_be_pretrained_by_a_file_or_a_library_folder(
+    name: str, tmp_path: Path, built: dict[str, Any]
+) -> None:
+    body = backbone_of(built[name]).state_dict()
+    torch.save(body, tmp_path / "body.pt")
+    found = backbone_of(build(name, uneven=False, pretrained_backbone=str(tmp_path / "body.pt"))).state_dict()
+    assert all(torch.equal(found[key], value) for key, value in body.items())
+    donor = transformers.AutoBackbone.from_config(built[name].model.config.backbone_config)
+    donor.save_pretrained(tmp_path / "body")
+    found = backbone_of(build(name, uneven=False, pretrained_backbone=str(tmp_path / "body"))).state_dict()
+    assert all(torch.equal(found[key], value) for key, value in donor.state_dict().items() if key in found)
+    with pytest.raises(UsageError, match="pretrained_backbone"):
+        build(name, pretrained_backbone=str(tmp_path / "missing"))
+
+
+def test_options_are_checked_and_listed() -> None:
+    with pytest.raises(UsageError, match='rt-detr has no option "quieries". Did you mean "queries"'):
+        build("rt-detr", quieries=5)
+    with pytest.raises(UsageError, match='option "attention"'):
+        build("rt-detr", attention="fast")
+    assert {"queries", "denoising", "widths"} <= set(DETECTORS.get("rt-detr").options.model_fields)

@@ -32,7 +32,7 @@ def test_version_2_equals_the_library_bit_for_bit(counts: tuple[int, ...]) -> No
     assert_same_gradients(detector.model, library)
 
 
-@pytest.mark.parametrize("options", [{"denoising": 0}, {"encoder_width": 64}, {"expansion": 0.5}, {"frozen_norms": True}])
+@pytest.mark.parametrize("options", [{"denoising": 0}, {"encoder_width": 64}, {"expansion": 0.5}, {"norm": "frozen"}])
 def test_variants_equal_the_library_bit_for_bit(options: dict[str, Any]) -> None:
     detector = build("rt-detr", **options)
     values, output, _ = both(detector, make_batch((2, 1)), training=True)

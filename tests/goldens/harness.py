@@ -7,12 +7,14 @@ A binding ``tests/goldens/<slug>.yaml`` lists *runs*; each applies to the cases 
     set:       dotted spec path -> literal, "$key" for a scalar of the case ("$" works inside mappings and lists as well), or
                {make: function, of: [keys]}; "key|1" stands for 1 where the case has no such key
     values:    reference in the spec -> key ("student.neck.*" gathers a list) or {make: function, of: key or [keys]}
-    params:    key pattern with {placeholders} -> name below plan.ops
+    params:    key pattern with {placeholders} -> name below plan.ops ({last_k}: {k} counted from the end)
     detectors: owner -> function in builders.py that makes a detector from the case
     expected:  key pattern -> {term: name} | {terms: [names]} | {node: name} | {grad: reference}, with make: for a layout of
                the plan's value and layout: for one of the case's (its gradients are stored as maps);
                with: lists keys that make: is handed as well
     epoch:     [key of the epoch, key of the number of epochs], for schedules
+    training:  key of a flag; 0 evaluates with running statistics
+    strides:   reference -> key, or a list of which as many are used as there are levels
     observe:   true runs the preparations first, on the given values as one batch; only: prepare leaves out nodes and terms
     left_out:  key pattern -> reason, for expectations that are deliberately not compared
     unused:    key pattern -> reason, for inputs that the method does not read
@@ -147,7 +149,10 @@ def evaluate(run: Run, dtype: torch.dtype) -> tuple[Plan, dict[str, Any], dict[s
     for name, value in inputs.items():
         if name.startswith("student."):
             leaves(value)
-    strides = {name: tuple(int(s) for s in gather(run, key)) for name, key in run["strides"].items()}
+    strides = {
+        name: tuple(key if isinstance(key, list) else (int(s) for s in gather(run, key)))[: len(inputs[name])]
+        for name, key in run["strides"].items()
+    }
     detectors = {owner: getattr(builders, make)(run.arrays, dtype, owner) for owner, make in run["detectors"].items()}
     with new_weights_in(dtype):
         plan = compile_given(
@@ -159,6 +164,8 @@ def evaluate(run: Run, dtype: torch.dtype) -> tuple[Plan, dict[str, Any], dict[s
     plan.advance(epoch, epochs, 1)
     if run["observe"]:
         observe(plan)
+    if run["training"] and not gather(run, run["training"]):
+        plan.train(False)
     raw = plan.evaluate({}, sorted(wanted))
     return plan, raw, inputs
 
@@ -194,6 +201,7 @@ def load_parameters(run: Run, plan: Plan) -> None:
             expression = re.sub(r"\\\{(\w+)\\\}", r"(?P<\1>[\\w.]+?)", re.escape(pattern)) + "$"
             if match := re.match(expression, key):
                 place = {k: rank(run, pattern, k, v) for k, v in match.groupdict().items()}
+                place |= {f"last_{k}": rank(run, pattern, k, v, last=True) for k, v in match.groupdict().items()}
                 name = target.format(**place)
                 value = torch.as_tensor(run.arrays[key])
                 assert state[name].shape == value.shape, f"{key} {value.shape} does not fit {name} {state[name].shape}"
@@ -204,11 +212,14 @@ def load_parameters(run: Run, plan: Plan) -> None:
     assert not trainable - given, f"parameters without a golden value: {sorted(trainable - given)}"
 
 
-def rank(run: Run, pattern: str, group: str, word: str) -> str:
+def rank(run: Run, pattern: str, group: str, word: str, last: bool = False) -> str:
     """A number's place among the numbers that the case has there (stages 1, 2, 3 are entries 0, 1, 2); words stay."""
     expression = re.sub(r"\\\{(\w+)\\\}", r"(?P<\1>[\\w.]+?)", re.escape(pattern)) + "$"
     found = {m[group] for key in run.arrays if (m := re.match(expression, key))}
-    return str(sorted(map(int, found)).index(int(word))) if word.isdigit() else word
+    if not word.isdigit():
+        return word
+    place = sorted(map(int, found)).index(int(word))
+    return str(len(found) - 1 - place if last else place)
 
 
 def total(plan: Plan, raw: Mapping[str, Any], terms: list[str] | None = None) -> torch.Tensor:
