@@ -66,6 +66,8 @@ def _one(spec: str, settings: dict[str, Any], json: bool) -> bool:
         say_json(result.as_json(), compact=True)
     else:
         say(_sentence(result))
+    if result.status == "interrupted":
+        raise typer.Exit(1)  # whoever stopped this run did not ask for the next one
     return bool(result.status == "finished")
 
 

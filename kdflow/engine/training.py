@@ -6,6 +6,7 @@ import gc
 import itertools
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -158,9 +159,10 @@ class Training:
     def advance_schedule(self) -> None:
         """Move to the next learning rate, after an optimizer step."""
         self.lr = max(group["lr"] for group in self.optimizer.param_groups)
-        with warnings.catch_warnings():
-            # fp16 may skip the very first optimizer step; torch then takes the order of the calls for a mistake.
-            warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step\\(\\)` before")
+        # fp16 may skip the very first optimizer step; torch then takes the order of the calls for a mistake.
+        with warnings.catch_warnings() if self.session.scaled else nullcontext():
+            if self.session.scaled:
+                warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step\\(\\)` before")
             self.scheduler.step()
 
     def watch(self, outcome: Outcome) -> None:

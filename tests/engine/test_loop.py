@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ast
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from kdflow.engine import loop
 from kdflow.engine.checkpoint import BEST, LAST, read
 from kdflow.engine.hooks import EvaluationEvent, RunEnded, RunStarted, Silent, StepEvent
 from kdflow.engine.loop import fit
@@ -300,3 +302,17 @@ def test_deterministic_algorithms_hold_only_inside() -> None:
     with open_machine("cpu", deterministic=True):
         assert torch.are_deterministic_algorithms_enabled()
     assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_importing_the_engine_imports_no_listener_and_no_fabric() -> None:
+    """Fabric costs seconds, and hooks are the only way to MLflow, Optuna and progress bars."""
+    sources = sorted(Path(loop.__file__).parent.glob("*.py"))
+    assert len(sources) > 10
+    for source in sources:
+        tree = ast.parse(source.read_text(encoding="utf-8"))
+        top = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+        names = {a.name for n in top if isinstance(n, ast.Import) for a in n.names}
+        names |= {n.module or "" for n in top if isinstance(n, ast.ImportFrom)}
+        packages = {name.split(".")[0] for name in names}
+        assert packages.isdisjoint({"lightning_fabric", "mlflow", "optuna", "rich", "pycocotools"}), source.name
+        assert not [n for n in names if n.startswith(("kdflow.graph", "kdflow.detectors", "kdflow.data"))], source.name
