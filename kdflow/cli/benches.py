@@ -7,7 +7,7 @@ from kdflow.cli.options import JsonOption
 
 
 def benches(json: JsonOption = False) -> None:
-    """List the benches that come with kdflow: data, student, teacher, length."""
+    """List the benches that come with kdflow."""
     from kdflow.resources import specs_folder
     from kdflow.spec.resolve import load_bench
 

@@ -43,9 +43,9 @@ class Verdict:
 
 
 def check(specs: SpecsOrNone = None, bench: BenchOption = None, sets: SetOption = None, json: JsonOption = False) -> None:
-    """Check specs and benches: text, names, kinds, shapes, taxonomy. Nothing is trained, no data or weights are read.
+    """Check specs and benches before anything is run.
 
-    Prints one line per good file, and every fault of all the others. With --bench alone that bench is checked.
+    Text, names, kinds, shapes and taxonomy are checked; nothing is trained, no data or weights are read. Prints one line per good file, and every fault of all the others. With --bench alone that bench is checked.
     """
     if not specs and bench is None:
         raise UsageError("name a spec to check, or a bench with --bench")

@@ -12,6 +12,11 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
+def plain(text: str) -> str:
+    """A docstring's text without the marks of its markup."""
+    return text.replace("``", "")
+
+
 def say(text: str) -> None:
     """One result, on stdout."""
     typer.echo(text)

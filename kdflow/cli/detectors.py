@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kdflow.cli.console import columns, say, say_json
+from kdflow.cli.console import columns, plain, say, say_json
 from kdflow.cli.options import JsonOption, overrides_of
 
 if TYPE_CHECKING:
@@ -24,7 +24,10 @@ def detectors(
     sets: Sets = None,
     json: JsonOption = False,
 ) -> None:
-    """List detectors; with a name, show its options, ports (with shapes for two images) and calls."""
+    """List detectors, or show one.
+
+    With a name: its options, its ports with shapes for two images, and its calls.
+    """
     from kdflow.ports import DETECTORS
 
     if name is None:
@@ -39,7 +42,7 @@ def detectors(
     if json:
         say_json(facts)
     else:
-        say(page(facts))
+        say(plain(page(facts)))
 
 
 def _family(name: str) -> dict[str, Any]:

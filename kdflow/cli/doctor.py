@@ -36,7 +36,10 @@ class Finding:
 
 
 def doctor(json: JsonOption = False) -> None:
-    """Look at versions, device, folders, tracking store and kdflow's own files; one line each."""
+    """Look at what a run needs here.
+
+    Versions, device, folders, tracking store and kdflow's own files; one line each.
+    """
     findings = [*_packages(), *(_guarded(look) for look in (_python, _device, _folders, _runs, _store, _parts, _specs))]
     if json:
         say_json([vars(finding) for finding in findings])

@@ -31,7 +31,10 @@ def explain(
     sets: SetOption = None,
     output: OutputFile = None,
 ) -> None:
-    """Show what a method does: taps and their shapes, nodes, terms, adapters, and which teacher stages run at all."""
+    """Show the graph of a method on a bench.
+
+    Taps and their shapes, nodes, terms, adapters, and which teacher stages run at all.
+    """
     from kdflow.experiment.setup import prepare, read_method
 
     setting = prepare(read_method(spec), bench, overrides=overrides_of(sets))

@@ -8,11 +8,15 @@ from kdflow.cli.console import columns, say, say_json
 from kdflow.cli.options import JsonOption
 
 if TYPE_CHECKING:
+    from kdflow.spec.method import Method
     from kdflow.results.published import PublishedFile
 
 
 def methods(json: JsonOption = False) -> None:
-    """List the methods that come with kdflow: where they act, what they follow, where they were published."""
+    """List the methods that come with kdflow.
+
+    Where they act, what their formulas follow, where they were published.
+    """
     found = shipped()
     if json:
         say_json(found)
@@ -25,20 +29,51 @@ def methods(json: JsonOption = False) -> None:
 
 
 def shipped() -> list[dict[str, Any]]:
-    """Facts of every method in ``specs/``. Nodes are those of the literature's file; a test compares them with the compiled terms."""
+    """Facts of every method in ``specs/``.
+
+    Nodes are those of the literature's file. A variant that wraps a method has the nodes of that one and those of its own terms.
+    """
     from kdflow.resources import specs_folder
     from kdflow.results.published import load_published
     from kdflow.spec.resolve import load_method
 
     published = load_published()
     finder = {path.stem: path for path in sorted(specs_folder().glob("*.yaml"))}
-    return [_facts(load_method(path, finder.__getitem__).resolve(), published.get(slug)) for slug, path in finder.items()]
+    methods = [load_method(path, finder.__getitem__).resolve() for path in finder.values()]
+    return [_facts(method, published.get(method.method) or published.get(method.wraps or "")) for method in methods]
 
 
-def _facts(method: Any, published: PublishedFile | None) -> dict[str, Any]:
+def _facts(method: Method, published: PublishedFile | None) -> dict[str, Any]:
     return {
         "method": method.method, "title": method.title, "fidelity": method.fidelity, "bench": method.bench,
         "venue": method.paper.venue, "year": method.paper.year, "arxiv": method.paper.arxiv, "code": method.paper.code,
-        "nodes": list(published.nodes) if published else [], "knowledge": list(published.knowledge) if published else [],
+        "nodes": _nodes(method, published) if published else [], "knowledge": list(published.knowledge) if published else [],
         "terms": [name for name, _ in method.distillation_terms.items()], "search": list(method.search),
     }
+
+
+def _nodes(method: Method, published: PublishedFile) -> list[str]:
+    if published.method == method.method:
+        return list(published.nodes)
+    side = 1 if published.nodes[0].startswith("transformer") else 0
+    found = [_node(method, term.arguments.get("student"), side) for term in method.distillation_terms.values()]
+    return list(dict.fromkeys([*published.nodes, *(node for node in found if node)]))
+
+
+def _node(method: Method, reference: Any, side: int) -> str | None:
+    """The taxonomy node of the port that a reference comes from, followed through the method's nodes without building anything."""
+    from kdflow.ports import STANDARD_PORTS
+    from kdflow.spec.reference import parse_reference
+
+    for _ in range(len(method.nodes) + 1):
+        text = reference[0] if isinstance(reference, (list, tuple)) and reference else reference
+        try:
+            parsed = parse_reference(str(text))
+        except ValueError:
+            return None
+        if parsed.rest in STANDARD_PORTS:
+            return STANDARD_PORTS[parsed.rest].node[side]
+        entry = method.nodes.get(parsed.base)
+        given = entry.arguments if entry else {}
+        reference = next((given[key] for key in ("student", "features", *given) if key in given), None)
+    return None

@@ -51,7 +51,10 @@ def new(
     like: Annotated[str | None, typer.Option("--like", metavar="SPEC", help="Start from a copy of this method.")] = None,
     folder: Annotated[Path, typer.Option("--folder", metavar="DIR", help="Where to write it.")] = Path(),
 ) -> None:
-    """Write a commented method file to start from; an existing file is never overwritten."""
+    """Write a commented spec to start from.
+
+    An existing file is never overwritten.
+    """
     slug = name.removesuffix(".yaml")
     if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", slug):
         raise UsageError(f'"{slug}" cannot name a method: use small letters, digits and dashes')

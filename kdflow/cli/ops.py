@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kdflow.cli.console import columns, note, say, say_json
+from kdflow.cli.console import columns, note, plain, say, say_json
 from kdflow.cli.options import JsonOption, PluginOption
 from kdflow.errors import UsageError, choices
 
@@ -17,7 +17,10 @@ Pattern = Annotated[str, typer.Argument(metavar="[PATTERN]", help="A name, or a 
 
 
 def ops(pattern: Pattern = "*", plugin: PluginOption = None, json: JsonOption = False) -> None:
-    """List operations; one name shows its inputs with their kinds, its options with defaults, and what it gives."""
+    """List operations, or show one.
+
+    One name shows its inputs with their kinds, its options with defaults, and what it gives.
+    """
     from kdflow.cli.describe import describe_op
     from kdflow.experiment.setup import load_plugin
     from kdflow.operation import OPS
@@ -31,9 +34,9 @@ def ops(pattern: Pattern = "*", plugin: PluginOption = None, json: JsonOption = 
     if json:
         say_json([fact.as_json() for fact in facts])
     elif len(facts) == 1:
-        say(page(facts[0]))
+        say(plain(page(facts[0])))
     else:
-        say(columns([(fact.name, fact.doc) for fact in facts]))
+        say(plain(columns([(fact.name, fact.doc) for fact in facts])))
         note(f'{len(facts)} ops; "kdflow ops NAME" shows one')
 
 

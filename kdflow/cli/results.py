@@ -52,8 +52,9 @@ def results(
     json: JsonOption = False,
     output: OutputFile = None,
 ) -> None:
-    """Query measured results: grouped, averaged over seeds, with gains over the plain student of the same bench.
+    """Query what was measured and published.
 
+    Results are grouped, averaged over seeds, with gains over the plain student of the same bench.
     Measured and published numbers are never averaged with each other, and every line says which it is.
     """
     from kdflow.api import results as ask

@@ -9,8 +9,9 @@ from kdflow.cli.options import OutputFile, PluginOption
 
 
 def schema(output: OutputFile = None, plugin: PluginOption = None) -> None:
-    """Print a JSON Schema of method and bench files.
+    """Print a JSON Schema for editors.
 
+    It completes and checks methods and benches while typing.
     In VS Code with its YAML extension, write "# yaml-language-server: $schema=kdflow.schema.json" into the first line of a spec.
     """
     from kdflow.cli.editor import editor_schema

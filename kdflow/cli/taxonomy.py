@@ -16,7 +16,10 @@ Long = Annotated[bool, typer.Option("--long", "-l", help="Also print definitions
 
 
 def taxonomy(long: Long = False, json: JsonOption = False) -> None:
-    """Print the taxonomy as a tree, with the methods at each node. A * marks methods that kdflow can run."""
+    """Print the taxonomy with its methods.
+
+    A * marks methods that kdflow can run.
+    """
     from kdflow.resources import specs_folder
     from kdflow.results.published import load_published
     from kdflow.taxonomy import load_tree

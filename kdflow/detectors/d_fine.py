@@ -49,7 +49,10 @@ from kdflow.ports import DETECTORS, DetectorFamily, PortSpec, Stage
 
 ALL_TERMS = (*TERMS, "loss_fgl", "loss_ddf")
 LAYER_INPUTS = {
-    "first": "decoder.first", "logits": "decoder.logits", "boxes": "decoder.boxes", "corners": "decoder.distribution",
+    "first": "decoder.first",
+    "logits": "decoder.logits",
+    "boxes": "decoder.boxes",
+    "corners": "decoder.distribution",
     "starts": "decoder.starts",
 }
 
@@ -77,9 +80,12 @@ class Decoder(rt.Decoder):
         """The library's output as lists over layers, its first ``count`` queries apart."""
         logits, boxes = out.intermediate_logits.unbind(1), out.intermediate_reference_points.unbind(1)
         layered: dict[str, Sequence[Tensor]] = {
-            "states": out.intermediate_hidden_states.unbind(0), "logits": logits[1:], "boxes": boxes[1:],
+            "states": out.intermediate_hidden_states.unbind(0),
+            "logits": logits[1:],
+            "boxes": boxes[1:],
             "references": [anchors.sigmoid(), *(b.detach() for b in boxes[1:-1])],
-            "corners": out.intermediate_predicted_corners.unbind(1), "starts": out.initial_reference_points.unbind(1),
+            "corners": out.intermediate_predicted_corners.unbind(1),
+            "starts": out.initial_reference_points.unbind(1),
             "first": (logits[0], boxes[0]),
         }
         denoised = {k: [x[:, :count] for x in v] for k, v in layered.items()} if count else None
@@ -95,15 +101,23 @@ class Decoder(rt.Decoder):
 
 
 def library_layers(
-    first: Sequence[Tensor], logits: Sequence[Tensor], boxes: Sequence[Tensor], corners: Sequence[Tensor],
-    starts: Sequence[Tensor], count: int,
+    first: Sequence[Tensor],
+    logits: Sequence[Tensor],
+    boxes: Sequence[Tensor],
+    corners: Sequence[Tensor],
+    starts: Sequence[Tensor],
+    count: int,
 ) -> list[dict[str, Tensor]]:
     """The first ``count`` auxiliary outputs as the library composes them (see the top of this file)."""
     before = [(first[0], first[1]), *zip(logits, boxes)]
     return [
         {
-            "logits": scores, "pred_boxes": found.clamp(min=0, max=1), "pred_corners": edges, "ref_points": start,
-            "teacher_corners": corners[-1], "teacher_logits": logits[-1],
+            "logits": scores,
+            "pred_boxes": found.clamp(min=0, max=1),
+            "pred_corners": edges,
+            "ref_points": start,
+            "teacher_corners": corners[-1],
+            "teacher_logits": logits[-1],
         }
         for (scores, found), edges, start in list(zip(before, corners, starts))[:count]
     ]
@@ -118,8 +132,17 @@ class LayerLoss(nn.Module):
         self.names = tuple(f"{name}_aux_{i}" for i in range(layers - 1) for name in ALL_TERMS)
 
     def forward(
-        self, first: list[Tensor], logits: list[Tensor], boxes: list[Tensor], corners: list[Tensor], starts: list[Tensor],
-        pairs: Pairs, first_pairs: Pairs, target_boxes: list[Tensor], target_labels: list[Tensor], image_sizes: ImageSizes,
+        self,
+        first: list[Tensor],
+        logits: list[Tensor],
+        boxes: list[Tensor],
+        corners: list[Tensor],
+        starts: list[Tensor],
+        pairs: Pairs,
+        first_pairs: Pairs,
+        target_boxes: list[Tensor],
+        target_labels: list[Tensor],
+        image_sizes: ImageSizes,
     ) -> dict[str, Any]:
         """Scalars by name."""
         labels = to_labels(target_boxes, target_labels, image_sizes)
@@ -157,8 +180,9 @@ class DenoisingLoss(rt.DenoisingLoss):
 
     def layers(self, denoised: dict[str, Any]) -> list[dict[str, Tensor]]:
         """What the library's loss reads of each layer."""
-        values = [denoised[name] for name in ("first", "logits", "boxes", "corners", "starts")]
-        return library_layers(*values, count=len(denoised["corners"]))
+        first, logits, boxes = denoised["first"], denoised["logits"], denoised["boxes"]
+        corners, starts = denoised["corners"], denoised["starts"]
+        return library_layers(first, logits, boxes, corners, starts, len(corners))
 
 
 def make_criterion(config: Any) -> Any:
@@ -181,7 +205,8 @@ def loss_stages(criterion: Criterion, config: Any) -> tuple[dict[str, Stage], di
     }
     ports = {
         "match.first": inner("match.first", "indices", "pairs of the prediction before any refinement"),
-        **loss_ports("criterion.layers", layers.names), **ports,
+        **loss_ports("criterion.layers", layers.names),
+        **ports,
     }
     if config.num_denoising > 0:
         noise = DenoisingLoss(criterion, config.decoder_layers, ALL_TERMS)
@@ -200,21 +225,42 @@ def wrap(model: Any, classes: Sequence[str], normalize: str) -> HfDetector:
     matching, matching_ports = matching_stages(criterion)
     further, further_ports = loss_stages(criterion, config)
     stages = {
-        **feature_stages(core, "d-fine", normalize), **query_stages(core, Decoder(core.decoder, eager)), **matching, **further,
+        **feature_stages(core, "d-fine", normalize),
+        **query_stages(core, Decoder(core.decoder, eager)),
+        **matching,
+        **further,
         "postprocess": detection_stage(Postprocess("RTDetrImageProcessor", use_focal_loss=config.use_focal_loss)),
     }
     edges = PortSpec(
-        LAYERS, "decoder", "corners", node="transformer/logit", length=length, form="distribution",
+        LAYERS,
+        "decoder",
+        "corners",
+        node="transformer/logit",
+        length=length,
+        form="distribution",
         doc="(B, N, 4 * (bins + 1)) edge distribution logits of each layer",
     )
     ports = {
-        **feature_ports(core), **decoder_ports(config, eager), "decoder.distribution": edges,
+        **feature_ports(core),
+        **decoder_ports(config, eager),
+        "decoder.distribution": edges,
         "decoder.first": inner("decoder", "first", "logits and boxes before any refinement"),
         "decoder.starts": inner("decoder", "starts", "boxes that the distributions refine"),
-        **matching_ports, **further_ports,
+        **matching_ports,
+        **further_ports,
     }
     losses = {p.removeprefix("losses."): p for p in ports if p.startswith("losses.")}
-    return HfDetector("d-fine", tuple(classes), model, ports, stages, calls(criterion), losses, 32, parameters_of(model, untrained(core)))
+    return HfDetector(
+        "d-fine",
+        tuple(classes),
+        model,
+        ports,
+        stages,
+        calls(criterion),
+        losses,
+        32,
+        parameters_of(model, untrained(core)),
+    )
 
 
 def untrained(core: Any) -> list[nn.Module]:
@@ -227,13 +273,32 @@ def untrained(core: Any) -> list[nn.Module]:
 
 @typed_options("d-fine")
 def build(
-    classes: tuple[str, ...], *, weights: str | None = None, backbone: str = "resnet18", pretrained_backbone: str | None = None,
-    widths: tuple[int, ...] = (), depths: tuple[int, ...] = (), norm: Literal["batch", "frozen"] = "batch",
-    d_model: int = 256, encoder_width: int | None = None, encoder_layers: int = 1, decoder_layers: int = 3, heads: int = 8,
-    ffn: int = 1024, expansion: float = 1.0, fusion_depth: float = 1.0, queries: int = 300, points: int = 4,
-    bins: int = 32, quality_width: int = 64, dropout: float = 0.0, denoising: int = 100, label_noise: float = 0.5,
+    classes: tuple[str, ...],
+    *,
+    weights: str | None = None,
+    backbone: str = "resnet18",
+    pretrained_backbone: str | None = None,
+    widths: tuple[int, ...] = (),
+    depths: tuple[int, ...] = (),
+    norm: Literal["batch", "frozen"] = "batch",
+    d_model: int = 256,
+    encoder_width: int | None = None,
+    encoder_layers: int = 1,
+    decoder_layers: int = 3,
+    heads: int = 8,
+    ffn: int = 1024,
+    expansion: float = 1.0,
+    fusion_depth: float = 1.0,
+    queries: int = 300,
+    points: int = 4,
+    bins: int = 32,
+    quality_width: int = 64,
+    dropout: float = 0.0,
+    denoising: int = 100,
+    label_noise: float = 0.5,
     box_noise: float = 1.0,
-    attention: Literal["sdpa", "eager"] = "sdpa", normalize: Literal["none", "imagenet"] = "none",
+    attention: Literal["sdpa", "eager"] = "sdpa",
+    normalize: Literal["none", "imagenet"] = "none",
 ) -> HfDetector:
     """D-FINE.
 
@@ -269,13 +334,29 @@ def build(
     body = backbone_config(backbone, widths, depths, STAGES, "rt_detr_resnet")
     channels, encoder = channels_of(body, STAGES), encoder_width or d_model
     settings = {
-        "backbone_config": body, "encoder_in_channels": channels, "freeze_backbone_batch_norms": norm == "frozen",
-        "encoder_hidden_dim": encoder, "encoder_layers": encoder_layers, "encoder_attention_heads": heads,
-        "encoder_ffn_dim": ffn, "hidden_expansion": expansion, "depth_mult": fusion_depth,
-        "decoder_in_channels": [encoder] * len(channels), "d_model": d_model, "decoder_layers": decoder_layers,
-        "decoder_attention_heads": heads, "decoder_ffn_dim": ffn, "decoder_n_points": points, "num_queries": queries,
-        "max_num_bins": bins, "lqe_hidden_dim": quality_width, "dropout": dropout, "attention_dropout": dropout,
-        "num_denoising": denoising, "label_noise_ratio": label_noise, "box_noise_scale": box_noise,
+        "backbone_config": body,
+        "encoder_in_channels": channels,
+        "freeze_backbone_batch_norms": norm == "frozen",
+        "encoder_hidden_dim": encoder,
+        "encoder_layers": encoder_layers,
+        "encoder_attention_heads": heads,
+        "encoder_ffn_dim": ffn,
+        "hidden_expansion": expansion,
+        "depth_mult": fusion_depth,
+        "decoder_in_channels": [encoder] * len(channels),
+        "d_model": d_model,
+        "decoder_layers": decoder_layers,
+        "decoder_attention_heads": heads,
+        "decoder_ffn_dim": ffn,
+        "decoder_n_points": points,
+        "num_queries": queries,
+        "max_num_bins": bins,
+        "lqe_hidden_dim": quality_width,
+        "dropout": dropout,
+        "attention_dropout": dropout,
+        "num_denoising": denoising,
+        "label_noise_ratio": label_noise,
+        "box_noise_scale": box_noise,
     }
     model, names = build_model(DFineForObjectDetection, settings, classes, weights, attention)
     if pretrained_backbone:
@@ -283,4 +364,7 @@ def build(
     return wrap(model, names, normalize)
 
 
-DETECTORS.add("d-fine", DetectorFamily(build, "transformer", "transformers", "Apache-2.0", "D-FINE: RT-DETR with edge distributions"))
+DETECTORS.add(
+    "d-fine",
+    DetectorFamily(build, "transformer", "transformers", "Apache-2.0", "D-FINE: RT-DETR with edge distributions"),
+)

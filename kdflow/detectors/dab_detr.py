@@ -30,8 +30,10 @@ def query_stages(model: Any, attention: bool) -> dict[str, Stage]:
     return {
         "selection": Stage(queries, {"tokens": "decoder.tokens"}, ("queries",)),
         "decoder": Stage(
-            parts.AnchorDecoder(core.decoder, attention), {"queries": "decoder.queries", **MEMORY},
-            ("states", "references", "stack", "points", *extra), stochastic=draws(core.config),
+            parts.AnchorDecoder(core.decoder, attention),
+            {"queries": "decoder.queries", **MEMORY},
+            ("states", "references", "stack", "points", *extra),
+            stochastic=draws(core.config),
         ),
         "heads": Stage(parts.AnchorHeads(model.class_embed, model.bbox_predictor), inputs, ("logits", "boxes")),
     }
@@ -52,18 +54,33 @@ def wrap(model: Any, classes: Sequence[str], auxiliary_loss: bool, attention: bo
         "decoder.points": inner("decoder", "points", "references of all layers, (L, B, N, 4)", TENSOR),
     }
     suffix = "_{}" if auxiliary_loss else None
-    criterion = Criterion(partial(make_criterion, config), TERMS, loss_weights(config, False), suffix, config.decoder_layers)
+    criterion = Criterion(
+        partial(make_criterion, config), TERMS, loss_weights(config, False), suffix, config.decoder_layers
+    )
     postprocess = Postprocess("ConditionalDetrImageProcessor", top_k=100)
     return assemble("dab-detr", model, classes, stages, ports, criterion, postprocess)
 
 
 @typed_options("dab-detr")
 def build(
-    classes: tuple[str, ...], *, weights: str | None = None, backbone: str = "resnet50", pretrained_backbone: str | None = None,
-    widths: tuple[int, ...] = (), depths: tuple[int, ...] = (), d_model: int = 256,
-    encoder_layers: int = 6, decoder_layers: int = 6, heads: int = 8, ffn: int = 2048, queries: int = 300, patterns: int = 0,
-    dropout: float = 0.1, auxiliary_loss: bool = True,
-    attention: Literal["plain", "eager"] = "plain", normalize: Literal["imagenet", "none"] = "imagenet",
+    classes: tuple[str, ...],
+    *,
+    weights: str | None = None,
+    backbone: str = "resnet50",
+    pretrained_backbone: str | None = None,
+    widths: tuple[int, ...] = (),
+    depths: tuple[int, ...] = (),
+    d_model: int = 256,
+    encoder_layers: int = 6,
+    decoder_layers: int = 6,
+    heads: int = 8,
+    ffn: int = 2048,
+    queries: int = 300,
+    patterns: int = 0,
+    dropout: float = 0.1,
+    auxiliary_loss: bool = True,
+    attention: Literal["plain", "eager"] = "plain",
+    normalize: Literal["imagenet", "none"] = "imagenet",
 ) -> HfDetector:
     """DAB-DETR. Its backbone's BatchNorms are constants: give it ``pretrained_backbone``.
 
@@ -89,10 +106,17 @@ def build(
     from transformers import DabDetrForObjectDetection
 
     settings = {
-        "backbone_config": backbone_config(backbone, widths, depths, (4,)), "hidden_size": d_model,
-        "encoder_layers": encoder_layers, "decoder_layers": decoder_layers, "encoder_attention_heads": heads,
-        "decoder_attention_heads": heads, "encoder_ffn_dim": ffn, "decoder_ffn_dim": ffn, "num_queries": queries,
-        "num_patterns": patterns, "dropout": dropout,
+        "backbone_config": backbone_config(backbone, widths, depths, (4,)),
+        "hidden_size": d_model,
+        "encoder_layers": encoder_layers,
+        "decoder_layers": decoder_layers,
+        "encoder_attention_heads": heads,
+        "decoder_attention_heads": heads,
+        "encoder_ffn_dim": ffn,
+        "decoder_ffn_dim": ffn,
+        "num_queries": queries,
+        "num_patterns": patterns,
+        "dropout": dropout,
     }
     model, names = build_model(DabDetrForObjectDetection, settings, classes, weights, attention)
     if pretrained_backbone:
@@ -100,4 +124,6 @@ def build(
     return wrap(model, names, auxiliary_loss, attention == "eager", normalize)
 
 
-DETECTORS.add("dab-detr", DetectorFamily(build, "transformer", "transformers", "Apache-2.0", "DAB-DETR: queries are boxes"))
+DETECTORS.add(
+    "dab-detr", DetectorFamily(build, "transformer", "transformers", "Apache-2.0", "DAB-DETR: queries are boxes")
+)

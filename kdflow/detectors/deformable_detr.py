@@ -22,6 +22,7 @@ from kdflow.detectors.hf_parts import (
     TARGET_INPUTS,
     Criterion,
     HfDetector,
+    Match,
     Postprocess,
     Prepare,
     criterion_call,
@@ -47,7 +48,10 @@ def make_criterion(config: Any) -> Any:
 
     costs = {name: getattr(config, name) for name in ("class_cost", "bbox_cost", "giou_cost")}
     return library.DeformableDetrImageLoss(
-        library.DeformableDetrHungarianMatcher(**costs), config.num_labels, config.focal_alpha, ["labels", "boxes", "cardinality"]
+        library.DeformableDetrHungarianMatcher(**costs),
+        config.num_labels,
+        config.focal_alpha,
+        ["labels", "boxes", "cardinality"],
     )
 
 
@@ -87,19 +91,22 @@ def query_stages(model: Any) -> dict[str, Stage]:
     return {
         "selection": first,
         "decoder": Stage(
-            parts.Decoder(core, eager), {"queries": "decoder.queries", **memory}, ("states", "references", *extra),
+            parts.Decoder(core, eager),
+            {"queries": "decoder.queries", **memory},
+            ("states", "references", *extra),
             stochastic=draws(core.config),
         ),
         "heads": Stage(
             parts.Heads(model.class_embed, model.bbox_embed),
-            {"states": "decoder.states", "references": "decoder.references"}, ("logits", "boxes"),
+            {"states": "decoder.states", "references": "decoder.references"},
+            ("logits", "boxes"),
         ),
     }
 
 
 def proposal_stages(criterion: Criterion) -> tuple[dict[str, Stage], dict[str, PortSpec]]:
     """The published loss on every encoder token, with all classes taken as one."""
-    match, loss = parts.ProposalMatch(criterion.make), parts.ProposalLoss(criterion)
+    match, loss = parts.ProposalMatch(Match(criterion.make)), parts.ProposalLoss(criterion)
     inputs = {"logits": "encoder.logits", "boxes": "encoder.boxes", **TARGET_INPUTS}
     stages = {
         "match.proposals": Stage(match, inputs, ("indices",), infer=match.infer),
@@ -129,11 +136,14 @@ def feature_ports(core: Any) -> dict[str, PortSpec]:
 
 def decoder_ports(config: Any) -> dict[str, PortSpec]:
     """Ports of queries, decoder and heads."""
-    length, logit = config.decoder_layers, {"node": "transformer/logit", "length": 1}
+    length = config.decoder_layers
+    logit: dict[str, Any] = {"node": "transformer/logit", "length": 1}
     form = "cxcywh" if config.two_stage else "points"
     ports = {
         "decoder.queries": port("decoder.queries", "selection", "queries"),
-        "decoder.states": port("decoder.states", "decoder", "states", channels=(config.d_model,) * length, length=length),
+        "decoder.states": port(
+            "decoder.states", "decoder", "states", channels=(config.d_model,) * length, length=length
+        ),
         "decoder.references": port("decoder.references", "decoder", "references", length=length, form=form),
         "decoder.logits": port("decoder.logits", "heads", "logits", length=length, form="sigmoid"),
         "decoder.boxes": port("decoder.boxes", "heads", "boxes", length=length, form="cxcywh"),
@@ -141,8 +151,12 @@ def decoder_ports(config: Any) -> dict[str, PortSpec]:
     }
     if config.two_stage:
         ports["encoder.indices"] = inner("selection", "indices", "(B, N) encoder token behind each query")
-        ports["encoder.logits"] = PortSpec(LAYERS, "selection", "logits", form="sigmoid", doc="scores of every encoder token", **logit)
-        ports["encoder.boxes"] = PortSpec(LAYERS, "selection", "boxes", form="cxcywh", doc="boxes of every encoder token", **logit)
+        ports["encoder.logits"] = PortSpec(
+            LAYERS, "selection", "logits", form="sigmoid", doc="scores of every encoder token", **logit
+        )
+        ports["encoder.boxes"] = PortSpec(
+            LAYERS, "selection", "boxes", form="cxcywh", doc="boxes of every encoder token", **logit
+        )
     if config._attn_implementation == "eager":
         for name in ("self_attention", "cross_attention"):
             ports[f"decoder.{name}"] = port(f"decoder.{name}", "decoder", name, length=length)
@@ -156,12 +170,17 @@ def calls(criterion: Criterion) -> dict[str, Call]:
     return {
         "encoder": Call({"features": "neck"}, memory, doc="encoder on other maps"),
         "transformer": Call(
-            {"features": "neck", "queries": "decoder.queries"}, results | memory, doc="encoder and decoder on other maps or queries"
+            {"features": "neck", "queries": "decoder.queries"},
+            results | memory,
+            doc="encoder and decoder on other maps or queries",
         ),
-        "decoder": Call({"queries": "decoder.queries", **memory}, results, doc="decoder and heads on other queries or memory"),
+        "decoder": Call(
+            {"queries": "decoder.queries", **memory}, results, doc="decoder and heads on other queries or memory"
+        ),
         "heads": Call(
             {"states": "decoder.states", "references": "decoder.references"},
-            {n: results[n] for n in ("logits", "boxes")}, doc="heads on other decoder states",
+            {n: results[n] for n in ("logits", "boxes")},
+            doc="heads on other decoder states",
         ),
         "criterion": criterion_call(criterion),
     }
@@ -180,7 +199,10 @@ def wrap(model: Any, classes: Sequence[str], criterion: str, auxiliary_loss: boo
     model.model.unfreeze_backbone()
     config, published = model.config, criterion == "published"
     set_loss = Criterion(
-        partial(make_criterion, config), TERMS, loss_weights(config, published), "_{}" if auxiliary_loss else None,
+        partial(make_criterion, config),
+        TERMS,
+        loss_weights(config, published),
+        "_{}" if auxiliary_loss else None,
         config.decoder_layers,
     )
     matching, matching_ports = matching_stages(set_loss)
@@ -188,7 +210,10 @@ def wrap(model: Any, classes: Sequence[str], criterion: str, auxiliary_loss: boo
     if published and config.two_stage:
         proposals = proposal_stages(set_loss)
     stages = {
-        **feature_stages(model.model, normalize), **query_stages(model), **matching, **proposals[0],
+        **feature_stages(model.model, normalize),
+        **query_stages(model),
+        **matching,
+        **proposals[0],
         "postprocess": detection_stage(Postprocess("DeformableDetrImageProcessor", top_k=100)),
     }
     ports = {**feature_ports(model.model), **decoder_ports(config), **matching_ports, **proposals[1]}
@@ -199,12 +224,28 @@ def wrap(model: Any, classes: Sequence[str], criterion: str, auxiliary_loss: boo
 
 @typed_options("deformable-detr")
 def build(
-    classes: tuple[str, ...], *, weights: str | None = None, two_stage: bool = True, box_refine: bool = True,
-    backbone: str = "resnet50", pretrained_backbone: str | None = None,
-    widths: tuple[int, ...] = (), depths: tuple[int, ...] = (), d_model: int = 256, levels: int = 4,
-    encoder_layers: int = 6, decoder_layers: int = 6, heads: int = 8, ffn: int = 1024, queries: int = 300, points: int = 4,
-    dropout: float = 0.1, auxiliary_loss: bool = True, criterion: Literal["library", "published"] = "library",
-    attention: Literal["sdpa", "eager"] = "sdpa", normalize: Literal["imagenet", "none"] = "imagenet",
+    classes: tuple[str, ...],
+    *,
+    weights: str | None = None,
+    two_stage: bool = True,
+    box_refine: bool = True,
+    backbone: str = "resnet50",
+    pretrained_backbone: str | None = None,
+    widths: tuple[int, ...] = (),
+    depths: tuple[int, ...] = (),
+    d_model: int = 256,
+    levels: int = 4,
+    encoder_layers: int = 6,
+    decoder_layers: int = 6,
+    heads: int = 8,
+    ffn: int = 1024,
+    queries: int = 300,
+    points: int = 4,
+    dropout: float = 0.1,
+    auxiliary_loss: bool = True,
+    criterion: Literal["library", "published"] = "library",
+    attention: Literal["sdpa", "eager"] = "sdpa",
+    normalize: Literal["imagenet", "none"] = "imagenet",
 ) -> HfDetector:
     """Deformable DETR. Its backbone's BatchNorms are constants: give it ``pretrained_backbone`` or train for long.
 
@@ -238,12 +279,23 @@ def build(
 
     if d_model % 32:
         raise UsageError(f"deformable-detr: d_model is {d_model}, but its group norms need a multiple of 32")
-    body = backbone_config(backbone, widths, depths, (2, 3, 4)[-min(levels, 3):])
+    body = backbone_config(backbone, widths, depths, (2, 3, 4)[-min(levels, 3) :])
     settings = {
-        "backbone_config": body, "d_model": d_model, "num_feature_levels": levels, "two_stage": two_stage,
-        "with_box_refine": box_refine, "num_queries": queries, "two_stage_num_proposals": queries,
-        "encoder_layers": encoder_layers, "encoder_attention_heads": heads, "encoder_ffn_dim": ffn, "encoder_n_points": points,
-        "decoder_layers": decoder_layers, "decoder_attention_heads": heads, "decoder_ffn_dim": ffn, "decoder_n_points": points,
+        "backbone_config": body,
+        "d_model": d_model,
+        "num_feature_levels": levels,
+        "two_stage": two_stage,
+        "with_box_refine": box_refine,
+        "num_queries": queries,
+        "two_stage_num_proposals": queries,
+        "encoder_layers": encoder_layers,
+        "encoder_attention_heads": heads,
+        "encoder_ffn_dim": ffn,
+        "encoder_n_points": points,
+        "decoder_layers": decoder_layers,
+        "decoder_attention_heads": heads,
+        "decoder_ffn_dim": ffn,
+        "decoder_n_points": points,
         "dropout": dropout,
     }
     model, names = build_model(DeformableDetrForObjectDetection, settings, classes, weights, attention)
@@ -252,6 +304,13 @@ def build(
     return wrap(model, names, criterion, auxiliary_loss, normalize)
 
 
-DETECTORS.add("deformable-detr", DetectorFamily(
-    build, "transformer", "transformers", "Apache-2.0", "Deformable DETR, one- or two-stage, with or without box refinement"
-))
+DETECTORS.add(
+    "deformable-detr",
+    DetectorFamily(
+        build,
+        "transformer",
+        "transformers",
+        "Apache-2.0",
+        "Deformable DETR, one- or two-stage, with or without box refinement",
+    ),
+)

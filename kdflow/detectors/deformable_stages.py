@@ -6,9 +6,18 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn.functional import interpolate
 
-from kdflow.detectors.hf_parts import Criterion, Grid, ImageSizes, Match, attention_weights, flatten, grid_of, unflatten, unsigmoid
+from kdflow.detectors.hf_parts import (
+    Criterion,
+    Grid,
+    Match,
+    attention_weights,
+    flatten,
+    grid_of,
+    unflatten,
+    unsigmoid,
+)
 from kdflow.errors import UsageError
 
 
@@ -66,7 +75,7 @@ class Layouts(nn.Module):
 
     def forward(self, maps: list[Tensor], mask: Tensor) -> dict[str, Any]:
         """``layout`` for maps of these sizes; ``mask`` (B, H, W) is 1 inside the images."""
-        insides = [F.interpolate(mask[None].float(), size=m.shape[-2:]).to(torch.bool)[0] for m in maps]
+        insides = [interpolate(mask[None].float(), size=m.shape[-2:]).to(torch.bool)[0] for m in maps]
         positions = [
             self.position(shape=m.shape, device=m.device, dtype=self.level_embed.dtype, mask=inside).to(m.dtype)
             for m, inside in zip(maps, insides)
@@ -87,8 +96,12 @@ class Encoder(nn.Module):
     def forward(self, maps: list[Tensor], layout: Layout) -> dict[str, Any]:
         """``maps``: the memory, of the same sizes."""
         memory = self.encoder(
-            inputs_embeds=flatten(maps), attention_mask=layout.inside, spatial_position_embeddings=layout.positions,
-            spatial_shapes=layout.grid.shapes, spatial_shapes_list=layout.grid.sizes, level_start_index=layout.grid.starts,
+            inputs_embeds=flatten(maps),
+            attention_mask=layout.inside,
+            spatial_position_embeddings=layout.positions,
+            spatial_shapes=layout.grid.shapes,
+            spatial_shapes_list=layout.grid.sizes,
+            level_start_index=layout.grid.starts,
             valid_ratios=layout.ratios,
         ).last_hidden_state
         return {"maps": unflatten(memory, layout.grid.sizes)}
@@ -172,14 +185,21 @@ class Decoder(nn.Module):
         """Per layer states (B, N, D) and input references (B, N, 2 or 4)."""
         content, position, references = self.complete(queries, tokens)
         out = self.decoder(
-            inputs_embeds=content, object_queries_position_embeddings=position, reference_points=references,
-            encoder_hidden_states=tokens, encoder_attention_mask=layout.inside,
-            spatial_shapes=layout.grid.shapes, spatial_shapes_list=layout.grid.sizes, level_start_index=layout.grid.starts,
-            valid_ratios=layout.ratios, **({"output_attentions": True} if self.attention else {}),
+            inputs_embeds=content,
+            object_queries_position_embeddings=position,
+            reference_points=references,
+            encoder_hidden_states=tokens,
+            encoder_attention_mask=layout.inside,
+            spatial_shapes=layout.grid.shapes,
+            spatial_shapes_list=layout.grid.sizes,
+            level_start_index=layout.grid.starts,
+            valid_ratios=layout.ratios,
+            **({"output_attentions": True} if self.attention else {}),
         )
         after = out.intermediate_reference_points.unbind(1)
         return {
-            "states": list(out.intermediate_hidden_states.unbind(1)), "references": [references, *after[:-1]],
+            "states": list(out.intermediate_hidden_states.unbind(1)),
+            "references": [references, *after[:-1]],
             **(attention_weights(out, True) if self.attention else {}),
         }
 
@@ -223,12 +243,20 @@ class Heads(nn.Module):
         return {"logits": list(torch.stack(logits).unbind()), "boxes": list(torch.stack(boxes).unbind())}
 
 
-class ProposalMatch(Match):
+class ProposalMatch(nn.Module):
     """Assignment of encoder tokens to objects, all classes taken as one."""
 
+    def __init__(self, match: Match) -> None:
+        super().__init__()
+        self.match = match
+
     def forward(self, target_labels: list[Tensor], **values: Any) -> dict[str, Any]:
-        """``indices`` of the one layer."""
-        return super().forward(target_labels=[torch.zeros_like(x) for x in target_labels], **values)
+        """``indices`` of the one layer; the arguments are those of :class:`kdflow.detectors.hf_parts.Match`."""
+        return self.match(target_labels=[torch.zeros_like(x) for x in target_labels], **values)
+
+    def infer(self, **values: Any) -> dict[str, Any]:
+        """See :class:`kdflow.detectors.hf_parts.Match`."""
+        return self.match.infer(**values)
 
 
 class ProposalLoss(nn.Module):

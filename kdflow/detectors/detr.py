@@ -48,7 +48,9 @@ def make_criterion(config: Any) -> Any:
     )
 
 
-def feature_stages(core: Any, backbone: Any, position: Any, normalize: str, codes: str, by_map: bool) -> dict[str, Stage]:
+def feature_stages(
+    core: Any, backbone: Any, position: Any, normalize: str, codes: str, by_map: bool
+) -> dict[str, Stage]:
     """From images to encoder memory.
 
     Args:
@@ -65,7 +67,9 @@ def feature_stages(core: Any, backbone: Any, position: Any, normalize: str, code
         "backbone": Stage(Backbone(backbone), {"pixels": "normalize.pixels"}, ("maps",), dense=True),
         "projection": Stage(parts.Projection(core.input_projection), {"maps": "backbone"}, ("maps",), dense=True),
         "layout": Stage(parts.Layouts(position, by_map), {"maps": "neck", "mask": "normalize.mask"}, ("layout",)),
-        "encoder": Stage(encoder, {"maps": "neck", "layout": "encoder.layout"}, ("maps",), stochastic=draws(core.config)),
+        "encoder": Stage(
+            encoder, {"maps": "neck", "layout": "encoder.layout"}, ("maps",), stochastic=draws(core.config)
+        ),
         "memory": Stage(parts.Memory(), {"maps": "encoder.memory"}, ("tokens",)),
     }
 
@@ -74,11 +78,15 @@ def query_stages(model: Any, points: bool, attention: bool) -> dict[str, Stage]:
     """Queries, decoder, heads; ``points`` where the model has reference points."""
     core = model.model
     extra = (("references",) if points else ()) + (("self_attention", "cross_attention") if attention else ())
-    inputs = {"states": "decoder.states", "stack": "decoder.stack"} | ({"references": "decoder.references"} if points else {})
+    inputs = {"states": "decoder.states", "stack": "decoder.stack"} | (
+        {"references": "decoder.references"} if points else {}
+    )
     return {
         "selection": Stage(parts.Queries(core.query_position_embeddings), {"tokens": "decoder.tokens"}, ("queries",)),
         "decoder": Stage(
-            parts.Decoder(core.decoder, attention), {"queries": "decoder.queries", **MEMORY}, ("states", "stack", *extra),
+            parts.Decoder(core.decoder, attention),
+            {"queries": "decoder.queries", **MEMORY},
+            ("states", "stack", *extra),
             stochastic=draws(core.config),
         ),
         "heads": Stage(parts.Heads(model.class_labels_classifier, model.bbox_predictor), inputs, ("logits", "boxes")),
@@ -92,7 +100,9 @@ def feature_ports(channels: Sequence[int], width: int) -> dict[str, PortSpec]:
     return {
         "normalize.pixels": inner("normalize", "pixels", "normalised images"),
         "normalize.mask": inner("normalize", "mask", "1 inside the images"),
-        "backbone": port("backbone", "backbone", "maps", channels=tuple(channels), strides=strides, length=len(strides)),
+        "backbone": port(
+            "backbone", "backbone", "maps", channels=tuple(channels), strides=strides, length=len(strides)
+        ),
         "neck": port("neck", "projection", "maps", **maps),
         "encoder.inputs": port("encoder.inputs", "projection", "maps", **maps),
         "encoder.layout": inner("layout", "layout", "padding, positions and size of the map"),
@@ -120,7 +130,9 @@ def decoder_ports(length: int, width: int, form: str, references: str, attention
         "detections": port("detections", "postprocess", "detections"),
     }
     if references:
-        ports["decoder.references"] = port("decoder.references", "decoder", "references", length=length, form=references)
+        ports["decoder.references"] = port(
+            "decoder.references", "decoder", "references", length=length, form=references
+        )
     for name in ("self_attention", "cross_attention") if attention else ():
         ports[f"decoder.{name}"] = port(f"decoder.{name}", "decoder", name, length=length)
     return ports
@@ -128,21 +140,32 @@ def decoder_ports(length: int, width: int, form: str, references: str, attention
 
 def calls(criterion: Criterion, references: bool) -> dict[str, Call]:
     """What a method may run again."""
-    results = {n: f"decoder.{n}" for n in ("states", "logits", "boxes", "queries", *(("references",) if references else ()))}
+    results = {
+        n: f"decoder.{n}" for n in ("states", "logits", "boxes", "queries", *(("references",) if references else ()))
+    }
     memory = {"memory": "encoder.memory"}
     return {
         "encoder": Call({"features": "neck"}, memory, doc="encoder on another map"),
         "transformer": Call(
-            {"features": "neck", "queries": "decoder.queries"}, results | memory, doc="encoder and decoder on another map or queries"
+            {"features": "neck", "queries": "decoder.queries"},
+            results | memory,
+            doc="encoder and decoder on another map or queries",
         ),
-        "decoder": Call({"queries": "decoder.queries", **memory}, results, doc="decoder and heads on other queries or memory"),
+        "decoder": Call(
+            {"queries": "decoder.queries", **memory}, results, doc="decoder and heads on other queries or memory"
+        ),
         "criterion": criterion_call(criterion),
     }
 
 
 def assemble(
-    name: str, model: Any, classes: Sequence[str], stages: Mapping[str, Stage], ports: Mapping[str, PortSpec],
-    criterion: Criterion, postprocess: Postprocess,
+    name: str,
+    model: Any,
+    classes: Sequence[str],
+    stages: Mapping[str, Stage],
+    ports: Mapping[str, PortSpec],
+    criterion: Criterion,
+    postprocess: Postprocess,
 ) -> HfDetector:
     """Put matching, losses and post-processing behind the given stages. The backbone is made trainable."""
     model.model.unfreeze_backbone()
@@ -155,33 +178,60 @@ def assemble(
 
 
 def wrap(
-    name: str, model: Any, classes: Sequence[str], make: Callable[[Any], Any], weights: Mapping[str, float],
-    auxiliary_loss: bool, normalize: str, postprocess: Postprocess,
+    name: str,
+    model: Any,
+    classes: Sequence[str],
+    make: Callable[[Any], Any],
+    weights: Mapping[str, float],
+    auxiliary_loss: bool,
+    normalize: str,
+    postprocess: Postprocess,
 ) -> HfDetector:
     """The detector around a DETR or Conditional DETR of the library."""
     core, config = model.model, model.config
     attention, points = config._attn_implementation == "eager", name != "detr"
     stages = {
-        **feature_stages(core, core.backbone.model, core.position_embedding, normalize, "spatial_position_embeddings", False),
+        **feature_stages(
+            core, core.backbone.model, core.position_embedding, normalize, "spatial_position_embeddings", False
+        ),
         **query_stages(model, points, attention),
     }
     ports = {
         **feature_ports(core.backbone.intermediate_channel_sizes, config.d_model),
         **decoder_ports(
-            config.decoder_layers, config.d_model, "sigmoid" if points else "softmax", "points" if points else "", attention
+            config.decoder_layers,
+            config.d_model,
+            "sigmoid" if points else "softmax",
+            "points" if points else "",
+            attention,
         ),
     }
-    criterion = Criterion(partial(make, config), TERMS, weights, "_{}" if auxiliary_loss else None, config.decoder_layers)
+    criterion = Criterion(
+        partial(make, config), TERMS, weights, "_{}" if auxiliary_loss else None, config.decoder_layers
+    )
     return assemble(name, model, classes, stages, ports, criterion, postprocess)
 
 
 @typed_options("detr")
 def build_detr(
-    classes: tuple[str, ...], *, weights: str | None = None, backbone: str = "resnet50", pretrained_backbone: str | None = None,
-    widths: tuple[int, ...] = (), depths: tuple[int, ...] = (), d_model: int = 256,
-    encoder_layers: int = 6, decoder_layers: int = 6, heads: int = 8, ffn: int = 2048, queries: int = 100, dropout: float = 0.1,
-    auxiliary_loss: bool = True, layer_norms: Literal["last", "every"] | None = None,
-    attention: Literal["sdpa", "eager"] = "sdpa", normalize: Literal["imagenet", "none"] = "imagenet",
+    classes: tuple[str, ...],
+    *,
+    weights: str | None = None,
+    backbone: str = "resnet50",
+    pretrained_backbone: str | None = None,
+    widths: tuple[int, ...] = (),
+    depths: tuple[int, ...] = (),
+    d_model: int = 256,
+    encoder_layers: int = 6,
+    decoder_layers: int = 6,
+    heads: int = 8,
+    ffn: int = 2048,
+    queries: int = 100,
+    dropout: float = 0.1,
+    auxiliary_loss: bool = True,
+    layer_norms: Literal["last", "every"] | None = None,
+    attention: Literal["sdpa", "eager"] = "sdpa",
+    normalize: Literal["imagenet", "none"] = "imagenet",
 ) -> HfDetector:
     """DETR (softmax over C+1 classes). Its backbone's BatchNorms are constants: give it ``pretrained_backbone``.
 
@@ -207,7 +257,9 @@ def build_detr(
     """
     from transformers import DetrForObjectDetection
 
-    settings = detr_settings(backbone_config(backbone, widths, depths, (4,)), d_model, encoder_layers, decoder_layers, heads, ffn)
+    settings = detr_settings(
+        backbone_config(backbone, widths, depths, (4,)), d_model, encoder_layers, decoder_layers, heads, ffn
+    )
     settings |= {"num_queries": queries, "dropout": dropout}
     model, names = build_model(DetrForObjectDetection, settings, classes, weights, attention)
     model.config.auxiliary_loss = model.config.auxiliary_loss if layer_norms is None else layer_norms == "every"
@@ -219,14 +271,27 @@ def build_detr(
 
 @typed_options("conditional-detr")
 def build_conditional(
-    classes: tuple[str, ...], *, weights: str | None = None, backbone: str = "resnet50", pretrained_backbone: str | None = None,
-    widths: tuple[int, ...] = (), depths: tuple[int, ...] = (), d_model: int = 256,
-    encoder_layers: int = 6, decoder_layers: int = 6, heads: int = 8, ffn: int = 2048, queries: int = 300, dropout: float = 0.1,
-    auxiliary_loss: bool = True, layer_norms: Literal["last", "every"] | None = None,
+    classes: tuple[str, ...],
+    *,
+    weights: str | None = None,
+    backbone: str = "resnet50",
+    pretrained_backbone: str | None = None,
+    widths: tuple[int, ...] = (),
+    depths: tuple[int, ...] = (),
+    d_model: int = 256,
+    encoder_layers: int = 6,
+    decoder_layers: int = 6,
+    heads: int = 8,
+    ffn: int = 2048,
+    queries: int = 300,
+    dropout: float = 0.1,
+    auxiliary_loss: bool = True,
+    layer_norms: Literal["last", "every"] | None = None,
     criterion: Literal["library", "published"] = "library",
-    attention: Literal["sdpa", "eager"] = "sdpa", normalize: Literal["imagenet", "none"] = "imagenet",
+    attention: Literal["sdpa", "eager"] = "sdpa",
+    normalize: Literal["imagenet", "none"] = "imagenet",
 ) -> HfDetector:
-    """Conditional DETR. The options are those of :func:`build_detr`, and:
+    """Conditional DETR, with the options of DETR (:func:`build_detr`) and a choice of criterion.
 
     Args:
         classes: Class names in label order.
@@ -250,7 +315,9 @@ def build_conditional(
     """
     from transformers import ConditionalDetrForObjectDetection
 
-    settings = detr_settings(backbone_config(backbone, widths, depths, (4,)), d_model, encoder_layers, decoder_layers, heads, ffn)
+    settings = detr_settings(
+        backbone_config(backbone, widths, depths, (4,)), d_model, encoder_layers, decoder_layers, heads, ffn
+    )
     settings |= {"num_queries": queries, "dropout": dropout}
     model, names = build_model(ConditionalDetrForObjectDetection, settings, classes, weights, attention)
     model.config.auxiliary_loss = model.config.auxiliary_loss if layer_norms is None else layer_norms == "every"
@@ -258,16 +325,29 @@ def build_conditional(
         load_backbone(model.model.backbone.model, pretrained_backbone)
     factors = loss_weights(model.config, criterion == "published")
     postprocess = Postprocess("ConditionalDetrImageProcessor", top_k=100)
-    return wrap("conditional-detr", model, names, make_sigmoid_criterion, factors, auxiliary_loss, normalize, postprocess)
+    return wrap(
+        "conditional-detr", model, names, make_sigmoid_criterion, factors, auxiliary_loss, normalize, postprocess
+    )
 
 
-def detr_settings(backbone: Any, width: int, encoder_layers: int, decoder_layers: int, heads: int, ffn: int) -> dict[str, Any]:
+def detr_settings(
+    backbone: Any, width: int, encoder_layers: int, decoder_layers: int, heads: int, ffn: int
+) -> dict[str, Any]:
     """Configuration keywords that DETR and Conditional DETR share."""
     return {
-        "backbone_config": backbone, "d_model": width, "encoder_layers": encoder_layers, "decoder_layers": decoder_layers,
-        "encoder_attention_heads": heads, "decoder_attention_heads": heads, "encoder_ffn_dim": ffn, "decoder_ffn_dim": ffn,
+        "backbone_config": backbone,
+        "d_model": width,
+        "encoder_layers": encoder_layers,
+        "decoder_layers": decoder_layers,
+        "encoder_attention_heads": heads,
+        "decoder_attention_heads": heads,
+        "encoder_ffn_dim": ffn,
+        "decoder_ffn_dim": ffn,
     }
 
 
 DETECTORS.add("detr", DetectorFamily(build_detr, "transformer", "transformers", "Apache-2.0", "DETR (softmax)"))
-DETECTORS.add("conditional-detr", DetectorFamily(build_conditional, "transformer", "transformers", "Apache-2.0", "Conditional DETR"))
+DETECTORS.add(
+    "conditional-detr",
+    DetectorFamily(build_conditional, "transformer", "transformers", "Apache-2.0", "Conditional DETR"),
+)

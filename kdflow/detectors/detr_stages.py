@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn.functional import interpolate
 
 from kdflow.detectors.hf_parts import attention_weights, unflatten, unsigmoid
 from kdflow.errors import UsageError
@@ -59,7 +59,7 @@ class Layouts(nn.Module):
     def forward(self, maps: list[Tensor], mask: Tensor) -> dict[str, Any]:
         """``layout`` for a map of this size; ``mask`` (B, H, W) is 1 inside the images."""
         (features,) = maps
-        inside = F.interpolate(mask[None].float(), size=features.shape[-2:]).to(torch.bool)[0]
+        inside = interpolate(mask[None].float(), size=features.shape[-2:]).to(torch.bool)[0]
         if self.by_map:
             codes = self.position(features, inside).to(features.dtype)
         else:
@@ -115,7 +115,9 @@ class Queries(nn.Module):
         if self.patterns is None:
             content = learned.new_zeros(batch, learned.shape[1], width)
         else:
-            content = self.patterns.weight[:, None, None].repeat(1, learned.shape[1], batch, 1).flatten(0, 1).transpose(0, 1)
+            content = (
+                self.patterns.weight[:, None, None].repeat(1, learned.shape[1], batch, 1).flatten(0, 1).transpose(0, 1)
+            )
             learned = learned.repeat(1, len(self.patterns.weight), 1)
         if self.boxes:
             return {"queries": {"content": content, "references": learned.sigmoid(), "anchors": learned}}
@@ -135,19 +137,24 @@ class Decoder(nn.Module):
         self.decoder, self.attention = decoder, attention
 
     def forward(self, queries: dict[str, Tensor], tokens: Tensor, layout: Layout) -> dict[str, Any]:
-        """Per layer states (B, N, D); ``stack``, what the heads read of the earlier layers; ``references`` where there are any."""
+        """Per layer states (B, N, D); ``stack``, what the heads read of earlier layers; ``references`` if there are any."""
         position = queries.get("position")
         if position is None or position.shape[-1] != tokens.shape[-1]:
             found = ", ".join(f"{k} {tuple(v.shape)}" for k, v in queries.items()) or "nothing"
             raise UsageError(
-                f"this decoder reads query positions (B, N, {tokens.shape[-1]}); these queries have {found}. Put an adapter between"
+                f"this decoder reads query positions (B, N, {tokens.shape[-1]}); these queries have {found}. "
+                "Put an adapter between"
             )
         every = self.decoder.config.auxiliary_loss
         out = self.decoder(
-            inputs_embeds=queries.get("content", torch.zeros_like(position)), attention_mask=None,
-            spatial_position_embeddings=layout.positions, object_queries_position_embeddings=position,
-            encoder_hidden_states=tokens, encoder_attention_mask=layout.inside,
-            **({} if every else {"output_hidden_states": True}), **({"output_attentions": True} if self.attention else {}),
+            inputs_embeds=queries.get("content", torch.zeros_like(position)),
+            attention_mask=None,
+            spatial_position_embeddings=layout.positions,
+            object_queries_position_embeddings=position,
+            encoder_hidden_states=tokens,
+            encoder_attention_mask=layout.inside,
+            **({} if every else {"output_hidden_states": True}),
+            **({"output_attentions": True} if self.attention else {}),
         )
         if every:
             stack = out.intermediate_hidden_states
@@ -179,7 +186,11 @@ class Heads(nn.Module):
         boxes = self.shifted(states[-1], start)
         # the last entry of the stack is not used, but the library computes the others together with it
         earlier = self.classes(stack).unbind()[:-1]
-        before = self.boxes(stack).sigmoid().unbind() if start is None else [self.shifted(s, start) for s in stack.unbind()[:-1]]
+        before = (
+            self.boxes(stack).sigmoid().unbind()
+            if start is None
+            else [self.shifted(s, start) for s in stack.unbind()[:-1]]
+        )
         return {"logits": [*earlier, logits], "boxes": [*before[: len(earlier)], boxes]}
 
     def shifted(self, state: Tensor, start: Tensor | None) -> Tensor:
@@ -208,16 +219,26 @@ class AnchorDecoder(nn.Module):
         if anchors is None and "references" in queries:
             anchors = unsigmoid(queries["references"])
         if anchors is None or anchors.shape[-1] != 4:
-            raise UsageError(f"this decoder reads query references (B, N, 4); these queries have {', '.join(queries) or 'nothing'}")
+            raise UsageError(
+                f"this decoder reads query references (B, N, 4); these queries have {', '.join(queries) or 'nothing'}"
+            )
         if content is None or content.shape[-1] != tokens.shape[-1]:
             content = tokens.new_zeros(*anchors.shape[:2], tokens.shape[-1])
         out = self.decoder(
-            inputs_embeds=content, query_position_embeddings=anchors, object_queries=layout.positions,
-            encoder_hidden_states=tokens, memory_key_padding_mask=layout.inside, output_attentions=self.attention, return_dict=True,
+            inputs_embeds=content,
+            query_position_embeddings=anchors,
+            object_queries=layout.positions,
+            encoder_hidden_states=tokens,
+            memory_key_padding_mask=layout.inside,
+            output_attentions=self.attention,
+            return_dict=True,
         )
         stack, points = out.intermediate_hidden_states, out.reference_points
         return {
-            "states": list(stack.unbind()), "references": list(points.unbind()), "stack": stack, "points": points,
+            "states": list(stack.unbind()),
+            "references": list(points.unbind()),
+            "stack": stack,
+            "points": points,
             **(attention_weights(out, False) if self.attention else {}),
         }
 

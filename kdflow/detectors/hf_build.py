@@ -42,7 +42,9 @@ def backbone_config(
         if widths or depths:
             raise UsageError(f'widths and depths belong to the library\'s own ResNets, not to "{backbone}"')
         name = backbone.removeprefix(TIMM)
-        return AutoConfig.for_model("timm_backbone", backbone=name, use_pretrained_backbone=False, out_indices=[*stages])
+        return AutoConfig.for_model(
+            "timm_backbone", backbone=name, use_pretrained_backbone=False, out_indices=[*stages]
+        )
     if backbone not in RESNETS:
         raise UsageError(f'no backbone "{backbone}".{choices(backbone, RESNETS)} or {TIMM}<name of a timm model>')
     settings = dict(RESNETS[backbone])
@@ -129,7 +131,9 @@ def names_of(config: Any, classes: Sequence[str], source: str) -> tuple[str, ...
     if not all(name == f"LABEL_{i}" for i, name in enumerate(stored)):
         return stored
     if len(classes) != len(stored):
-        raise UsageError(f'"{source}" has {len(stored)} classes without names, but {len(classes)} are asked for: {", ".join(classes)}')
+        raise UsageError(
+            f'"{source}" has {len(stored)} classes without names, but {len(classes)} are asked for: {", ".join(classes)}'
+        )
     return tuple(classes)
 
 
@@ -168,7 +172,9 @@ def load_backbone(module: nn.Module, source: str) -> None:
         return
     donor_class: Any = type(module)
     if not hasattr(donor_class, "from_pretrained"):
-        raise UsageError(f'pretrained_backbone "{source}": no such file, and a timm backbone takes no folder or hub name')
+        raise UsageError(
+            f'pretrained_backbone "{source}": no such file, and a timm backbone takes no folder or hub name'
+        )
     try:
         module.load_state_dict(donor_class.from_pretrained(source).state_dict())
     except (OSError, ValueError, RuntimeError) as error:

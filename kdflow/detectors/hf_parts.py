@@ -4,8 +4,8 @@ Targets reach the library as normalised cxcywh boxes and 0-based labels; its own
 receives the pairs that the matching stage found, so that a method may hand it other pairs, targets or predictions.
 
 A query set (kind ``queries``) is a dict with some of these entries; which of them a family reads is said in its file:
-``content`` (B, N, D); ``position`` (B, N, D); ``references`` (B, N, 2 or 4), points or cxcywh boxes in 0..1; ``anchors``, the same
-before the sigmoid, read instead of ``references`` where present (a model's own queries carry both, so that nothing is rounded).
+``content`` (B, N, D); ``position`` (B, N, D); ``references`` (B, N, 2 or 4), points or cxcywh boxes in 0..1; ``anchors``, the
+same before the sigmoid, read instead of ``references`` where present (own queries carry both, so that nothing is rounded).
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from kdflow.ports import Call, PortSpec, Stage, standard_port
 ImageSizes = list[tuple[int, int]]
 Pairs = list[list[tuple[Tensor, Tensor]]]
 Labels = list[dict[str, Tensor]]
+
 
 class Grid(NamedTuple):
     """Sizes of the maps behind flattened tokens.
@@ -108,7 +109,10 @@ class Prepare(nn.Module):
         mask = torch.zeros((len(images), *canvas), dtype=torch.long, device=images.device)
         for row, (height, width) in zip(mask, image_sizes):
             row[:height, :width] = 1
-        return {"pixels": images if self.normalize is None else self.normalize(images, image_sizes)["pixels"], "mask": mask}
+        return {
+            "pixels": images if self.normalize is None else self.normalize(images, image_sizes)["pixels"],
+            "mask": mask,
+        }
 
 
 class Targets(nn.Module):
@@ -133,7 +137,11 @@ class Match(nn.Module):
         self.clamp = clamp
 
     def forward(
-        self, logits: list[Tensor], boxes: list[Tensor], target_boxes: list[Tensor], target_labels: list[Tensor],
+        self,
+        logits: list[Tensor],
+        boxes: list[Tensor],
+        target_boxes: list[Tensor],
+        target_labels: list[Tensor],
         image_sizes: ImageSizes,
     ) -> dict[str, Any]:
         """``indices``: per layer and image (query, target) int64 on the device of the logits."""
@@ -144,7 +152,11 @@ class Match(nn.Module):
         return {"indices": [[(i.to(device), j.to(device)) for i, j in layer] for layer in found]}
 
     def infer(
-        self, logits: list[Tensor], boxes: list[Tensor], target_boxes: list[Tensor], target_labels: list[Tensor],
+        self,
+        logits: list[Tensor],
+        boxes: list[Tensor],
+        target_boxes: list[Tensor],
+        target_labels: list[Tensor],
         image_sizes: ImageSizes,
     ) -> dict[str, Any]:
         """As many pairs as targets, or as queries where these are fewer."""
@@ -180,8 +192,13 @@ class Criterion(nn.Module):
     """
 
     def __init__(
-        self, criterion: Callable[[], Any], names: Sequence[str], weights: Mapping[str, float], auxiliary: str | None,
-        layers: int, clamp: bool = False,
+        self,
+        criterion: Callable[[], Any],
+        names: Sequence[str],
+        weights: Mapping[str, float],
+        auxiliary: str | None,
+        layers: int,
+        clamp: bool = False,
     ) -> None:
         super().__init__()
         self.make = criterion
@@ -193,7 +210,12 @@ class Criterion(nn.Module):
         self.names = (*names, *(f"{name}{str(auxiliary).format(i)}" for i in range(count) for name in names))
 
     def forward(
-        self, logits: list[Tensor], boxes: list[Tensor], pairs: Pairs, target_boxes: list[Tensor], target_labels: list[Tensor],
+        self,
+        logits: list[Tensor],
+        boxes: list[Tensor],
+        pairs: Pairs,
+        target_boxes: list[Tensor],
+        target_labels: list[Tensor],
         image_sizes: ImageSizes,
     ) -> dict[str, Any]:
         """Weighted scalar per loss term, and ``total``, their sum."""
@@ -209,7 +231,11 @@ class Criterion(nn.Module):
 
     def weighted(self, losses: Mapping[str, Tensor]) -> dict[str, Any]:
         """The terms times their weights, and the total of all of them in the library's order."""
-        terms = {n: v * self.weights[layerless(n)] if self.weights else v for n, v in losses.items() if layerless(n) in self.base}
+        terms = {
+            n: v * self.weights[layerless(n)] if self.weights else v
+            for n, v in losses.items()
+            if layerless(n) in self.base
+        }
         total = sum(terms.values())
         return {**{n: terms.get(n, total * 0) for n in self.names}, "total": total}
 
@@ -277,7 +303,11 @@ class Postprocess(nn.Module):
         del boxes
         like, top = logits[-1], self.options.get("top_k")
         count = min(top, like.shape[1] * like.shape[2]) if top else like.shape[1]
-        one = {"scores": like.new_empty(count), "labels": like.new_empty(count, dtype=torch.long), "boxes": like.new_empty(count, 4)}
+        one = {
+            "scores": like.new_empty(count),
+            "labels": like.new_empty(count, dtype=torch.long),
+            "boxes": like.new_empty(count, 4),
+        }
         return {"detections": [dict(one) for _ in image_sizes]}
 
 
@@ -342,7 +372,11 @@ def target_stages() -> tuple[dict[str, Stage], dict[str, PortSpec]]:
     return {"targets": stage}, ports
 
 
-TARGET_INPUTS = {"target_boxes": "match.target_boxes", "target_labels": "match.target_labels", "image_sizes": "image_sizes"}
+TARGET_INPUTS = {
+    "target_boxes": "match.target_boxes",
+    "target_labels": "match.target_labels",
+    "image_sizes": "image_sizes",
+}
 PREDICTIONS = {"logits": "decoder.logits", "boxes": "decoder.boxes"}
 
 
@@ -352,7 +386,10 @@ def matching_stages(criterion: Criterion) -> tuple[dict[str, Stage], dict[str, P
     match = Match(criterion.make, criterion.clamp)
     stages["match"] = Stage(match, {**PREDICTIONS, **TARGET_INPUTS}, ("indices",), infer=match.infer)
     stages["criterion"] = Stage(
-        criterion, {**PREDICTIONS, "pairs": "match.indices", **TARGET_INPUTS}, (*criterion.names, "total"), infer=criterion.infer
+        criterion,
+        {**PREDICTIONS, "pairs": "match.indices", **TARGET_INPUTS},
+        (*criterion.names, "total"),
+        infer=criterion.infer,
     )
     ports["match.indices"] = port("match.indices", "match", "indices")
     ports["criterion.total"] = inner("criterion", "total", "sum of the decoder layers' loss terms", SCALAR)
@@ -362,7 +399,12 @@ def matching_stages(criterion: Criterion) -> tuple[dict[str, Stage], dict[str, P
 def criterion_call(criterion: Criterion) -> Call:
     """The library's set loss on other predictions, targets or pairs."""
     outputs = {"total": "criterion.total", "pairs": "match.indices", **{n: f"losses.{n}" for n in criterion.names}}
-    inputs = {**PREDICTIONS, "pairs": "match.indices", "target_boxes": "match.target_boxes", "target_labels": "match.target_labels"}
+    inputs = {
+        **PREDICTIONS,
+        "pairs": "match.indices",
+        "target_boxes": "match.target_boxes",
+        "target_labels": "match.target_labels",
+    }
     return Call(inputs, outputs, doc="the set loss of the decoder layers on other predictions, targets or pairs")
 
 

@@ -65,8 +65,12 @@ def query_stages(core: Any, decoder: rt.Decoder) -> dict[str, Stage]:
         ),
         "selection": Stage(selection, tokens, chosen, infer=selection.infer),
         "decoder": Stage(
-            decoder, {"queries": "decoder.queries", "noise": "denoising.noise", **tokens}, decoder.outputs,
-            stochastic=draws(core.config), options={"denoising": True}, infer=decoder.infer,
+            decoder,
+            {"queries": "decoder.queries", "noise": "denoising.noise", **tokens},
+            decoder.outputs,
+            stochastic=draws(core.config),
+            options={"denoising": True},
+            infer=decoder.infer,
         ),
     }
 
@@ -103,8 +107,12 @@ def stages_and_ports(core: Any, name: str, normalize: str) -> tuple[dict[str, St
     noise, noise_ports = denoising_stages(criterion, config)
     postprocess = detection_stage(Postprocess("RTDetrImageProcessor", use_focal_loss=config.use_focal_loss))
     stages = {
-        **feature_stages(core, name, normalize), **query_stages(core, rt.Decoder(core.decoder, eager)),
-        **matching, **proposals, **noise, "postprocess": postprocess,
+        **feature_stages(core, name, normalize),
+        **query_stages(core, rt.Decoder(core.decoder, eager)),
+        **matching,
+        **proposals,
+        **noise,
+        "postprocess": postprocess,
     }
     ports = {**feature_ports(core), **decoder_ports(config, eager), **matching_ports, **proposal_ports, **noise_ports}
     return stages, ports, criterion
@@ -128,15 +136,22 @@ def feature_ports(core: Any) -> dict[str, PortSpec]:
 
 def decoder_ports(config: Any, eager: bool) -> dict[str, PortSpec]:
     """Ports of selection and decoder, without denoising queries."""
-    length, proposals = config.decoder_layers, {"node": "transformer/logit", "length": 1}
+    length = config.decoder_layers
+    proposals: dict[str, Any] = {"node": "transformer/logit", "length": 1}
     states = {"channels": (config.d_model,) * length, "length": length}
     ports = {
         "denoising.noise": inner("denoising", "noise", "denoising queries of this batch"),
         "decoder.queries": port("decoder.queries", "selection", "queries"),
         "encoder.indices": inner("selection", "indices", "(B, N) encoder token behind each query"),
-        "encoder.all_logits": PortSpec(CELLS, "selection", "all_logits", form="sigmoid", doc="class scores of every encoder token"),
-        "encoder.logits": PortSpec(LAYERS, "selection", "logits", form="sigmoid", doc="class scores of the chosen tokens", **proposals),
-        "encoder.boxes": PortSpec(LAYERS, "selection", "boxes", form="cxcywh", doc="boxes of the chosen tokens", **proposals),
+        "encoder.all_logits": PortSpec(
+            CELLS, "selection", "all_logits", form="sigmoid", doc="class scores of every encoder token"
+        ),
+        "encoder.logits": PortSpec(
+            LAYERS, "selection", "logits", form="sigmoid", doc="class scores of the chosen tokens", **proposals
+        ),
+        "encoder.boxes": PortSpec(
+            LAYERS, "selection", "boxes", form="cxcywh", doc="boxes of the chosen tokens", **proposals
+        ),
         "decoder.states": port("decoder.states", "decoder", "states", **states),
         "decoder.references": port("decoder.references", "decoder", "references", length=length, form="cxcywh"),
         "decoder.logits": port("decoder.logits", "decoder", "logits", length=length, form="sigmoid"),
@@ -156,11 +171,15 @@ def calls(criterion: Criterion) -> dict[str, Call]:
     return {
         "encoder": Call({"features": "encoder.inputs"}, {"memory": "neck"}, doc="hybrid encoder on other maps"),
         "transformer": Call(
-            {"features": "neck", "queries": "decoder.queries"}, results, {"denoising": "decoder"},
+            {"features": "neck", "queries": "decoder.queries"},
+            results,
+            {"denoising": "decoder"},
             doc="query selection and decoder on other encoder maps, or the decoder on other queries",
         ),
         "decoder": Call(
-            {"queries": "decoder.queries", "memory": "neck"}, results, {"denoising": "decoder"},
+            {"queries": "decoder.queries", "memory": "neck"},
+            results,
+            {"denoising": "decoder"},
             doc="decoder on other queries; denoising: false leaves the denoising queries out",
         ),
         "criterion": criterion_call(criterion),
@@ -177,12 +196,30 @@ def wrap(name: str, model: Any, classes: Sequence[str], normalize: str) -> HfDet
 
 @typed_options("rt-detr")
 def build(
-    classes: tuple[str, ...], *, version: Literal[1, 2] = 1, weights: str | None = None, backbone: str = "resnet18", pretrained_backbone: str | None = None,
-    widths: tuple[int, ...] = (), depths: tuple[int, ...] = (), norm: Literal["batch", "frozen"] = "batch",
-    d_model: int = 256, encoder_width: int | None = None, encoder_layers: int = 1, decoder_layers: int = 3, heads: int = 8,
-    ffn: int = 1024, expansion: float = 1.0, queries: int = 300, points: int = 4, dropout: float = 0.0,
-    denoising: int = 100, label_noise: float = 0.5, box_noise: float = 1.0,
-    attention: Literal["sdpa", "eager"] = "sdpa", normalize: Literal["none", "imagenet"] = "none",
+    classes: tuple[str, ...],
+    *,
+    version: Literal[1, 2] = 1,
+    weights: str | None = None,
+    backbone: str = "resnet18",
+    pretrained_backbone: str | None = None,
+    widths: tuple[int, ...] = (),
+    depths: tuple[int, ...] = (),
+    norm: Literal["batch", "frozen"] = "batch",
+    d_model: int = 256,
+    encoder_width: int | None = None,
+    encoder_layers: int = 1,
+    decoder_layers: int = 3,
+    heads: int = 8,
+    ffn: int = 1024,
+    expansion: float = 1.0,
+    queries: int = 300,
+    points: int = 4,
+    dropout: float = 0.0,
+    denoising: int = 100,
+    label_noise: float = 0.5,
+    box_noise: float = 1.0,
+    attention: Literal["sdpa", "eager"] = "sdpa",
+    normalize: Literal["none", "imagenet"] = "none",
 ) -> HfDetector:
     """RT-DETR.
 
@@ -216,12 +253,26 @@ def build(
     body = backbone_config(backbone, widths, depths, STAGES, "rt_detr_resnet")
     channels, encoder = channels_of(body, STAGES), encoder_width or d_model
     settings = {
-        "backbone_config": body, "encoder_in_channels": channels, "freeze_backbone_batch_norms": norm == "frozen",
-        "encoder_hidden_dim": encoder, "encoder_layers": encoder_layers, "encoder_attention_heads": heads,
-        "encoder_ffn_dim": ffn, "hidden_expansion": expansion, "decoder_in_channels": [encoder] * len(channels),
-        "d_model": d_model, "decoder_layers": decoder_layers, "decoder_attention_heads": heads, "decoder_ffn_dim": ffn,
-        "decoder_n_points": points, "num_queries": queries, "dropout": dropout, "attention_dropout": dropout,
-        "num_denoising": denoising, "label_noise_ratio": label_noise, "box_noise_scale": box_noise,
+        "backbone_config": body,
+        "encoder_in_channels": channels,
+        "freeze_backbone_batch_norms": norm == "frozen",
+        "encoder_hidden_dim": encoder,
+        "encoder_layers": encoder_layers,
+        "encoder_attention_heads": heads,
+        "encoder_ffn_dim": ffn,
+        "hidden_expansion": expansion,
+        "decoder_in_channels": [encoder] * len(channels),
+        "d_model": d_model,
+        "decoder_layers": decoder_layers,
+        "decoder_attention_heads": heads,
+        "decoder_ffn_dim": ffn,
+        "decoder_n_points": points,
+        "num_queries": queries,
+        "dropout": dropout,
+        "attention_dropout": dropout,
+        "num_denoising": denoising,
+        "label_noise_ratio": label_noise,
+        "box_noise_scale": box_noise,
     }
     model_class = transformers.RTDetrForObjectDetection if version == 1 else transformers.RTDetrV2ForObjectDetection
     model, names = build_model(model_class, settings, classes, weights, attention)
@@ -230,6 +281,13 @@ def build(
     return wrap("rt-detr", model, names, normalize)
 
 
-DETECTORS.add("rt-detr", DetectorFamily(
-    build, "transformer", "transformers", "Apache-2.0", "RT-DETR and RT-DETRv2 with denoising (images fill the canvas)"
-))
+DETECTORS.add(
+    "rt-detr",
+    DetectorFamily(
+        build,
+        "transformer",
+        "transformers",
+        "Apache-2.0",
+        "RT-DETR and RT-DETRv2 with denoising (images fill the canvas)",
+    ),
+)

@@ -17,7 +17,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kdflow.detectors.hf_parts import Criterion, Grid, ImageSizes, Labels, attention_weights, flatten, grid_of, to_labels, unsigmoid
+from kdflow.detectors.hf_parts import (
+    Criterion,
+    Grid,
+    ImageSizes,
+    Labels,
+    attention_weights,
+    flatten,
+    grid_of,
+    to_labels,
+    unsigmoid,
+)
 from kdflow.errors import UsageError
 
 
@@ -160,14 +170,16 @@ class Selection(nn.Module):
         boxes = self.box(memory) + anchors
         indices = torch.topk(logits.max(-1).values, self.config.num_queries, dim=1)[1]
         first = chosen(boxes, indices)
-        if self.learned is None:
-            content = chosen(memory, indices).detach()
-        else:
+        content = chosen(memory, indices).detach()
+        if self.learned is not None:
             content = self.learned.weight.tile([len(tokens), 1, 1])
         queries = {"content": content, "references": first.detach().sigmoid(), "anchors": first.detach()}
         return {
-            "queries": queries, "indices": indices, "all_logits": logits,
-            "logits": [chosen(logits, indices)], "boxes": [first.sigmoid()],
+            "queries": queries,
+            "indices": indices,
+            "all_logits": logits,
+            "logits": [chosen(logits, indices)],
+            "boxes": [first.sigmoid()],
         }
 
     def infer(self, tokens: Tensor, grid: Grid) -> dict[str, Any]:
@@ -178,7 +190,8 @@ class Selection(nn.Module):
             "queries": {"content": tokens.new_empty(batch, count, tokens.shape[-1]), "references": box, "anchors": box},
             "indices": tokens.new_empty(batch, count, dtype=torch.long),
             "all_logits": tokens.new_empty(batch, tokens.shape[1], classes),
-            "logits": [tokens.new_empty(batch, count, classes)], "boxes": [box],
+            "logits": [tokens.new_empty(batch, count, classes)],
+            "boxes": [box],
         }
 
 
@@ -222,8 +235,13 @@ class Decoder(nn.Module):
             content, anchors = torch.concat([noise.content, content], 1), torch.concat([noise.anchors, anchors], 1)
         anchors = anchors.detach()
         out = self.decoder(
-            inputs_embeds=content, encoder_hidden_states=tokens, encoder_attention_mask=mask, reference_points=anchors,
-            spatial_shapes=grid.shapes, spatial_shapes_list=grid.sizes, level_start_index=grid.starts,
+            inputs_embeds=content,
+            encoder_hidden_states=tokens,
+            encoder_attention_mask=mask,
+            reference_points=anchors,
+            spatial_shapes=grid.shapes,
+            spatial_shapes_list=grid.sizes,
+            level_start_index=grid.starts,
             **({"output_attentions": True} if self.attention else {}),
         )
         return {**self.split(out, anchors, count), **(attention_weights(out, True, count) if self.attention else {})}
@@ -237,7 +255,9 @@ class Decoder(nn.Module):
         denoised = {k: [x[:, :count] for x in v] for k, v in layered.items()} if count else None
         return {**{k: [x[:, count:] for x in v] for k, v in layered.items()}, "denoised": denoised}
 
-    def infer(self, queries: dict[str, Tensor], noise: Noise | None, tokens: Tensor, grid: Grid, **options: Any) -> dict[str, Any]:
+    def infer(
+        self, queries: dict[str, Tensor], noise: Noise | None, tokens: Tensor, grid: Grid, **options: Any
+    ) -> dict[str, Any]:
         """Shapes from the queries and the configuration."""
         del noise, options
         content, anchors = check_queries(queries, tokens)
@@ -248,7 +268,9 @@ class Decoder(nn.Module):
         return {
             "states": [content.new_empty(batch, count, width) for _ in layers],
             "logits": [content.new_empty(batch, count, config.num_labels) for _ in layers],
-            "boxes": box, "references": list(box), "denoised": None,
+            "boxes": box,
+            "references": list(box),
+            "denoised": None,
             "self_attention": [content.new_empty(batch, heads, count, count) for _ in layers],
             "cross_attention": [content.new_empty(batch, heads, count, sampled) for _ in layers],
         }
@@ -260,7 +282,9 @@ def check_queries(queries: dict[str, Tensor], tokens: Tensor) -> tuple[Tensor, T
     if anchors is None and "references" in queries:
         anchors = unsigmoid(queries["references"])
     if content is None or anchors is None:
-        raise UsageError(f"this decoder reads query content and references; these queries have {', '.join(queries) or 'nothing'}")
+        raise UsageError(
+            f"this decoder reads query content and references; these queries have {', '.join(queries) or 'nothing'}"
+        )
     if content.shape[-1] != tokens.shape[-1] or anchors.shape[-1] != 4:
         raise UsageError(
             f"queries of width {content.shape[-1]} with {anchors.shape[-1]} reference numbers do not fit this decoder "
@@ -303,7 +327,11 @@ class DenoisingLoss(nn.Module):
         self.names = tuple(f"{name}_dn_{i}" for i in range(layers) for name in names or criterion.base)
 
     def forward(
-        self, noise: Noise | None, denoised: dict[str, Any] | None, boxes: list[Tensor], labels: list[Tensor],
+        self,
+        noise: Noise | None,
+        denoised: dict[str, Any] | None,
+        boxes: list[Tensor],
+        labels: list[Tensor],
         image_sizes: ImageSizes,
     ) -> dict[str, Any]:
         """Scalars by name; the divisor is the number of objects times the number of denoising groups."""
@@ -334,7 +362,12 @@ def object_count(labels: list[Tensor]) -> float:
 
 
 def layer_terms(
-    criterion: Any, outputs: dict[str, Tensor], targets: Labels, pairs: list[tuple[Tensor, Tensor]], divisor: float, suffix: str
+    criterion: Any,
+    outputs: dict[str, Tensor],
+    targets: Labels,
+    pairs: list[tuple[Tensor, Tensor]],
+    divisor: float,
+    suffix: str,
 ) -> dict[str, Tensor]:
     """The library's weighted loss terms of one layer on given pairs."""
     terms: dict[str, Tensor] = {}

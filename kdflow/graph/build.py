@@ -62,10 +62,9 @@ class Builder:
         for owner, detector in self.detectors.items():
             for stage in detector.stages if owner == "student" and not self.given else ():
                 self._stage(owner, stage, None)
-        for name in self.method.prepare:
-            self._node(name)
-        for name in self.method.nodes:
-            self._node(name)
+        for name in [*self.method.prepare, *self.method.nodes]:
+            if name not in self.given:
+                self._node(name)
         for name, entry in self.method.distillation_terms.items():
             self._term(name, entry)
         self._detector_terms()

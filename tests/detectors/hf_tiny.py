@@ -15,8 +15,15 @@ from tests.detectors.staging import run_stages
 CLASSES = ("ant", "bee", "cow", "dog", "elk")
 CANVAS = (96, 128)
 SHARED: dict[str, Any] = {
-    "backbone": "resnet18", "widths": (8, 16, 24, 32), "depths": (1, 1, 1, 1), "d_model": 32, "heads": 4, "ffn": 64,
-    "queries": 10, "decoder_layers": 3, "dropout": 0.0,
+    "backbone": "resnet18",
+    "widths": (8, 16, 24, 32),
+    "depths": (1, 1, 1, 1),
+    "d_model": 32,
+    "heads": 4,
+    "ffn": 64,
+    "queries": 10,
+    "decoder_layers": 3,
+    "dropout": 0.0,
 }
 CASES: dict[str, dict[str, Any]] = {
     "rt-detr": {"denoising": 6},
@@ -63,7 +70,9 @@ def both(detector: Any, batch: Batch, training: bool, seed: int = 5) -> tuple[di
     pixels = detector.stages["normalize"].run(batch.images, batch.image_sizes)
     torch.manual_seed(seed)
     output = library(
-        pixel_values=pixels["pixels"], pixel_mask=pixels["mask"], labels=to_labels(batch.boxes, batch.labels, batch.image_sizes)
+        pixel_values=pixels["pixels"],
+        pixel_mask=pixels["mask"],
+        labels=to_labels(batch.boxes, batch.labels, batch.image_sizes),
     )
     return values, output, library
 

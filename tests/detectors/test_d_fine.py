@@ -21,7 +21,9 @@ def test_variants_equal_the_library_bit_for_bit(options: dict[str, Any]) -> None
     sum(own.values()).backward()
     output.loss.backward()
     assert_same_gradients(detector.model, library)
-    silent = {n for n, p in detector.model.named_parameters() if p.requires_grad and p.grad is not None and not p.grad.any()}
+    silent = {
+        n for n, p in detector.model.named_parameters() if p.requires_grad and p.grad is not None and not p.grad.any()
+    }
     assert set(detector.unused_parameters) <= silent
     assert bool(detector.unused_parameters) == (detector.model.config.num_denoising == 0)
 

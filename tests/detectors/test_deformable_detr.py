@@ -14,8 +14,13 @@ from tests.detectors.staging import run_call, run_stages
 
 RAGGED = [(64, 70), CANVAS]
 VARIANTS: dict[str, dict[str, Any]] = {
-    "refined": {"two_stage": False}, "plain": {"two_stage": False, "box_refine": False}, "last layer only": {"auxiliary_loss": False},
-    "one level": {"levels": 1, "two_stage": False}, "two levels": {"levels": 2}, "five levels": {"levels": 5}, "one layer": {"decoder_layers": 1},
+    "refined": {"two_stage": False},
+    "plain": {"two_stage": False, "box_refine": False},
+    "last layer only": {"auxiliary_loss": False},
+    "one level": {"levels": 1, "two_stage": False},
+    "two levels": {"levels": 2},
+    "five levels": {"levels": 5},
+    "one layer": {"decoder_layers": 1},
 }
 
 

@@ -36,7 +36,9 @@ def test_layer_losses_of_the_published_pass_are_those_of_normed_states(name: str
     decoder = detector.model.model.decoder
     raw: list[torch.Tensor] = []
     for layer in decoder.layers:
-        layer.register_forward_hook(lambda module, given, result: raw.append(result if isinstance(result, torch.Tensor) else result[0]))
+        layer.register_forward_hook(
+            lambda module, given, result: raw.append(result if isinstance(result, torch.Tensor) else result[0])
+        )
     detector.model.train()
     run_stages(detector, make_batch((2, 1)))
     for state, before in zip(values["decoder.states"], raw):
@@ -118,7 +120,9 @@ def test_published_criterion_doubles_the_class_term(name: str) -> None:
     library.model.eval()
     published.model.eval()
     plain, full = (own_losses(d, run_stages(d, batch)) for d in (library, published))
-    assert all(torch.equal(full[key], value * 2 if key.startswith("loss_ce") else value) for key, value in plain.items())
+    assert all(
+        torch.equal(full[key], value * 2 if key.startswith("loss_ce") else value) for key, value in plain.items()
+    )
 
 
 def test_detr_layer_losses_by_the_librarys_criterion_on_each_layer() -> None:

@@ -16,10 +16,23 @@ from safetensors.torch import save_file
 from torch._subclasses import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
+from kdflow import api
 from kdflow.errors import UsageError
+from kdflow.graph.compile import compile_method
 from kdflow.ports import BATCH_PORTS, DETECTORS, STANDARD_PORTS, Detector
 from tests.detectors.hf_tiny import (
-    CANVAS, CASES, CLASSES, COUNTS, MASKED, assert_same_gradients, both, build, make_batch, own_losses, shapes, weighted,
+    CANVAS,
+    CASES,
+    CLASSES,
+    COUNTS,
+    MASKED,
+    assert_same_gradients,
+    both,
+    build,
+    make_batch,
+    own_losses,
+    shapes,
+    weighted,
 )
 from tests.detectors.staging import run_call, run_stages
 
@@ -208,7 +221,9 @@ def test_attention_ports_are_distributions_over_what_is_attended(name: str) -> N
 
 @each
 @pytest.mark.parametrize("training", [True, False])
-def test_decoder_on_its_own_queries_repeats_itself_bit_for_bit(name: str, training: bool, built: dict[str, Any]) -> None:
+def test_decoder_on_its_own_queries_repeats_itself_bit_for_bit(
+    name: str, training: bool, built: dict[str, Any]
+) -> None:
     detector = built[name]
     detector.model.train(training)
     values = run_stages(detector, make_batch())
@@ -306,7 +321,9 @@ def test_source_builds_the_same_models_without_kdflow(tmp_path: Path, built: dic
         torch.save(pixels, folder / "pixels.pt")
         (folder / "student.py").write_text(detector.source())
     arguments = [str(tmp_path / name) for name in built]
-    done = subprocess.run([sys.executable, "-c", SCRIPT, *arguments], cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, *arguments], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
     assert done.stdout.strip() == f"loaded {len(CASES)}", done.stderr
 
 
@@ -355,7 +372,13 @@ def test_weights_of_another_architecture_or_without_names_are_refused(tmp_path: 
         build("rt-detr", weights=str(tmp_path))
     model.config.id2label = {i: f"LABEL_{i}" for i in range(5)}
     model.save_pretrained(tmp_path)
-    assert DETECTORS.get("detr").build(("a", "b", "c", "d", "e"), weights=str(tmp_path)).classes == ("a", "b", "c", "d", "e")
+    assert DETECTORS.get("detr").build(("a", "b", "c", "d", "e"), weights=str(tmp_path)).classes == (
+        "a",
+        "b",
+        "c",
+        "d",
+        "e",
+    )
     with pytest.raises(UsageError, match="has 5 classes without names, but 2 are asked for: a, b"):
         DETECTORS.get("detr").build(("a", "b"), weights=str(tmp_path))
 
@@ -396,8 +419,23 @@ def test_the_backbone_alone_may_be_pretrained_by_a_file_or_a_library_folder(
 
 
 def test_options_are_checked_and_listed() -> None:
-    with pytest.raises(UsageError, match='rt-detr has no option "quieries". Did you mean "queries"'):
+    with pytest.raises(UsageError, match=r'rt-detr has no option "quieries"\. Did you mean "queries"'):
         build("rt-detr", quieries=5)
     with pytest.raises(UsageError, match='option "attention"'):
         build("rt-detr", attention="fast")
     assert {"queries", "denoising", "widths"} <= set(DETECTORS.get("rt-detr").options.model_fields)
+
+
+@pytest.mark.parametrize("name", ["rt-detr", "deformable-detr", "detr"])
+def test_a_compiled_plan_without_distillation_is_the_librarys_loss(name: str) -> None:
+    detector = build(name, **({"denoising": 0} if name == "rt-detr" else {}))
+    batch = make_batch((2, 1))
+    _, output, library = both(detector, batch, training=True)
+    spec = api.load("baseline")
+    plan = compile_method(spec.resolve(), spec.document, {"student": detector}, canvas=CANVAS)
+    plan.train()
+    total = plan(batch).total
+    assert torch.equal(total, output.loss)
+    total.backward()
+    output.loss.backward()
+    assert_same_gradients(detector.model, library)

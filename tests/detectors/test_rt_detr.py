@@ -24,7 +24,9 @@ def test_version_2_equals_the_library_bit_for_bit(counts: tuple[int, ...]) -> No
     assert type(detector.model).__name__ == "RTDetrV2ForObjectDetection"
     values, output, library = both(detector, make_batch(counts), training=True)
     own = own_losses(detector, values)
-    assert {key: torch.equal(own[key], value) for key, value in output.loss_dict.items()} == dict.fromkeys(output.loss_dict, True)
+    assert {key: torch.equal(own[key], value) for key, value in output.loss_dict.items()} == dict.fromkeys(
+        output.loss_dict, True
+    )
     total = sum(own.values())
     total.backward()
     output.loss.backward()
@@ -85,7 +87,7 @@ def test_no_denoising_in_evaluation_and_without_objects(detector: Any) -> None:
 def test_images_that_do_not_fill_the_canvas_are_refused_with_the_reason(detector: Any) -> None:
     for sizes in ([(64, 70), CANVAS], [(64, 70), (64, 70)]):
         batch = make_batch((1, 1), sizes)
-        with pytest.raises(UsageError, match="rt-detr reads padding as picture .* fill the canvas of 96 x 128"):
+        with pytest.raises(UsageError, match=r"rt-detr reads padding as picture .* fill the canvas of 96 x 128"):
             run_stages(detector, batch)
         with pytest.raises(UsageError, match="multiple of 32"):
             detector.predict(batch.images, batch.image_sizes)

@@ -216,3 +216,21 @@ def mean_of_rows(layers: list[Tensor], weight: Tensor) -> Tensor:
 def summed(values: list[Tensor]) -> list[Tensor]:
     """Of all entries."""
     return [value.sum() for value in values]
+
+
+def shifted_anchors(at_origin: Tensor, stride: Tensor, like: Tensor) -> list[Tensor]:
+    """Anchors of cell (0, 0) -> those of all cells of one map, order y, x, anchor."""
+    y, x = torch.meshgrid(torch.arange(like.shape[-2]), torch.arange(like.shape[-1]), indexing="ij")
+    shifts = torch.stack([x, y, x, y], dim=-1).reshape(-1, 1, 4) * stride
+    return [(shifts + at_origin[None]).reshape(-1, 4)]
+
+
+def shifted_levels(at_origin: list[Tensor], strides: Tensor, like: list[Tensor]) -> list[Tensor]:
+    """The same for every level."""
+    return [shifted_anchors(*level)[0] for level in zip(at_origin, strides, like, strict=True)]
+
+
+def only_mask(masks: list[Tensor]) -> Tensor:
+    """One mask (B, 1, H, W) -> (B, H, W)."""
+    (mask,) = masks
+    return mask.squeeze(1)

@@ -1,0 +1,263 @@
+"""Stages of GFL and ATSS: priors, assignment (ATSS) and the losses, which no library offers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torchvision.ops import sigmoid_focal_loss
+
+from kdflow.detectors import dense_stages as dense
+from kdflow.detectors.gfl_model import GFLHead, PointHead, square_priors
+from kdflow.detectors.torchvision_parts import Held, ImageSizes
+from kdflow.functional import boxes as bx
+from kdflow.functional.assignment import atss_assign
+from kdflow.functional.dense_losses import distribution_focal, edge_distances, varifocal
+from kdflow.functional.divergences import quality_focal
+from kdflow.functional.precision import single
+from kdflow.functional.reduce import mean_over_ranks
+
+
+class PointPriors(nn.Module):
+    """One square prior per cell, on the constant strides."""
+
+    def __init__(self, head: PointHead) -> None:
+        super().__init__()
+        self.strides = head.strides
+        self.side = head.side
+
+    def forward(self, maps: list[Tensor]) -> dict[str, Any]:
+        """``anchors`` (H*W, 4) xyxy per level."""
+        return {"anchors": square_priors(list(maps), self.strides, self.side)}
+
+
+class PointPredict(nn.Module):
+    """The head's predictors on one level."""
+
+    def __init__(self, head: PointHead) -> None:
+        super().__init__()
+        self.head = head
+
+    def forward(self, classes: Tensor, boxes: Tensor, level: int) -> dict[str, Tensor]:
+        """The head's outputs."""
+        return self.head.predict(classes, boxes, level)
+
+
+class PointDecode(Held):
+    """Boxes of every cell.
+
+    Args:
+        owner: The head.
+        output: The head output that boxes are decoded from.
+    """
+
+    def __init__(self, owner: nn.Module, output: str) -> None:
+        super().__init__(owner)
+        self.output = output
+
+    def forward(self, values: list[Tensor], priors: list[Tensor]) -> dict[str, Any]:
+        """``boxes`` (B, H*W, 4) xyxy per level, not clipped."""
+        decode = self.owner.decode
+        return {"boxes": [decode({self.output: v}, p, level) for level, (v, p) in enumerate(zip(values, priors))]}
+
+
+class PointAssign(nn.Module):
+    """Adaptive training sample selection, per image, on the cells that its own padded area covers.
+
+    Args:
+        strides: Pixels per cell, per level.
+        topk: Candidates per level and object.
+        divisor: An image's own padded sides are the next multiples of this; cells beyond exist because of other images only,
+            and are not trained on.
+    """
+
+    def __init__(self, strides: Sequence[int], topk: int, divisor: int) -> None:
+        super().__init__()
+        self.strides = tuple(strides)
+        self.topk = topk
+        self.divisor = divisor
+
+    def forward(self, priors: list[Tensor], maps: list[Tensor], boxes: list[Tensor], image_sizes: ImageSizes) -> dict[str, Any]:
+        """Values per level of :func:`kdflow.detectors.dense_stages.describe`."""
+        found = []
+        for own, size in zip(boxes, image_sizes):
+            valid = self.covered(maps, size)
+            indices = atss_assign(priors, own, self.topk, valid).indices
+            found.append(torch.where(valid, indices, -2))
+        return dense.describe(torch.stack(found), [len(p) for p in priors], boxes)
+
+    def infer(self, priors: list[Tensor], maps: list[Tensor], boxes: list[Tensor], image_sizes: ImageSizes) -> dict[str, Any]:
+        """One value per cell."""
+        del maps, image_sizes
+        return dense.empty_assignment(priors, len(boxes))
+
+    def covered(self, maps: list[Tensor], size: tuple[int, int]) -> Tensor:
+        """(R,) True for cells of all levels inside the padded area of an image of this size."""
+        height, width = (-(-side // self.divisor) * self.divisor for side in size)
+        parts = []
+        for m, stride in zip(maps, self.strides):
+            inside = torch.zeros(m.shape[-2:], dtype=torch.bool, device=m.device)
+            inside[: -(-height // stride), : -(-width // stride)] = True
+            parts.append(inside.flatten())
+        return torch.cat(parts)
+
+
+class PointTargets:
+    """The assignment of one batch as the losses read it.
+
+    Attributes:
+        positive: (B, R) per level, True where a cell answers for an object.
+        weight: (B, R) per level, 0 where a cell is not trained on.
+        labels: Class of every positive, per level, in (image, cell) order.
+        boxes: (P, 4) their objects' boxes, per level.
+        points: (P, 2) centres of their priors, per level.
+        count: Sum over images of max(number of positives, 1), averaged over processes; at least 1.
+    """
+
+    def __init__(self, priors: list[Tensor], indices: list[Tensor], boxes: list[Tensor], labels: list[Tensor]) -> None:
+        self.positive = [i >= 0 for i in indices]
+        self.weight = [(i != -2).to(priors[0].dtype) for i in indices]
+        self.boxes, self.labels, self.points, self.priors = [], [], [], []
+        first = torch.tensor([0, *(len(own) for own in boxes)], device=indices[0].device).cumsum(0)[:-1, None]
+        every, classes = torch.cat(boxes), torch.cat(labels)
+        for places, level, positive in zip(priors, indices, self.positive):
+            chosen = (level + first)[positive]
+            self.boxes.append(every[chosen])
+            self.labels.append(classes[chosen])
+            self.priors.append(places.expand(len(level), -1, -1)[positive])
+            self.points.append(bx.centers(self.priors[-1]))
+        per_image = torch.stack([p.sum(1) for p in self.positive]).sum(0)
+        self.count = mean_over_ranks(per_image.clamp(min=1).sum().float()).clamp(min=1)
+
+
+class PointLoss(Held):
+    """Base of the losses: sums the levels of :meth:`per_level`.
+
+    Args:
+        owner: The head.
+        weights: Loss term -> factor, in order.
+    """
+
+    def __init__(self, owner: nn.Module, weights: dict[str, float]) -> None:
+        super().__init__(owner)
+        self.weights = dict(weights)
+        self.names = tuple(weights)
+
+    def forward(
+        self, priors: list[Tensor], indices: list[Tensor], boxes: list[Tensor], labels: list[Tensor], **outputs: list[Tensor]
+    ) -> dict[str, Any]:
+        """Weighted loss terms, scalars."""
+        targets = PointTargets(priors, indices, boxes, labels)
+        # Sums of many small numbers: never in half precision.
+        found = self.per_level(targets, **{name: [single(v) for v in levels] for name, levels in outputs.items()})
+        return {name: torch.stack(levels).sum() * self.weights[name] for name, levels in found.items()}
+
+    def per_level(self, targets: PointTargets, **outputs: list[Tensor]) -> dict[str, list[Tensor]]:
+        """Unweighted terms, one number per level."""
+        raise NotImplementedError
+
+    def infer(self, priors: list[Tensor], **rest: Any) -> dict[str, Any]:
+        """Scalars."""
+        del rest
+        return {name: priors[0].new_zeros(()) for name in self.names}
+
+
+class GflLoss(PointLoss):
+    """Quality or varifocal loss, GIoU loss and distribution focal loss.
+
+    Source: mmdetection ``gfl_head.py``. Places without objects give 0 with a gradient of 0.
+
+    Args:
+        owner: The head.
+        weights: Factors of ``loss_cls``, ``loss_bbox``, ``loss_dfl``.
+        cls_loss: ``qfl`` or ``vfl``.
+        box_weight: Weight of a positive in the box terms: its best class ``score``, or its ``iou``.
+        beta: Exponent of the quality focal loss.
+        alpha: Weight of negatives in the varifocal loss.
+        gamma: Exponent of their probability in it.
+    """
+
+    def __init__(
+        self, owner: nn.Module, weights: dict[str, float], cls_loss: Literal["qfl", "vfl"], box_weight: Literal["score", "iou"],
+        beta: float = 2.0, alpha: float = 0.75, gamma: float = 2.0,
+    ) -> None:
+        super().__init__(owner, weights)
+        self.cls_loss = cls_loss
+        self.box_weight = box_weight
+        self.focus = {"beta": beta, "alpha": alpha, "gamma": gamma}
+
+    def per_level(self, targets: PointTargets, **outputs: list[Tensor]) -> dict[str, list[Tensor]]:
+        """Terms of ``logits`` and ``distribution``."""
+        head: GFLHead = self.owner
+        edges = [d[p] for d, p in zip(outputs["distribution"], targets.positive)]
+        predicted, wanted, ious = [], [], []
+        for own, points, boxes, stride in zip(edges, targets.points, targets.boxes, head.strides):
+            distances, centers = head.distances(own), points / stride
+            predicted.append(torch.cat([centers - distances[:, :2], centers + distances[:, 2:]], dim=1))
+            wanted.append(boxes / stride)
+            ious.append(bx.iou(predicted[-1].detach(), wanted[-1]))
+        weights = self.box_weights(targets, outputs["logits"], ious)
+        total = mean_over_ranks(torch.cat(weights).sum()).clamp(min=1)
+        classes = [self.classification(z, targets, level, iou) for level, (z, iou) in enumerate(zip(outputs["logits"], ious))]
+        boxes_terms = [(w * (1 - bx.giou(p, b))).sum() / total for w, p, b in zip(weights, predicted, wanted)]
+        shapes = [
+            (w[:, None] * self.shape_loss(own, points / stride, b)).sum() / (4 * total)
+            for w, own, points, b, stride in zip(weights, edges, targets.points, wanted, head.strides)
+        ]
+        return {"loss_cls": classes, "loss_bbox": boxes_terms, "loss_dfl": shapes}
+
+    def box_weights(self, targets: PointTargets, logits: list[Tensor], ious: list[Tensor]) -> list[Tensor]:
+        """Weight of every positive in the box terms, without gradient."""
+        if self.box_weight == "iou":
+            return ious
+        return [z.detach()[p].sigmoid().amax(-1) for z, p in zip(logits, targets.positive)]
+
+    def shape_loss(self, edges: Tensor, points: Tensor, boxes: Tensor) -> Tensor:
+        """(P, 4) distribution focal loss; points and boxes in strides."""
+        return distribution_focal(edges.unflatten(-1, (4, -1)), edge_distances(points, boxes, self.owner.bins))
+
+    def classification(self, logits: Tensor, targets: PointTargets, level: int, ious: Tensor) -> Tensor:
+        """The class term of one level."""
+        wanted = torch.zeros_like(logits)
+        chosen = targets.positive[level].nonzero()
+        floor = 1e-6 if self.cls_loss == "vfl" else 0.0  # a positive of IoU 0 stays positive
+        wanted[chosen[:, 0], chosen[:, 1], targets.labels[level]] = ious.clamp(min=floor)
+        if self.cls_loss == "qfl":
+            values = quality_focal(logits, wanted, self.focus["beta"])
+        else:
+            values = varifocal(logits, wanted, self.focus["alpha"], self.focus["gamma"])
+        return (values.sum(-1) * targets.weight[level]).sum() / targets.count
+
+
+class AtssLoss(PointLoss):
+    """Focal loss, centerness-weighted GIoU loss and centerness loss.
+
+    Source: mmdetection ``atss_head.py``.
+    """
+
+    def per_level(self, targets: PointTargets, **outputs: list[Tensor]) -> dict[str, list[Tensor]]:
+        """Terms of ``logits``, ``deltas`` and ``centerness``."""
+        central = [bx.centerness(points, boxes) for points, boxes in zip(targets.points, targets.boxes)]
+        total = mean_over_ranks(torch.cat(central).sum()).clamp(min=1)
+        found: dict[str, list[Tensor]] = {"loss_cls": [], "loss_bbox": [], "loss_centerness": []}
+        for level, positive in enumerate(targets.positive):
+            found["loss_cls"].append(self.classification(outputs["logits"][level], targets, level))
+            deltas = outputs["deltas"][level][positive]
+            predicted = self.owner.coder.decode_single(deltas, targets.priors[level])
+            missed = 1 - bx.giou(predicted, targets.boxes[level])
+            found["loss_bbox"].append((central[level] * missed).sum() / total)
+            own = outputs["centerness"][level][positive]
+            entropy = functional.binary_cross_entropy_with_logits(own, central[level], reduction="sum")
+            found["loss_centerness"].append(entropy / targets.count)
+        return found
+
+    def classification(self, logits: Tensor, targets: PointTargets, level: int) -> Tensor:
+        """The class term of one level."""
+        wanted = torch.zeros_like(logits)
+        chosen = targets.positive[level].nonzero()
+        wanted[chosen[:, 0], chosen[:, 1], targets.labels[level]] = 1
+        values = sigmoid_focal_loss(logits, wanted, alpha=0.25, gamma=2.0, reduction="none")
+        return (values.sum(-1) * targets.weight[level]).sum() / targets.count

@@ -1,0 +1,53 @@
+"""``kdflow explain`` in all its forms."""
+
+from __future__ import annotations
+
+import json
+from xml.etree import ElementTree
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def shares():
+    from kdflow.cli.explain import teacher_shares
+    from kdflow.experiment.setup import prepare, read_method
+    from tests.cli.conftest import TINY
+
+    return teacher_shares(prepare(read_method("fitnet"), TINY))
+
+
+def test_teacher_shares_are_parts_of_one_whole(shares):
+    assert sum(shares.values()) == pytest.approx(1.0)
+    assert shares["teacher.backbone"] > 0
+
+
+def test_text_says_what_never_runs(call, tiny):
+    done = call("explain", "fitnet", "--bench", tiny)
+    assert done.code == 0
+    assert "pruned  teacher.rpn.head" in done.out
+    assert "of the teacher's operations never run" in done.out
+    assert "kd/hint" in done.out
+
+
+def test_json_is_data(call, tiny, shares):
+    facts = json.loads(call("explain", "fitnet", "--bench", tiny, "--format", "json").out)
+    pruned = facts["teacher"]["pruned"]
+    assert facts["teacher"]["pruned_share_of_flops"] == pytest.approx(sum(shares[stage] for stage in pruned))
+    assert {"name": "kd/hint", "node": "cnn/neck", "nodes": ["cnn/neck"], "weight": 1.0} in facts["terms"]
+
+
+def test_svg_is_a_picture(call, tiny, tmp_path):
+    file = tmp_path / "fitnet.svg"
+    assert call("explain", "fitnet", "--bench", tiny, "--format", "svg", "-o", file).code == 0
+    assert ElementTree.parse(file).getroot().tag.endswith("svg")
+
+
+@pytest.mark.parametrize(("form", "word"), [("mermaid", "flowchart LR"), ("code", "def forward(self")])
+def test_other_forms(call, tiny, form, word):
+    assert word in call("explain", "fitnet", "--bench", tiny, "--format", form).out
+
+
+def test_set_changes_what_is_shown(call, tiny):
+    facts = json.loads(call("explain", "fitnet", "--bench", tiny, "--format", "json", "--set", "terms.hint.weight=7").out)
+    assert next(term["weight"] for term in facts["terms"] if term["name"] == "kd/hint") == 7
