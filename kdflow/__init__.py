@@ -24,15 +24,30 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
-    "load", "compile", "run", "results",
-    "Plan", "Method", "Bench", "op",
-    "KdflowError", "SpecError", "__version__",
+    "load",
+    "compile",
+    "run",
+    "results",
+    "Plan",
+    "Method",
+    "Bench",
+    "op",
+    "KdflowError",
+    "SpecError",
+    "__version__",
 ]
 
 _PLACES = {
-    "load": "kdflow.api", "compile": "kdflow.api", "run": "kdflow.api", "results": "kdflow.api",
-    "Plan": "kdflow.graph.plan", "Method": "kdflow.spec.method", "Bench": "kdflow.spec.bench", "op": "kdflow.operation",
-    "KdflowError": "kdflow.errors", "SpecError": "kdflow.errors",
+    "load": "kdflow.api",
+    "compile": "kdflow.api",
+    "run": "kdflow.api",
+    "results": "kdflow.api",
+    "Plan": "kdflow.graph.plan",
+    "Method": "kdflow.spec.method",
+    "Bench": "kdflow.spec.bench",
+    "op": "kdflow.operation",
+    "KdflowError": "kdflow.errors",
+    "SpecError": "kdflow.errors",
 }
 
 

@@ -84,7 +84,7 @@ def results(
     Args:
         by: ``taxonomy``, ``method``, ``bench``, ``family`` or ``knowledge``.
         where: A filter such as ``"bench ~ 'shapes-*' and node = 'cnn'"`` (:mod:`kdflow.results.where`).
-        published: Also list the literature's numbers. Without it they only serve to state the published gain beside a measured one.
+        published: Also list the literature's numbers. Without it they only state the published gain beside a measured one.
         against: The method that measured gains are counted from.
         metric: Orders the lines; gains are summed up in it.
         ablations: List published rows that take a method apart, too.

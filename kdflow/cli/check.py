@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from kdflow.experiment.setup import Setting
 
 SpecsOrNone = Annotated[
-    list[str] | None, typer.Argument(metavar="SPEC...", help="Files of methods and benches, or names that come with kdflow.")
+    list[str] | None,
+    typer.Argument(metavar="SPEC...", help="Files of methods and benches, or names that come with kdflow."),
 ]
 
 
@@ -39,13 +40,18 @@ class Verdict:
         if "terms" in self.facts:
             terms = ", ".join(f"{name} ({', '.join(nodes)})" for name, nodes in self.facts["terms"].items())
             return f"{self.name}: good on {self.facts['bench']}: {terms or 'no distillation'}"
-        return f"{self.name}: good bench: " + ", ".join(f"{owner} {name}" for owner, name in self.facts["detectors"].items())
+        return f"{self.name}: good bench: " + ", ".join(
+            f"{owner} {name}" for owner, name in self.facts["detectors"].items()
+        )
 
 
-def check(specs: SpecsOrNone = None, bench: BenchOption = None, sets: SetOption = None, json: JsonOption = False) -> None:
+def check(
+    specs: SpecsOrNone = None, bench: BenchOption = None, sets: SetOption = None, json: JsonOption = False
+) -> None:
     """Check specs and benches before anything is run.
 
-    Text, names, kinds, shapes and taxonomy are checked; nothing is trained, no data or weights are read. Prints one line per good file, and every fault of all the others. With --bench alone that bench is checked.
+    Text, names, kinds, shapes and taxonomy are checked; nothing is trained, no data or weights are read.
+    Prints one line per good file, and every fault of all the others. With --bench alone that bench is checked.
     """
     if not specs and bench is None:
         raise UsageError("name a spec to check, or a bench with --bench")
@@ -71,7 +77,11 @@ def raise_all(verdicts: Sequence[Verdict]) -> None:
 def verdict_of(name: str, bench: str | None, overrides: dict[str, Any], is_bench: bool = False) -> Verdict:
     """Check one file; nothing that is wrong with it raises."""
     try:
-        facts = _bench_facts(name, overrides) if is_bench or _looks_like_a_bench(name) else _method_facts(name, bench, overrides)
+        facts = (
+            _bench_facts(name, overrides)
+            if is_bench or _looks_like_a_bench(name)
+            else _method_facts(name, bench, overrides)
+        )
     except SpecError as error:
         return Verdict(name, {}, error.faults)
     except KdflowError as error:

@@ -29,7 +29,9 @@ def note(text: str) -> None:
 
 def say_json(data: Any, *, compact: bool = False) -> None:
     """Plain data as JSON on stdout; ``compact`` keeps it on one line. NaN and infinities become null."""
-    typer.echo(json.dumps(_finite(data), ensure_ascii=False, allow_nan=False, default=str, indent=None if compact else 2))
+    typer.echo(
+        json.dumps(_finite(data), ensure_ascii=False, allow_nan=False, default=str, indent=None if compact else 2)
+    )
 
 
 def _finite(data: Any) -> Any:
@@ -49,7 +51,8 @@ def columns(rows: Sequence[Sequence[str]], head: Sequence[str] = (), indent: str
         return ""
     widths = [max(len(row[i]) for row in every) for i in range(len(every[0]) - 1)]
     return "\n".join(
-        (indent + "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths)), row[-1]])).rstrip() for row in every
+        (indent + "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths)), row[-1]])).rstrip()
+        for row in every
     )
 
 

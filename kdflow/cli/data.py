@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from kdflow.cli.console import say, say_json
 from kdflow.cli.options import JsonOption, overrides_of
 from kdflow.errors import UsageError
+
+if TYPE_CHECKING:
+    from kdflow.data.formats import DataSource
 
 app = typer.Typer(help="Draw, check and convert data sets.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -22,15 +25,21 @@ class Target(StrEnum):
     voc = "voc"
 
 
-Folder = Annotated[str, typer.Argument(metavar="FOLDER", help="A COCO or VOC folder, or a bench file or name: its data are taken.")]
+Folder = Annotated[
+    str, typer.Argument(metavar="FOLDER", help="A COCO or VOC folder, or a bench file or name: its data are taken.")
+]
 
 
 @app.command("shapes")
 def shapes(
-    folder: Annotated[Path | None, typer.Argument(metavar="[FOLDER]", help="Where to draw; without it kdflow's own folder.")] = None,
+    folder: Annotated[
+        Path | None, typer.Argument(metavar="[FOLDER]", help="Where to draw; without it kdflow's own folder.")
+    ] = None,
     sets: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="An option of the format, as in --set images.train=100. Repeatable."),
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="An option of the format, as in --set images.train=100. Repeatable."
+        ),
     ] = None,
 ) -> None:
     """Draw the default data set as a COCO folder of image files."""
@@ -60,11 +69,15 @@ def check(
 
     report = check_data(_source(folder), files=not quick)
     if json:
-        say_json({
-            "format": report.format, "classes": report.classes,
-            "splits": [{**vars(split), "findings": [str(f) for f in split.findings]} for split in report.splits],
-            "across": [str(finding) for finding in report.across], "problems": len(report.faults),
-        })
+        say_json(
+            {
+                "format": report.format,
+                "classes": report.classes,
+                "splits": [{**vars(split), "findings": [str(f) for f in split.findings]} for split in report.splits],
+                "across": [str(finding) for finding in report.across],
+                "problems": len(report.faults),
+            }
+        )
     else:
         say(str(report))
     if report.faults:
@@ -83,7 +96,7 @@ def convert(
     say(str(write(_source(source), target, to.value)))
 
 
-def _source(name: str) -> object:
+def _source(name: str) -> DataSource | str:
     """The data set of a folder, or of a bench."""
     from kdflow.data.formats import open_data
     from kdflow.experiment.setup import find_bench

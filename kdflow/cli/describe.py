@@ -90,8 +90,12 @@ class OpFacts:
     def as_json(self) -> dict[str, Any]:
         """Plain data."""
         return {
-            "name": self.name, "doc": self.doc, "inputs": [vars(i) for i in self.inputs],
-            "options": [vars(o) for o in self.options], "gives": dict(self.gives), "flags": list(self.flags),
+            "name": self.name,
+            "doc": self.doc,
+            "inputs": [vars(i) for i in self.inputs],
+            "options": [vars(o) for o in self.options],
+            "gives": dict(self.gives),
+            "flags": list(self.flags),
         }
 
 
@@ -104,9 +108,13 @@ def describe_op(op: Op) -> OpFacts:
         spoken |= arguments_of(inspect.getdoc(observed) or "")
     inputs = op.observes or op.inputs
     return OpFacts(
-        op.name, op.doc, _details(text),
+        op.name,
+        op.doc,
+        _details(text),
         tuple(InputFacts(n, i.kind.name, i.required, i.many, i.default, spoken.get(n, "")) for n, i in inputs.items()),
-        describe_options(op.options, spoken), _gives(op), _flags(op),
+        describe_options(op.options, spoken),
+        _gives(op),
+        _flags(op),
     )
 
 
@@ -114,7 +122,10 @@ def describe_options(model: type[BaseModel], spoken: Mapping[str, str]) -> tuple
     """The fields of an options model; ``spoken`` has a sentence per option."""
     return tuple(
         OptionFacts(
-            name, in_words(info), info.is_required(), None if info.is_required() else info.get_default(call_default_factory=True),
+            name,
+            in_words(info),
+            info.is_required(),
+            None if info.is_required() else info.get_default(call_default_factory=True),
             info.description or spoken.get(name, ""),
         )
         for name, info in model.model_fields.items()
@@ -173,7 +184,10 @@ def _rule(rule: Kind | Like) -> str:
 
 def _flags(op: Op) -> tuple[str, ...]:
     flags = {
-        "trained": op.is_module and not op.observes, "random": op.stochastic, "no gradient": op.no_grad, "prepared": bool(op.observes),
+        "trained": op.is_module and not op.observes,
+        "random": op.stochastic,
+        "no gradient": op.no_grad,
+        "prepared": bool(op.observes),
     }
     return tuple(name for name, holds in flags.items() if holds)
 
@@ -210,7 +224,11 @@ def _bounds(metadata: Any) -> str:
     found = []
     for part in metadata:
         for part_of in getattr(part, "metadata", None) or [part]:
-            found += [f"{word} {getattr(part_of, key):g}" for key, word in _BOUNDS.items() if getattr(part_of, key, None) is not None]
+            found += [
+                f"{word} {getattr(part_of, key):g}"
+                for key, word in _BOUNDS.items()
+                if getattr(part_of, key, None) is not None
+            ]
     return " and ".join(found)
 
 

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 Name = Annotated[str | None, typer.Argument(metavar="[NAME]", help="A detector; without it all are listed.")]
 Sets = Annotated[
-    list[str] | None, typer.Option("--set", metavar="OPTION=VALUE", help="Build it with this option, as a bench would. Repeatable.")
+    list[str] | None,
+    typer.Option("--set", metavar="OPTION=VALUE", help="Build it with this option, as a bench would. Repeatable."),
 ]
 
 
@@ -81,20 +82,35 @@ def facts_of(name: str, size: int = 128, options: dict[str, Any] | None = None) 
         raise RuntimeError(f"{name} was not built, and nothing says why")
     shapes = port_shapes(built, size)
     return {
-        "name": name, **_family(name),
+        "name": name,
+        **_family(name),
         "options": [vars(option) for option in describe_options(family.options, spoken)],
         "ports": [
             {
-                "name": port, "kind": spec.kind.name, "node": spec.node, "strides": list(spec.strides), "channels": list(spec.channels),
-                "form": spec.form, "shape": shapes.get(port, ""), "doc": spec.doc,
+                "name": port,
+                "kind": spec.kind.name,
+                "node": spec.node,
+                "strides": list(spec.strides),
+                "channels": list(spec.channels),
+                "form": spec.form,
+                "shape": shapes.get(port, ""),
+                "doc": spec.doc,
             }
             for port, spec in built.ports.items()
         ],
         "calls": [
-            {"name": call, "inputs": list(c.inputs), "outputs": list(c.outputs), "options": list(c.options), "doc": c.doc}
+            {
+                "name": call,
+                "inputs": list(c.inputs),
+                "outputs": list(c.outputs),
+                "options": list(c.options),
+                "doc": c.doc,
+            }
             for call, c in built.calls.items()
         ],
-        "stages": list(built.stages), "losses": list(built.losses), "size": size,
+        "stages": list(built.stages),
+        "losses": list(built.losses),
+        "size": size,
     }
 
 
@@ -111,16 +127,37 @@ def page(facts: dict[str, Any]) -> str:
     """One detector for people."""
     from kdflow.cli.describe import literal
 
-    lines = [f"{facts['name']}: {facts['doc']}", f"  {facts['family']}, from {facts['library']} ({facts['licence']})", "", "options"]
-    rows = [(o["name"], o["type"], "needed" if o["required"] else f"= {literal(o['default'])}", o["doc"]) for o in facts["options"]]
-    lines += [columns(rows, indent="  "), "", f"ports (shapes for two images of {facts['size']} x {facts['size']})"]
-    rows = [
-        (p["name"], p["kind"], p["node"] or "-", p["shape"] or "-", ", ".join(map(str, p["strides"])) or "-", p["form"] or "-", p["doc"])
+    lines = [
+        f"{facts['name']}: {facts['doc']}",
+        f"  {facts['family']}, from {facts['library']} ({facts['licence']})",
+        "",
+        "options",
+    ]
+    options = [
+        (o["name"], o["type"], "needed" if o["required"] else f"= {literal(o['default'])}", o["doc"])
+        for o in facts["options"]
+    ]
+    lines += [columns(options, indent="  "), "", f"ports (shapes for two images of {facts['size']} x {facts['size']})"]
+    ports = [
+        (
+            p["name"],
+            p["kind"],
+            p["node"] or "-",
+            p["shape"] or "-",
+            ", ".join(map(str, p["strides"])) or "-",
+            p["form"] or "-",
+            p["doc"],
+        )
         for p in facts["ports"]
     ]
-    lines += [columns(rows, ("port", "kind", "taxonomy", "shape", "strides", "form", ""), "  "), "", "calls"]
-    rows = [
-        (c["name"], ", ".join([*c["inputs"], *(f"{o}=" for o in c["options"])]), f"-> {', '.join(c['outputs'])}", c["doc"])
+    lines += [columns(ports, ("port", "kind", "taxonomy", "shape", "strides", "form", ""), "  "), "", "calls"]
+    calls = [
+        (
+            c["name"],
+            ", ".join([*c["inputs"], *(f"{o}=" for o in c["options"])]),
+            f"-> {', '.join(c['outputs'])}",
+            c["doc"],
+        )
         for c in facts["calls"]
     ]
-    return "\n".join([*lines, columns(rows, indent="  ") or "  none", "", "losses", f"  {', '.join(facts['losses'])}"])
+    return "\n".join([*lines, columns(calls, indent="  ") or "  none", "", "losses", f"  {', '.join(facts['losses'])}"])

@@ -16,7 +16,17 @@ from kdflow.cli.options import JsonOption
 from kdflow.errors import KdflowError
 
 PACKAGES = (
-    "torch", "torchvision", "timm", "transformers", "lightning_fabric", "pydantic", "networkx", "mlflow", "optuna", "pycocotools", "scipy",
+    "torch",
+    "torchvision",
+    "timm",
+    "transformers",
+    "lightning_fabric",
+    "pydantic",
+    "networkx",
+    "mlflow",
+    "optuna",
+    "pycocotools",
+    "scipy",
 )
 
 
@@ -53,7 +63,9 @@ def _guarded(look: Callable[[], Finding]) -> Finding:
     try:
         return look()
     except Exception as error:
-        return Finding(look.__name__.strip("_"), "bad", f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}")
+        return Finding(
+            look.__name__.strip("_"), "bad", f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+        )
 
 
 def _packages() -> list[Finding]:
@@ -72,7 +84,11 @@ def _packages() -> list[Finding]:
 def _python() -> Finding:
     from kdflow import __version__
 
-    return Finding("kdflow", "good", f"{__version__} on Python {platform.python_version()}, {platform.system()} {platform.machine()}")
+    return Finding(
+        "kdflow",
+        "good",
+        f"{__version__} on Python {platform.python_version()}, {platform.system()} {platform.machine()}",
+    )
 
 
 def _device() -> Finding:
@@ -126,7 +142,9 @@ def _parts() -> Finding:
     from kdflow.operation import OPS
     from kdflow.ports import DETECTORS
 
-    return Finding("parts", "good", f"{len(OPS.names())} ops, {len(DETECTORS.names())} detectors, data: {', '.join(DATASETS)}")
+    return Finding(
+        "parts", "good", f"{len(OPS.names())} ops, {len(DETECTORS.names())} detectors, data: {', '.join(DATASETS)}"
+    )
 
 
 def _specs() -> Finding:

@@ -67,7 +67,10 @@ def _method(definitions: Schema) -> Schema:
     definitions["term"] = _term(losses, definitions)
     definitions["schedule"] = _schedule(definitions)
     entries = {
-        "modules": _mapping("module"), "nodes": _mapping("node"), "prepare": _mapping("prepare"), "terms": _mapping("term"),
+        "modules": _mapping("module"),
+        "nodes": _mapping("node"),
+        "prepare": _mapping("prepare"),
+        "terms": _mapping("term"),
         "schedule": {"$ref": "#/$defs/schedule"},
     }
     schema = _model(Method, definitions, entries)
@@ -95,7 +98,8 @@ def _node(ops: Mapping[str, Op], definitions: Schema) -> Schema:
         "if": {"required": ["op"]},
         "then": _chosen_by("op", ops, {k: v for k, v in own.items() if k not in ("call", "module")}),
         "else": {
-            **free, "properties": {k: v for k, v in own.items() if k != "op"},
+            **free,
+            "properties": {k: v for k, v in own.items() if k != "op"},
             "oneOf": [{"required": ["call"]}, {"required": ["module"]}],
         },
     }
@@ -109,16 +113,19 @@ def _term(losses: Mapping[str, Op], definitions: Schema) -> Schema:
     own["factors"] = {"type": "array", "items": {"$ref": "#/$defs/offered"}}
     own["schedule"] = {"$ref": "#/$defs/schedule"}
     plain = {k: v for k, v in own.items() if k != "loss"}
-    dotted = {"^(reduce|schedule)\\.": {}}
+    dotted: Schema = {"^(reduce|schedule)\\.": {}}
     with_value = {"type": "object", "properties": plain, "patternProperties": dotted, "additionalProperties": False}
     copy = {
-        "type": "object", "properties": {**own, "like": {"type": "string", "description": "a term to copy; keys beside go on top"}},
-        "patternProperties": dotted, "additionalProperties": True,
+        "type": "object",
+        "properties": {**own, "like": {"type": "string", "description": "a term to copy; keys beside go on top"}},
+        "patternProperties": dotted,
+        "additionalProperties": True,
     }
     chosen = _chosen_by("loss", losses, own)
     chosen["patternProperties"] = dotted
     return {
-        "if": {"required": ["like"]}, "then": copy,
+        "if": {"required": ["like"]},
+        "then": copy,
         "else": {"if": {"required": ["loss"]}, "then": chosen, "else": with_value},
     }
 
@@ -127,8 +134,10 @@ def _reduce(definitions: Schema) -> Schema:
     reduce: Schema = dict(definitions["Reduce"])
     axes = {"type": "array", "items": {"type": "string"}}
     reduce["properties"] = {
-        **reduce["properties"], "layers": reduce["properties"]["levels"],
-        "over": {"type": "array", "items": {"anyOf": [{"type": "number"}, {"type": "string"}]}}, "root": axes,
+        **reduce["properties"],
+        "layers": reduce["properties"]["levels"],
+        "over": {"type": "array", "items": {"anyOf": [{"type": "number"}, {"type": "string"}]}},
+        "root": axes,
     }
     return reduce
 
@@ -163,13 +172,18 @@ def _chosen_by(key: str, ops: Mapping[str, Op], own: Schema, options_only: bool 
 
 def _keys_of(fact: OpFacts, op: Op, own: Schema, options_only: bool) -> Schema:
     """Inputs and options of one op beside the entry's own keys."""
-    properties: Schema = {} if options_only else {
-        i.name: {
-            **(_several() if i.many else {"$ref": "#/$defs/offered"}), "description": f"{i.kind}. {i.doc}".rstrip(),
-            **({"default": i.default} if i.default else {}),
+    properties: Schema = (
+        {}
+        if options_only
+        else {
+            i.name: {
+                **(_several() if i.many else {"$ref": "#/$defs/offered"}),
+                "description": f"{i.kind}. {i.doc}".rstrip(),
+                **({"default": i.default} if i.default else {}),
+            }
+            for i in fact.inputs
         }
-        for i in fact.inputs
-    }
+    )
     required = [] if options_only else [i.name for i in fact.inputs if i.required]
     options = _inlined(op.options.model_json_schema())
     spoken = {o.name: o.doc for o in fact.options}
@@ -177,8 +191,11 @@ def _keys_of(fact: OpFacts, op: Op, own: Schema, options_only: bool) -> Schema:
         properties[name] = {**schema, **({"description": spoken[name]} if spoken.get(name) else {})}
     needed = [] if options_only else [*required, *options.get("required", [])]
     return {
-        "description": fact.doc, "properties": {**own, **properties}, "required": needed,
-        "patternProperties": {"^(reduce|schedule)\\.": {}}, "additionalProperties": False,
+        "description": fact.doc,
+        "properties": {**own, **properties},
+        "required": needed,
+        "patternProperties": {"^(reduce|schedule)\\.": {}},
+        "additionalProperties": False,
     }
 
 
@@ -191,7 +208,9 @@ def _bench(definitions: Schema) -> Schema:
     definitions["student"] = _detector(DetectorSpec, definitions)
     definitions["teacher"] = _detector(TeacherSpec, definitions)
     parts = {
-        "data": {"$ref": "#/$defs/data"}, "student": {"$ref": "#/$defs/student"}, "teacher": {"$ref": "#/$defs/teacher"},
+        "data": {"$ref": "#/$defs/data"},
+        "student": {"$ref": "#/$defs/student"},
+        "teacher": {"$ref": "#/$defs/teacher"},
         "teachers": _mapping("teacher"),
     }
     return _model(Bench, definitions, parts)
@@ -228,7 +247,8 @@ def _branches(key: str, own: Schema, branches: Iterable[tuple[str, Schema]]) -> 
                 "if": {"properties": {key: {"const": name}}},
                 "then": {
                     "properties": {**dict.fromkeys(own, True), **options.get("properties", {})},
-                    "required": options.get("required", []), "additionalProperties": False,
+                    "required": options.get("required", []),
+                    "additionalProperties": False,
                 },
             }
             for name, options in found
@@ -243,7 +263,9 @@ def _inlined(schema: Schema) -> Schema:
     def expand(part: Any) -> Any:
         if isinstance(part, dict):
             if "$ref" in part:
-                return expand({**definitions[part["$ref"].rpartition("/")[2]], **{k: v for k, v in part.items() if k != "$ref"}})
+                return expand(
+                    {**definitions[part["$ref"].rpartition("/")[2]], **{k: v for k, v in part.items() if k != "$ref"}}
+                )
             return {key: expand(value) for key, value in part.items()}
         return [expand(item) for item in part] if isinstance(part, list) else part
 

@@ -33,7 +33,10 @@ from kdflow.errors import InvariantError, KdflowError
 GOOD, FAULT, MISTAKE, INTERRUPTED = 0, 1, 2, 130
 
 app = typer.Typer(
-    name="kdflow", no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None,
+    name="kdflow",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
     help="Declare a knowledge-distillation method for object detectors in one YAML file, and run it.",
 )
 app.command("run")(run.run)
@@ -61,7 +64,9 @@ def _version(asked: bool) -> None:
 
 @app.callback()
 def root(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
     """Declare a knowledge-distillation method for object detectors in one YAML file, and run it."""
 

@@ -8,8 +8,8 @@ from kdflow.cli.console import columns, say, say_json
 from kdflow.cli.options import JsonOption
 
 if TYPE_CHECKING:
-    from kdflow.spec.method import Method
     from kdflow.results.published import PublishedFile
+    from kdflow.spec.method import Method
 
 
 def methods(json: JsonOption = False) -> None:
@@ -22,7 +22,13 @@ def methods(json: JsonOption = False) -> None:
         say_json(found)
         return
     rows = [
-        (m["method"], ", ".join(m["nodes"]) or "-", m["fidelity"], f"{m['venue']} {m['year'] or ''}".strip() or "-", m["title"])
+        (
+            m["method"],
+            ", ".join(m["nodes"]) or "-",
+            m["fidelity"],
+            f"{m['venue']} {m['year'] or ''}".strip() or "-",
+            m["title"],
+        )
         for m in found
     ]
     say(columns(rows, head=("method", "acts at", "follows", "published", "title")))
@@ -45,10 +51,18 @@ def shipped() -> list[dict[str, Any]]:
 
 def _facts(method: Method, published: PublishedFile | None) -> dict[str, Any]:
     return {
-        "method": method.method, "title": method.title, "fidelity": method.fidelity, "bench": method.bench,
-        "venue": method.paper.venue, "year": method.paper.year, "arxiv": method.paper.arxiv, "code": method.paper.code,
-        "nodes": _nodes(method, published) if published else [], "knowledge": list(published.knowledge) if published else [],
-        "terms": [name for name, _ in method.distillation_terms.items()], "search": list(method.search),
+        "method": method.method,
+        "title": method.title,
+        "fidelity": method.fidelity,
+        "bench": method.bench,
+        "venue": method.paper.venue,
+        "year": method.paper.year,
+        "arxiv": method.paper.arxiv,
+        "code": method.paper.code,
+        "nodes": _nodes(method, published) if published else [],
+        "knowledge": list(published.knowledge) if published else [],
+        "terms": [name for name, _ in method.distillation_terms.items()],
+        "search": list(method.search),
     }
 
 
@@ -61,7 +75,7 @@ def _nodes(method: Method, published: PublishedFile) -> list[str]:
 
 
 def _node(method: Method, reference: Any, side: int) -> str | None:
-    """The taxonomy node of the port that a reference comes from, followed through the method's nodes without building anything."""
+    """Taxonomy node of the port that a reference comes from, found by reading the method's nodes; nothing is built."""
     from kdflow.ports import STANDARD_PORTS
     from kdflow.spec.reference import parse_reference
 

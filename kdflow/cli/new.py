@@ -11,7 +11,9 @@ import typer
 from kdflow.cli.console import say
 from kdflow.errors import UsageError
 
-Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the method: small letters, digits and dashes. Writes NAME.yaml.")]
+Name = Annotated[
+    str, typer.Argument(metavar="NAME", help="Name of the method: small letters, digits and dashes. Writes NAME.yaml.")
+]
 
 TEMPLATE = """\
 # {name}: say in a line or two what it does and where the formulas come from.
@@ -48,7 +50,9 @@ search:
 
 def new(
     name: Name,
-    like: Annotated[str | None, typer.Option("--like", metavar="SPEC", help="Start from a copy of this method.")] = None,
+    like: Annotated[
+        str | None, typer.Option("--like", metavar="SPEC", help="Start from a copy of this method.")
+    ] = None,
     folder: Annotated[Path, typer.Option("--folder", metavar="DIR", help="Where to write it.")] = Path(),
 ) -> None:
     """Write a commented spec to start from.

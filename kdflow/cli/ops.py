@@ -47,14 +47,15 @@ def page(op: OpFacts) -> str:
         lines += ["", *(f"  {line}".rstrip() for line in op.details.splitlines())]
     if op.flags:
         lines += ["", f"  {', '.join(op.flags)}"]
-    lines += ["", "inputs", columns([(i.name, i.kind + (" (several)" if i.many else ""), _default(i.required, i.default), i.doc) for i in op.inputs], indent="  ")]
+    inputs = [(i.name, i.kind + (" (several)" if i.many else ""), _default(i.required, i.default), i.doc) for i in op.inputs]
+    lines += ["", "inputs", columns(inputs, indent="  ")]
     if op.options:
         from kdflow.cli.describe import literal
 
-        rows = [(o.name, o.type, "needed" if o.required else f"= {literal(o.default)}", o.doc) for o in op.options]
-        lines += ["", "options", columns(rows, indent="  ")]
-    rows = [(name or "value", kind) for name, kind in op.gives.items()]
-    return "\n".join([*lines, "", "gives", columns(rows, indent="  ")])
+        options = [(o.name, o.type, "needed" if o.required else f"= {literal(o.default)}", o.doc) for o in op.options]
+        lines += ["", "options", columns(options, indent="  ")]
+    outputs = [(name or "value", kind) for name, kind in op.gives.items()]
+    return "\n".join([*lines, "", "gives", columns(outputs, indent="  ")])
 
 
 def _default(required: bool, default: str | None) -> str:

@@ -8,13 +8,20 @@ from typing import Annotated, Any
 
 import typer
 
-Specs = Annotated[list[str], typer.Argument(metavar="SPEC...", help="Method files, or names of methods that come with kdflow.")]
-Spec = Annotated[str, typer.Argument(metavar="SPEC", help="A method file, or the name of a method that comes with kdflow.")]
-BenchOption = Annotated[str | None, typer.Option("--bench", metavar="BENCH", help="Bench file or name; without it the spec's own.")]
+Specs = Annotated[
+    list[str], typer.Argument(metavar="SPEC...", help="Method files, or names of methods that come with kdflow.")
+]
+Spec = Annotated[
+    str, typer.Argument(metavar="SPEC", help="A method file, or the name of a method that comes with kdflow.")
+]
+BenchOption = Annotated[
+    str | None, typer.Option("--bench", metavar="BENCH", help="Bench file or name; without it the spec's own.")
+]
 SetOption = Annotated[
     list[str] | None,
     typer.Option(
-        "--set", metavar="PATH=VALUE",
+        "--set",
+        metavar="PATH=VALUE",
         help="Set one value of spec or bench, as in --set terms.neck.weight=2 or --set recipe.batch=4. Repeatable.",
     ),
 ]
@@ -22,7 +29,9 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for program
 PluginOption = Annotated[
     list[Path] | None, typer.Option("--plugin", metavar="FILE", help="A Python file with ops of your own. Repeatable.")
 ]
-OutputFile = Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write to a file and not to stdout.")]
+OutputFile = Annotated[
+    Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write to a file and not to stdout.")
+]
 
 
 def overrides_of(pairs: Sequence[str] | None) -> dict[str, Any]:

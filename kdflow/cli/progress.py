@@ -34,7 +34,9 @@ class ProgressHook(Silent):
         if self.console.is_terminal:
             self._bar = _bar(self.console)
             self._bar.start()
-            self._task = self._bar.add_task(self.title, total=event.total_steps, completed=event.resumed_from_step, numbers="")
+            self._task = self._bar.add_task(
+                self.title, total=event.total_steps, completed=event.resumed_from_step, numbers=""
+            )
 
     def step_ended(self, event: StepEvent) -> None:
         """Move on to this step."""
@@ -65,6 +67,11 @@ def _bar(console: Console) -> Any:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     return Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[numbers]}"),
-        TimeRemainingColumn(), console=console, transient=True,
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[numbers]}"),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
     )

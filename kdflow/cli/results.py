@@ -35,19 +35,29 @@ class Form(StrEnum):
     md = "md"
 
 
-Where = Annotated[str, typer.Option(metavar="FILTER", help="For example \"bench ~ 'shapes-*' and node = 'cnn' and AP > 30\".")]
+Where = Annotated[
+    str, typer.Option(metavar="FILTER", help="For example \"bench ~ 'shapes-*' and node = 'cnn' and AP > 30\".")
+]
 
 
 def results(
     by: Annotated[By, typer.Option(help="How to group.")] = By.taxonomy,
     where: Where = "",
-    published: Annotated[bool, typer.Option("--published", help="Also list the numbers of the literature, labelled as such.")] = False,
-    against: Annotated[str, typer.Option(metavar="METHOD", help="The method that measured gains are counted from.")] = "baseline",
+    published: Annotated[
+        bool, typer.Option("--published", help="Also list the numbers of the literature, labelled as such.")
+    ] = False,
+    against: Annotated[
+        str, typer.Option(metavar="METHOD", help="The method that measured gains are counted from.")
+    ] = "baseline",
     metric: Annotated[str, typer.Option(help="Orders the lines; gains are given in it.")] = "AP",
-    ablations: Annotated[bool, typer.Option("--ablations", help="Also published rows that take a method apart.")] = False,
+    ablations: Annotated[
+        bool, typer.Option("--ablations", help="Also published rows that take a method apart.")
+    ] = False,
     unfinished: Annotated[bool, typer.Option("--unfinished", help="Also runs that did not finish.")] = False,
     trials: Annotated[bool, typer.Option("--trials", help="Also trials of searches.")] = False,
-    runs: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of runs; without it MLFLOW_TRACKING_URI or kdflow-runs.")] = None,
+    runs: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder of runs; without it MLFLOW_TRACKING_URI or kdflow-runs.")
+    ] = None,
     format: Annotated[Form, typer.Option("--format", help="How to write them.")] = Form.table,
     json: JsonOption = False,
     output: OutputFile = None,
@@ -61,8 +71,15 @@ def results(
     from kdflow.results.table import render
 
     answer = ask(
-        by=by.value, where=where, published=published, against=against, metric=metric, ablations=ablations,
-        unfinished=unfinished, trials=trials, store=runs,
+        by=by.value,
+        where=where,
+        published=published,
+        against=against,
+        metric=metric,
+        ablations=ablations,
+        unfinished=unfinished,
+        trials=trials,
+        store=runs,
     )
     form = Form.json if json else format
     if output is None and form is Form.table and sys.stdout.isatty():

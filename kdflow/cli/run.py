@@ -25,7 +25,9 @@ def run(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, or cuda:1.")] = "auto",
     precision: Precision = None,
     sets: SetOption = None,
-    output: Annotated[Path, typer.Option(metavar="DIR", help="Folder of runs: checkpoints, students, records.")] = Path("kdflow-runs"),
+    output: Annotated[Path, typer.Option(metavar="DIR", help="Folder of runs: checkpoints, students, records.")] = Path(
+        "kdflow-runs"
+    ),
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint of this very run.")] = False,
     json: JsonOption = False,
 ) -> None:
@@ -33,12 +35,19 @@ def run(
 
     The student of every run is written without any need of kdflow, and its numbers are recorded ("kdflow results").
     """
-    settings = {
-        "bench": bench, "seed": seed, "steps": steps, "device": device, "precision": precision,
-        "overrides": overrides_of(sets), "output": output, "resume": resume,
+    overrides = overrides_of(sets)
+    settings: dict[str, Any] = {
+        "bench": bench,
+        "seed": seed,
+        "steps": steps,
+        "device": device,
+        "precision": precision,
+        "overrides": overrides,
+        "output": output,
+        "resume": resume,
     }
     if len(specs) > 1:
-        _check_first(specs, bench, settings["overrides"])
+        _check_first(specs, bench, overrides)
     good = [_one(spec, settings, json) for spec in specs]
     if not all(good):
         raise typer.Exit(1)
@@ -72,7 +81,9 @@ def _one(spec: str, settings: dict[str, Any], json: bool) -> bool:
 
 
 def _sentence(result: RunResult) -> str:
-    metrics = "  ".join(f"{name} {value:.2f}" for name, value in result.metrics.items() if name in ("AP", "AP50", "voc_ap50"))
+    metrics = "  ".join(
+        f"{name} {value:.2f}" for name, value in result.metrics.items() if name in ("AP", "AP50", "voc_ap50")
+    )
     lines = [f"{result.method} on {result.bench}, seed {result.seed}: {result.status}  {metrics}".rstrip()]
     if result.step_ms:
         lines[0] += f"  {result.step_ms:.0f} ms/step"

@@ -28,13 +28,19 @@ def taxonomy(long: Long = False, json: JsonOption = False) -> None:
     runs = {path.stem for path in specs_folder().glob("*.yaml")}
     placed = {node.id: [slug for slug, file in load_published().items() if node.id in file.nodes] for node in tree}
     if json:
-        say_json([
-            {
-                "id": node.id, "parent": node.parent, "title": node.title, "definition": node.definition,
-                "boundaries": list(node.boundaries), "methods": [{"method": m, "spec": m in runs} for m in placed[node.id]],
-            }
-            for node in tree
-        ])
+        say_json(
+            [
+                {
+                    "id": node.id,
+                    "parent": node.parent,
+                    "title": node.title,
+                    "definition": node.definition,
+                    "boundaries": list(node.boundaries),
+                    "methods": [{"method": m, "spec": m in runs} for m in placed[node.id]],
+                }
+                for node in tree
+            ]
+        )
         return
     say(_text(tree, placed, runs, long))
 
@@ -50,6 +56,8 @@ def _text(tree: Tree, placed: dict[str, list[str]], runs: set[str], long: bool) 
         if placed[node.id]:
             paragraphs.append(" ".join(m + ("*" if m in runs else "") for m in placed[node.id]))
         for text in paragraphs:
-            lines += wrap(text, 110, initial_indent=f"{indent}    ", subsequent_indent=f"{indent}    ", break_on_hyphens=False)
+            lines += wrap(
+                text, 110, initial_indent=f"{indent}    ", subsequent_indent=f"{indent}    ", break_on_hyphens=False
+            )
     lines += ["", "* has a spec in kdflow", f"Source: {' '.join(tree.source.split())}"]
     return "\n".join(lines)

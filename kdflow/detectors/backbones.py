@@ -18,8 +18,15 @@ from torchvision.ops.feature_pyramid_network import ExtraFPNBlock, LastLevelMaxP
 from kdflow.errors import UsageError, choices
 
 RESNETS = (
-    "resnet18", "resnet34", "resnet50", "resnet101", "resnet152",
-    "resnext50_32x4d", "resnext101_32x8d", "wide_resnet50_2", "wide_resnet101_2",
+    "resnet18",
+    "resnet34",
+    "resnet50",
+    "resnet101",
+    "resnet152",
+    "resnext50_32x4d",
+    "resnext101_32x8d",
+    "wide_resnet50_2",
+    "wide_resnet101_2",
 )
 TIMM = "timm:"
 Norm = Literal["batch", "frozen"]
@@ -189,7 +196,8 @@ def timm_indices(name: str, stages: Sequence[int]) -> tuple[int, ...]:
     missing = [2**s for s in stages if 2**s not in reductions]
     if missing or str(getattr(info, "output_fmt", "NCHW")).rpartition(".")[2] != "NCHW":
         raise UsageError(
-            f'timm model "{name}" offers maps of strides {reductions}, channels first: a pyramid needs {[2**s for s in stages]} so'
+            f'timm model "{name}" has maps of strides {reductions}; a pyramid needs strides {[2**s for s in stages]}, '
+            "channels first"
         )
     return tuple(len(reductions) - 1 - reductions[::-1].index(2**s) for s in stages)
 
@@ -214,25 +222,34 @@ def create_timm(name: str, indices: Sequence[int], pretrained: str | None) -> An
 def load_body(body: nn.Module, name: str, pretrained: str) -> None:
     """Give a torchvision backbone its weights: a state-dict file, ``default``, or a weight name (``IMAGENET1K_V1``)."""
     file = Path(pretrained).expanduser()
-    if file.is_file():
-        state = torch.load(file, map_location="cpu", weights_only=True)
-    else:
-        state = _library_weights(name, pretrained)
+    state = _read(file) if file.is_file() else _library_weights(name, pretrained)
     wanted = body.state_dict()
     # The classifier of an ImageNet model is never used in a detector, so files with or without it will do.
     own = {k: v for k, v in state.items() if k in wanted and not k.startswith(("fc.", "classifier."))}
-    lacking = [k for k in wanted if k not in own and not k.startswith(("fc.", "classifier.")) and "num_batches" not in k]
+    lacking = [
+        k for k in wanted if k not in own and not k.startswith(("fc.", "classifier.")) and "num_batches" not in k
+    ]
     wrong = [k for k, v in own.items() if v.shape != wanted[k].shape]
     if lacking or wrong:
-        raise UsageError(f'pretrained_backbone "{pretrained}" is no {name}: {(lacking + wrong)[0]} is missing or of another shape')
+        first = (lacking + wrong)[0]
+        raise UsageError(f'pretrained_backbone "{pretrained}" is no {name}: {first} is missing or of another shape')
     body.load_state_dict(own, strict=False)
+
+
+def _read(file: Path) -> Any:
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UsageError(f'pretrained_backbone "{file}" cannot be read as a file of plain tensors: {reason}') from error
 
 
 def _library_weights(name: str, pretrained: str) -> Any:
     known = torchvision.models.get_model_weights(name)
     wanted = "DEFAULT" if pretrained == "default" else pretrained.rpartition(".")[2]
     if wanted not in known.__members__:
-        raise UsageError(f'{name}: pretrained_backbone "{pretrained}" is no file and no weight name.{choices(wanted, known.__members__)}')
+        hint = choices(wanted, known.__members__)
+        raise UsageError(f'{name}: pretrained_backbone "{pretrained}" is no file and no weight name.{hint}')
     try:
         return known[wanted].get_state_dict(progress=False, check_hash=True)
     except OSError as error:
@@ -262,7 +279,8 @@ def backbone_source(spec: BackboneSpec, channels: Sequence[int]) -> tuple[list[s
     norm = "nn.BatchNorm2d" if spec.norm == "batch" else "FrozenBatchNorm2d"
     imports += [
         "from torch import nn" if spec.norm == "batch" else "from torchvision.ops import FrozenBatchNorm2d",
-        "import torchvision", "from torchvision.models.detection.backbone_utils import BackboneWithFPN",
+        "import torchvision",
+        "from torchvision.models.detection.backbone_utils import BackboneWithFPN",
     ]
     lines = [
         f'body = torchvision.models.get_model("{spec.name}", norm_layer={norm})',
@@ -285,7 +303,8 @@ _P6P7_SOURCE = [
     "    def forward(self, p, c, names):",
     "        p6 = self.p6(p[-1])",
     '        return [*p, p6, self.p7(p6)], [*names, "p6", "p7"]',
-    "", "",
+    "",
+    "",
 ]
 _TIMM_SOURCE = [
     "class Pyramid(nn.Module):",
@@ -296,5 +315,6 @@ _TIMM_SOURCE = [
     "",
     "    def forward(self, pixels):",
     "        return self.fpn(OrderedDict((str(i), m) for i, m in enumerate(self.body(pixels))))",
-    "", "",
+    "",
+    "",
 ]

@@ -71,7 +71,9 @@ def feature_stages(core: Any, normalize: str) -> dict[str, Stage]:
         "normalize": Stage(Prepare(normalize), {"images": "images", "image_sizes": "image_sizes"}, ("pixels", "mask")),
         "backbone": Stage(parts.Backbone(core.backbone.model), {"pixels": "normalize.pixels"}, ("maps",), dense=True),
         "projection": Stage(parts.Projection(core.input_proj), {"maps": "backbone"}, ("maps",), dense=True),
-        "layout": Stage(parts.Layouts(core), {"maps": "neck", "mask": "normalize.mask"}, ("layout",)),
+        "layout": Stage(
+            parts.Layouts(core), {"maps": "neck", "mask": "normalize.mask", "pixels": "normalize.pixels"}, ("layout",)
+        ),
         "encoder": Stage(
             parts.Encoder(core.encoder), {"maps": "neck", "layout": "encoder.layout"}, ("maps",), stochastic=random
         ),

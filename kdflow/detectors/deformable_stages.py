@@ -71,15 +71,21 @@ class Layouts(nn.Module):
     def __init__(self, core: Any) -> None:
         super().__init__()
         self.position, self.level_embed = core.position_embedding, core.level_embed
+        self.own = len(core.backbone.intermediate_channel_sizes)
         self._core = (core,)  # in a tuple, so that this stage owns its own layers alone
 
-    def forward(self, maps: list[Tensor], mask: Tensor) -> dict[str, Any]:
-        """``layout`` for maps of these sizes; ``mask`` (B, H, W) is 1 inside the images."""
+    def forward(self, maps: list[Tensor], mask: Tensor, pixels: Tensor) -> dict[str, Any]:
+        """``layout`` for maps of these sizes; ``mask`` (B, H, W) is 1 inside the images; of ``pixels`` only the precision counts.
+
+        Under autocast the library keeps the positions of the backbone's levels in the images' precision, those of further
+        levels in the maps'.
+        """
         insides = [interpolate(mask[None].float(), size=m.shape[-2:]).to(torch.bool)[0] for m in maps]
         positions = [
-            self.position(shape=m.shape, device=m.device, dtype=self.level_embed.dtype, mask=inside).to(m.dtype)
+            self.position(shape=m.shape, device=m.device, dtype=pixels.dtype, mask=inside)
             for m, inside in zip(maps, insides)
         ]
+        positions = [p if i < self.own else p.to(m.dtype) for i, (p, m) in enumerate(zip(positions, maps))]
         coded = [p.flatten(2).transpose(1, 2) + level for p, level in zip(positions, self.level_embed)]
         ratios = [self._core[0].get_valid_ratio(inside, dtype=maps[0].dtype) for inside in insides]
         inside = torch.cat([i.flatten(1) for i in insides], 1)
@@ -237,8 +243,11 @@ class Heads(nn.Module):
             start = unsigmoid(reference)
             logits.append(self.classes[i](state))
             change = self.boxes[i](state)
-            moved = change[..., : start.shape[-1]] + start
-            boxes.append(torch.cat([moved, change[..., start.shape[-1] :]], -1).sigmoid())
+            if start.shape[-1] == 2:  # points: the library adds in place, in the precision of the head
+                moved = torch.cat([(change[..., :2] + start).to(change.dtype), change[..., 2:]], -1)
+            else:
+                moved = change + start
+            boxes.append(moved.sigmoid())
         # through one stack, as in the library, so that a layer without a loss has zero gradient and not none
         return {"logits": list(torch.stack(logits).unbind()), "boxes": list(torch.stack(boxes).unbind())}
 

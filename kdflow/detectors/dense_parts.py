@@ -96,7 +96,8 @@ def dense_ports(form: DenseForm, losses: Sequence[str], priors_key: str = "ancho
         "deltas": of("head.deltas", "head.tail", "deltas", 4, form.deltas) if "deltas" in form.outputs else None,
         "centerness": of("head.centerness", "head.tail", "centerness") if "centerness" in form.outputs else None,
         "distribution": of("head.distribution", "head.tail", "distribution", 4 * form.bins, "distribution")
-        if "distribution" in form.outputs else None,
+        if "distribution" in form.outputs
+        else None,
     }
     return {
         **tower_ports(form, levels),
@@ -106,7 +107,9 @@ def dense_ports(form: DenseForm, losses: Sequence[str], priors_key: str = "ancho
         "head.boxes": of("head.boxes", "head.decode", "boxes", 4, "xyxy"),
         **{f"assign.{key}": of(f"assign.{key}", "assign", key) for key in ("positive", "weights")},
         "assign.matched_boxes": of("assign.matched_boxes", "assign", "matched_boxes", 4, "xyxy"),
-        "assign.indices": inner("assign", "indices", "object of each place; -1 background, -2 not trained on", DENSE_VALUES, **levels),
+        "assign.indices": inner(
+            "assign", "indices", "object of each place; -1 background, -2 not trained on", DENSE_VALUES, **levels
+        ),
         "assign.labels": of("assign.labels", "assign.labels", "labels"),
         **loss_ports("losses", losses),
         "detections": port("detections", FAMILY, "detections", "detections"),
@@ -123,7 +126,9 @@ def tower_ports(form: DenseForm, levels: dict[str, Any]) -> dict[str, PortSpec]:
         name = f"head.{branch}_tower"
         found[name] = port(name, FAMILY, "head.towers", branch, channels=channels, **levels)
         for i in range(1, form.blocks + 1):
-            found[f"{name}.{i}"] = port(f"{name}.{i}", FAMILY, "head.towers", f"{branch}.{i}", channels=channels, **levels)
+            found[f"{name}.{i}"] = port(
+                f"{name}.{i}", FAMILY, "head.towers", f"{branch}.{i}", channels=channels, **levels
+            )
     return found
 
 
@@ -137,15 +142,19 @@ def dense_calls(form: DenseForm, losses: Sequence[str]) -> dict[str, Call]:
     assigned = ("indices", "positive", "weights", "matched_boxes", "labels")
     return {
         "head": Call(
-            inputs, {n: f"head.{n}" for n in outputs}, options,
+            inputs,
+            {n: f"head.{n}" for n in outputs},
+            options,
             "head on other maps, or its rest from block from_block on, given that block's outputs before the activation",
         ),
         "assign": Call(
-            {"boxes": "assign:boxes", "labels": "assign.labels:labels"}, {n: f"assign.{n}" for n in assigned},
+            {"boxes": "assign:boxes", "labels": "assign.labels:labels"},
+            {n: f"assign.{n}" for n in assigned},
             doc="assignment of places to other boxes",
         ),
         "criterion": Call(
             {**output_inputs(form), "indices": "assign.indices", "boxes": "losses:boxes", "labels": "losses:labels"},
-            {n: f"losses.{n}" for n in losses}, doc="the detector's losses on other outputs or another assignment",
+            {n: f"losses.{n}" for n in losses},
+            doc="the detector's losses on other outputs or another assignment",
         ),
     }

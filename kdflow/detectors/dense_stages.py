@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -21,7 +21,11 @@ class Tower(nn.Module):
 
     def __init__(self, layers: nn.Sequential) -> None:
         super().__init__()
-        blocks = [list(block) for block in layers] if isinstance(layers[0], nn.Sequential) else _split(list(layers))
+        blocks = (
+            [list(block.children()) for block in layers]
+            if isinstance(layers[0], nn.Sequential)
+            else _split(list(layers))
+        )
         self.layers = nn.ModuleList(nn.Sequential(*block[:-1]) for block in blocks)
         self.activations = nn.ModuleList(block[-1] for block in blocks)
         for activation in self.activations:
@@ -119,7 +123,9 @@ class Tail(nn.Module):
             UsageError: The towers have no such block.
         """
         if from_block is not None and not 0 <= from_block <= self.towers.blocks:
-            raise UsageError(f"from_block: the towers have blocks 1 to {self.towers.blocks} (0: their input), not {from_block}")
+            raise UsageError(
+                f"from_block: the towers have blocks 1 to {self.towers.blocks} (0: their input), not {from_block}"
+            )
         found: dict[str, list[Tensor]] = {name: [] for name in self.outputs}
         for level, (ours, theirs) in enumerate(zip(cls, box)):
             classes, boxes = self.towers.classes.resume(ours, from_block), self.towers.boxes.resume(theirs, from_block)
@@ -171,7 +177,9 @@ class Assign(Held):
         return empty_assignment(priors, len(boxes))
 
 
-def describe(indices: Tensor, counts: Sequence[int], boxes: list[Tensor], weights: Tensor | None = None) -> dict[str, Any]:
+def describe(
+    indices: Tensor, counts: Sequence[int], boxes: list[Tensor], weights: Tensor | None = None
+) -> dict[str, Any]:
     """An assignment as ports, split into levels.
 
     Args:
@@ -183,7 +191,9 @@ def describe(indices: Tensor, counts: Sequence[int], boxes: list[Tensor], weight
     padded = [torch.cat([own, own.new_zeros(1, 4)]) for own in boxes]
     matched = torch.stack([p[torch.where(i >= 0, i, len(p) - 1)] for p, i in zip(padded, indices)])
     found = {
-        "indices": indices, "positive": indices >= 0, "matched_boxes": matched,
+        "indices": indices,
+        "positive": indices >= 0,
+        "matched_boxes": matched,
         "weights": (indices != -2).to(matched.dtype) if weights is None else weights,
     }
     return {name: list(value.split(list(counts), dim=1)) for name, value in found.items()}
@@ -191,11 +201,15 @@ def describe(indices: Tensor, counts: Sequence[int], boxes: list[Tensor], weight
 
 def empty_assignment(priors: list[Tensor], images: int) -> dict[str, Any]:
     """Values of the right shapes for :func:`describe`."""
+
     def each(*shape: int, dtype: torch.dtype | None = None) -> list[Tensor]:
         return [p.new_empty((images, len(p), *shape), dtype=dtype) for p in priors]
 
     return {
-        "indices": each(dtype=torch.long), "positive": each(dtype=torch.bool), "weights": each(), "matched_boxes": each(4),
+        "indices": each(dtype=torch.long),
+        "positive": each(dtype=torch.bool),
+        "weights": each(),
+        "matched_boxes": each(4),
     }
 
 
@@ -235,8 +249,13 @@ class DenseLoss(Held):
     """
 
     def __init__(
-        self, owner: nn.Module, names: tuple[str, ...], compute: Callable[..., dict[str, Tensor]], library: dict[str, str],
-        offset: int = 0, prepare: dict[str, Callable[[Tensor], Tensor]] | None = None,
+        self,
+        owner: nn.Module,
+        names: tuple[str, ...],
+        compute: Callable[..., dict[str, Tensor]],
+        library: dict[str, str],
+        offset: int = 0,
+        prepare: Mapping[str, Callable[[Tensor], Tensor]] | None = None,
     ) -> None:
         super().__init__(owner)
         self.names = names
@@ -246,7 +265,12 @@ class DenseLoss(Held):
         self.prepare = prepare or {}
 
     def forward(
-        self, priors: list[Tensor], indices: list[Tensor], boxes: list[Tensor], labels: list[Tensor], **outputs: list[Tensor]
+        self,
+        priors: list[Tensor],
+        indices: list[Tensor],
+        boxes: list[Tensor],
+        labels: list[Tensor],
+        **outputs: list[Tensor],
     ) -> dict[str, Any]:
         """The library's loss terms, scalars."""
         joined = join_outputs(outputs, self.library, self.prepare)
@@ -261,12 +285,10 @@ class DenseLoss(Held):
 
 
 def join_outputs(
-    outputs: dict[str, list[Tensor]], names: dict[str, str], prepare: dict[str, Callable[[Tensor], Tensor]]
+    outputs: dict[str, list[Tensor]], names: dict[str, str], prepare: Mapping[str, Callable[[Tensor], Tensor]]
 ) -> dict[str, Tensor]:
     """Outputs of all levels in one tensor each, under the library's names and in its layout."""
-    return {
-        name: prepare.get(key, lambda v: v)(torch.cat(outputs[key], dim=1)) for key, name in names.items()
-    }
+    return {name: prepare.get(key, lambda v: v)(torch.cat(outputs[key], dim=1)) for key, name in names.items()}
 
 
 class DenseDetect(Held):
@@ -281,8 +303,12 @@ class DenseDetect(Held):
     """
 
     def __init__(
-        self, owner: nn.Module, compute: Callable[..., list[dict[str, Tensor]]], library: dict[str, str], offset: int = 0,
-        prepare: dict[str, Callable[[Tensor], Tensor]] | None = None,
+        self,
+        owner: nn.Module,
+        compute: Callable[..., list[dict[str, Tensor]]],
+        library: dict[str, str],
+        offset: int = 0,
+        prepare: Mapping[str, Callable[[Tensor], Tensor]] | None = None,
     ) -> None:
         super().__init__(owner)
         self.compute = compute
@@ -304,7 +330,9 @@ class DenseDetect(Held):
         return {"detections": empty_detections(priors[0], self.owner.detections_per_img, len(image_sizes))}
 
 
-def per_level(model: Any, outputs: dict[str, list[Tensor]], priors: list[Tensor], sizes: ImageSizes) -> list[dict[str, Tensor]]:
+def per_level(
+    model: Any, outputs: dict[str, list[Tensor]], priors: list[Tensor], sizes: ImageSizes
+) -> list[dict[str, Tensor]]:
     """Post-processing of models that keep levels apart (RetinaNet, FCOS)."""
     return model.postprocess_detections(outputs, [list(priors)] * len(sizes), sizes)
 

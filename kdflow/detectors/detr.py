@@ -66,7 +66,11 @@ def feature_stages(
         "normalize": Stage(Prepare(normalize), {"images": "images", "image_sizes": "image_sizes"}, ("pixels", "mask")),
         "backbone": Stage(Backbone(backbone), {"pixels": "normalize.pixels"}, ("maps",), dense=True),
         "projection": Stage(parts.Projection(core.input_projection), {"maps": "backbone"}, ("maps",), dense=True),
-        "layout": Stage(parts.Layouts(position, by_map), {"maps": "neck", "mask": "normalize.mask"}, ("layout",)),
+        "layout": Stage(
+            parts.Layouts(position, by_map),
+            {"maps": "neck", "mask": "normalize.mask", "pixels": "normalize.pixels"},
+            ("layout",),
+        ),
         "encoder": Stage(
             encoder, {"maps": "neck", "layout": "encoder.layout"}, ("maps",), stochastic=draws(core.config)
         ),

@@ -56,14 +56,14 @@ class Layouts(nn.Module):
         super().__init__()
         self.position, self.by_map = position, by_map
 
-    def forward(self, maps: list[Tensor], mask: Tensor) -> dict[str, Any]:
-        """``layout`` for a map of this size; ``mask`` (B, H, W) is 1 inside the images."""
+    def forward(self, maps: list[Tensor], mask: Tensor, pixels: Tensor) -> dict[str, Any]:
+        """``layout`` for a map of this size; ``mask`` (B, H, W) is 1 inside the images; ``pixels`` gives the precision."""
         (features,) = maps
         inside = interpolate(mask[None].float(), size=features.shape[-2:]).to(torch.bool)[0]
         if self.by_map:
-            codes = self.position(features, inside).to(features.dtype)
+            codes = self.position(features, inside).to(pixels.dtype)
         else:
-            codes = self.position(shape=features.shape, device=features.device, dtype=features.dtype, mask=inside)
+            codes = self.position(shape=features.shape, device=features.device, dtype=pixels.dtype, mask=inside)
         size = (int(features.shape[-2]), int(features.shape[-1]))
         return {"layout": Layout([size], inside.flatten(1), codes.flatten(2).transpose(1, 2))}
 
@@ -197,7 +197,7 @@ class Heads(nn.Module):
         """Boxes of one layer, their centres relative to the reference points."""
         change = self.boxes(state)
         if start is not None:
-            change = torch.cat([change[..., :2] + start, change[..., 2:]], -1)
+            change = torch.cat([(change[..., :2] + start).to(change.dtype), change[..., 2:]], -1)
         return change.sigmoid()
 
 
@@ -253,5 +253,6 @@ class AnchorHeads(nn.Module):
     def forward(self, states: list[Tensor], stack: Tensor, points: Tensor) -> dict[str, Any]:
         """Per layer logits (B, N, K) and boxes (B, N, 4), cxcywh."""
         last = self.classes(states[-1])
-        boxes = (self.boxes(stack) + unsigmoid(points)).sigmoid()
+        change = self.boxes(stack)
+        boxes = (change + unsigmoid(points)).to(change.dtype).sigmoid()  # the library adds in place
         return {"logits": [*self.classes(stack).unbind()[:-1], last], "boxes": list(boxes.unbind())}

@@ -44,7 +44,10 @@ def rpn_stages(rpn: Any) -> dict[str, Stage]:
             Anchors(rpn.anchor_generator), {"pixels": "normalize.pixels", "maps": "neck"}, ("anchors",)
         ),
         "rpn.proposals": Stage(
-            proposals, {**RPN, "anchors": "rpn.anchors", "image_sizes": "image_sizes"}, ("boxes", "scores"), infer=proposals.infer
+            proposals,
+            {**RPN, "anchors": "rpn.anchors", "image_sizes": "image_sizes"},
+            ("boxes", "scores"),
+            infer=proposals.infer,
         ),
         "rpn.sample": Stage(
             sample, {"anchors": "rpn.anchors", **TARGETS}, ("labels", "samples"), stochastic=True, infer=sample.infer
@@ -60,14 +63,22 @@ def roi_stages(heads: Any, names: tuple[str, ...], classes: int) -> dict[str, St
     sampled = ("boxes", "matched_boxes", "labels", "positive", "negative", "targets")
     outputs = {"logits": "roi.logits", "deltas": "roi.deltas"}
     return {
-        "roi.sample": Stage(sample, {"proposals": "rpn.proposals", **TARGETS}, sampled, stochastic=True, infer=sample.infer),
+        "roi.sample": Stage(
+            sample, {"proposals": "rpn.proposals", **TARGETS}, sampled, stochastic=True, infer=sample.infer
+        ),
         "roi.pool": Stage(
             pool, {"maps": "neck", "boxes": "roi.boxes", **sizes}, ("features", "levels"), infer=pool.infer
         ),
-        "roi.head": Stage(rcnn.RoiHead(heads.box_head), {"features": "roi.features"}, ("fc1", "fc2", "embedding"), dense=True),
-        "roi.predict": Stage(rcnn.RoiPredict(heads.box_predictor), {"embedding": "roi.embedding"}, ("logits", "deltas"), dense=True),
+        "roi.head": Stage(
+            rcnn.RoiHead(heads.box_head), {"features": "roi.features"}, ("fc1", "fc2", "embedding"), dense=True
+        ),
+        "roi.predict": Stage(
+            rcnn.RoiPredict(heads.box_predictor), {"embedding": "roi.embedding"}, ("logits", "deltas"), dense=True
+        ),
         "roi.decode": Stage(rcnn.RoiDecode(heads), {"deltas": "roi.deltas", "boxes": "roi.boxes"}, ("decoded",)),
-        "roi.loss": Stage(loss, {**outputs, "labels": "roi.labels", "targets": "roi.targets"}, ROI_LOSSES, infer=loss.infer),
+        "roi.loss": Stage(
+            loss, {**outputs, "labels": "roi.labels", "targets": "roi.targets"}, ROI_LOSSES, infer=loss.infer
+        ),
         "detections": Stage(
             detect, {"maps": "neck", "proposals": "rpn.proposals", **sizes}, ("detections",), infer=detect.infer
         ),
@@ -78,8 +89,12 @@ def rpn_ports(strides: Sequence[int]) -> dict[str, PortSpec]:
     """Ports of :func:`rpn_stages`."""
     levels = {"strides": tuple(strides), "length": len(strides)}
     return {
-        "rpn.logits": port("rpn.logits", FAMILY, "rpn.head", "logits", channels=(1,) * len(strides), form="sigmoid", **levels),
-        "rpn.deltas": port("rpn.deltas", FAMILY, "rpn.head", "deltas", channels=(4,) * len(strides), form="deltas", **levels),
+        "rpn.logits": port(
+            "rpn.logits", FAMILY, "rpn.head", "logits", channels=(1,) * len(strides), form="sigmoid", **levels
+        ),
+        "rpn.deltas": port(
+            "rpn.deltas", FAMILY, "rpn.head", "deltas", channels=(4,) * len(strides), form="deltas", **levels
+        ),
         "rpn.anchors": port("rpn.anchors", FAMILY, "rpn.anchors", "anchors", form="xyxy", **levels),
         "rpn.proposals": port("rpn.proposals", FAMILY, "rpn.proposals", "boxes", form="xyxy"),
         "rpn.scores": port("rpn.scores", FAMILY, "rpn.proposals", "scores"),
@@ -95,7 +110,10 @@ def roi_ports(width: int, hidden: int, classes: int) -> dict[str, PortSpec]:
     outputs = {"roi.logits": ("logits", classes + 1, "softmax"), "roi.deltas": ("deltas", 4 * (classes + 1), "deltas")}
     layers = {f"roi.{key}": f"(N, D) layer {key[-1]} of the box head before its ReLU" for key in ("fc1", "fc2")}
     return {
-        **{f"roi.{key}": port(f"roi.{key}", FAMILY, "roi.sample", key, form="xyxy") for key in ("boxes", "matched_boxes")},
+        **{
+            f"roi.{key}": port(f"roi.{key}", FAMILY, "roi.sample", key, form="xyxy")
+            for key in ("boxes", "matched_boxes")
+        },
         **{f"roi.{key}": port(f"roi.{key}", FAMILY, "roi.sample", key) for key in ("labels", "positive", "negative")},
         "roi.targets": inner("roi.sample", "targets", "(N, 4) deltas to the matched boxes", ROWS, form="deltas"),
         "roi.features": port("roi.features", FAMILY, "roi.pool", "features", channels=(width,)),
@@ -104,8 +122,13 @@ def roi_ports(width: int, hidden: int, classes: int) -> dict[str, PortSpec]:
         "roi.embedding": port("roi.embedding", FAMILY, "roi.head", "embedding", channels=(hidden,)),
         **{n: port(n, FAMILY, "roi.predict", key, channels=(c,), form=form) for n, (key, c, form) in outputs.items()},
         "roi.decoded": inner(
-            "roi.decode", "decoded", "(N, 4(K+1)) boxes of each class, background last", ROWS, node=node,
-            channels=(4 * (classes + 1),), form="xyxy",
+            "roi.decode",
+            "decoded",
+            "(N, 4(K+1)) boxes of each class, background last",
+            ROWS,
+            node=node,
+            channels=(4 * (classes + 1),),
+            form="xyxy",
         ),
         **loss_ports("roi.loss", ROI_LOSSES),
         "detections": port("detections", FAMILY, "detections", "detections"),
@@ -120,41 +143,60 @@ def calls() -> dict[str, Call]:
     return {
         "rpn": Call({"features": "neck"}, {n: f"rpn.{n}" for n in proposed}, doc="region proposals on other maps"),
         "roi": Call(
-            {"features": "roi.pool:maps", "boxes": "roi.boxes"}, {n: f"roi.{n}" for n in regions},
+            {"features": "roi.pool:maps", "boxes": "roi.boxes"},
+            {n: f"roi.{n}" for n in regions},
             doc="box head on other maps or other boxes",
         ),
         "roi.head": Call(
-            {"features": "roi.features"}, {n: f"roi.{n}" for n in ("fc1", "fc2", "embedding", "logits", "deltas")},
+            {"features": "roi.features"},
+            {n: f"roi.{n}" for n in ("fc1", "fc2", "embedding", "logits", "deltas")},
             doc="box head on pooled blocks",
         ),
         "roi.sample": Call(
             {"proposals": "rpn.proposals", "boxes": "roi.sample:boxes", "labels": "roi.sample:labels"},
-            {n: f"roi.{n}" for n in sampled}, doc="sampling of other proposals, or for other ground truth",
+            {n: f"roi.{n}" for n in sampled},
+            doc="sampling of other proposals, or for other ground truth",
         ),
         "roi.decode": Call(
             {"deltas": "roi.deltas", "boxes": "roi.boxes"}, {"boxes": "roi.decoded"}, doc="boxes that deltas stand for"
         ),
         "roi.loss": Call(
             {"logits": "roi.logits", "deltas": "roi.deltas", "labels": "roi.labels", "targets": "roi.targets"},
-            {n: f"losses.{n}" for n in ROI_LOSSES}, doc="losses of the box head on other predictions or labels",
+            {n: f"losses.{n}" for n in ROI_LOSSES},
+            doc="losses of the box head on other predictions or labels",
         ),
     }
 
 
-def wrap(model: FasterRCNN, classes: tuple[str, ...], spec: BackboneSpec, channels: Sequence[int], code: str) -> TorchvisionDetector:
+def wrap(
+    model: FasterRCNN, classes: tuple[str, ...], spec: BackboneSpec, channels: Sequence[int], code: str
+) -> TorchvisionDetector:
     """The detector around a Faster R-CNN with a pyramid, a two-layer box head and per-class boxes."""
     heads: Any = model.roi_heads
     normalize = Normalize(model.transform.image_mean, model.transform.image_std)
     stages = {
-        **feature_stages(normalize, *pyramid(model)), **rpn_stages(model.rpn), **roi_stages(heads, spec.names, len(classes)),
+        **feature_stages(normalize, *pyramid(model)),
+        **rpn_stages(model.rpn),
+        **roi_stages(heads, spec.names, len(classes)),
     }
     ports = {
-        **feature_ports(spec, channels, FAMILY), **rpn_ports([2**level for level in spec.levels]),
+        **feature_ports(spec, channels, FAMILY),
+        **rpn_ports([2**level for level in spec.levels]),
         **roi_ports(spec.width, heads.box_head.fc7.out_features, len(classes)),
     }
     return TorchvisionDetector(
-        NAME, FAMILY, classes, model, ports, stages, calls(), {n: f"losses.{n}" for n in (*ROI_LOSSES, *RPN_LOSSES)},
-        size_divisor=32, normalize=normalize, label_offset=1, code=code,
+        NAME,
+        FAMILY,
+        classes,
+        model,
+        ports,
+        stages,
+        calls(),
+        {n: f"losses.{n}" for n in (*ROI_LOSSES, *RPN_LOSSES)},
+        size_divisor=32,
+        normalize=normalize,
+        label_offset=1,
+        code=code,
         class_rows={
             "roi_heads.box_predictor.cls_score": ClassRows(background=True),
             "roi_heads.box_predictor.bbox_pred": ClassRows(block=4, background=True),
@@ -164,16 +206,33 @@ def wrap(model: FasterRCNN, classes: tuple[str, ...], spec: BackboneSpec, channe
 
 @typed_options(NAME)
 def build_faster_rcnn(
-    classes: tuple[str, ...], *, backbone: str = "resnet50", pretrained_backbone: str | None = None, neck: int = 256,
-    box_head: int = 1024, norm: Norm = "batch", trainable_layers: int | None = None,
+    classes: tuple[str, ...],
+    *,
+    backbone: str = "resnet50",
+    pretrained_backbone: str | None = None,
+    neck: int = 256,
+    box_head: int = 1024,
+    norm: Norm = "batch",
+    trainable_layers: int | None = None,
     anchor_sizes: tuple[tuple[float, ...], ...] = ((32,), (64,), (128,), (256,), (512,)),
     anchor_ratios: tuple[float, ...] = (0.5, 1.0, 2.0),
-    rpn_pre_nms: tuple[int, int] = (2000, 1000), rpn_post_nms: tuple[int, int] = (2000, 1000), rpn_nms: float = 0.7,
-    rpn_score: float = 0.0, rpn_iou: tuple[float, float] = (0.3, 0.7), rpn_samples: int = 256, rpn_positive: float = 0.5,
-    roi_iou: tuple[float, float] = (0.5, 0.5), roi_samples: int = 512, roi_positive: float = 0.25,
-    score: float = 0.05, nms: float = 0.5, detections: int = 100,
-    image_mean: tuple[float, float, float] = IMAGENET_MEAN, image_std: tuple[float, float, float] = IMAGENET_STD,
-    min_size: int = 800, max_size: int = 1333,
+    rpn_pre_nms: tuple[int, int] = (2000, 1000),
+    rpn_post_nms: tuple[int, int] = (2000, 1000),
+    rpn_nms: float = 0.7,
+    rpn_score: float = 0.0,
+    rpn_iou: tuple[float, float] = (0.3, 0.7),
+    rpn_samples: int = 256,
+    rpn_positive: float = 0.5,
+    roi_iou: tuple[float, float] = (0.5, 0.5),
+    roi_samples: int = 512,
+    roi_positive: float = 0.25,
+    score: float = 0.05,
+    nms: float = 0.5,
+    detections: int = 100,
+    image_mean: tuple[float, float, float] = IMAGENET_MEAN,
+    image_std: tuple[float, float, float] = IMAGENET_STD,
+    min_size: int = 800,
+    max_size: int = 1333,
 ) -> TorchvisionDetector:
     """Faster R-CNN on a feature pyramid; defaults are torchvision's.
 
@@ -207,22 +266,40 @@ def build_faster_rcnn(
     """
     spec = BackboneSpec(backbone, neck, norm, pretrained=pretrained_backbone, trainable=trainable_layers)
     if len(anchor_sizes) != len(spec.levels):
-        raise UsageError(f"{NAME}: anchor_sizes lists sides for {len(anchor_sizes)} levels, the pyramid has {len(spec.levels)}")
+        raise UsageError(
+            f"{NAME}: anchor_sizes lists sides for {len(anchor_sizes)} levels, the pyramid has {len(spec.levels)}"
+        )
     settings: dict[str, Any] = {
-        "min_size": min_size, "max_size": max_size, "image_mean": list(image_mean), "image_std": list(image_std),
-        "rpn_pre_nms_top_n_train": rpn_pre_nms[0], "rpn_pre_nms_top_n_test": rpn_pre_nms[1],
-        "rpn_post_nms_top_n_train": rpn_post_nms[0], "rpn_post_nms_top_n_test": rpn_post_nms[1],
-        "rpn_nms_thresh": rpn_nms, "rpn_score_thresh": rpn_score, "rpn_bg_iou_thresh": rpn_iou[0],
-        "rpn_fg_iou_thresh": rpn_iou[1], "rpn_batch_size_per_image": rpn_samples, "rpn_positive_fraction": rpn_positive,
-        "box_bg_iou_thresh": roi_iou[0], "box_fg_iou_thresh": roi_iou[1], "box_batch_size_per_image": roi_samples,
-        "box_positive_fraction": roi_positive, "box_score_thresh": score, "box_nms_thresh": nms,
+        "min_size": min_size,
+        "max_size": max_size,
+        "image_mean": list(image_mean),
+        "image_std": list(image_std),
+        "rpn_pre_nms_top_n_train": rpn_pre_nms[0],
+        "rpn_pre_nms_top_n_test": rpn_pre_nms[1],
+        "rpn_post_nms_top_n_train": rpn_post_nms[0],
+        "rpn_post_nms_top_n_test": rpn_post_nms[1],
+        "rpn_nms_thresh": rpn_nms,
+        "rpn_score_thresh": rpn_score,
+        "rpn_bg_iou_thresh": rpn_iou[0],
+        "rpn_fg_iou_thresh": rpn_iou[1],
+        "rpn_batch_size_per_image": rpn_samples,
+        "rpn_positive_fraction": rpn_positive,
+        "box_bg_iou_thresh": roi_iou[0],
+        "box_fg_iou_thresh": roi_iou[1],
+        "box_batch_size_per_image": roi_samples,
+        "box_positive_fraction": roi_positive,
+        "box_score_thresh": score,
+        "box_nms_thresh": nms,
         "box_detections_per_img": detections,
     }
     body, channels = build_backbone(spec)
     anchors = AnchorGenerator(anchor_sizes, (anchor_ratios,) * len(anchor_sizes))
     model = FasterRCNN(
-        body, rpn_anchor_generator=anchors, box_head=TwoMLPHead(neck * 7**2, box_head),
-        box_predictor=FastRCNNPredictor(box_head, len(classes) + 1), **settings,
+        body,
+        rpn_anchor_generator=anchors,
+        box_head=TwoMLPHead(neck * 7**2, box_head),
+        box_predictor=FastRCNNPredictor(box_head, len(classes) + 1),
+        **settings,
     )
     ratios = (anchor_ratios,) * len(anchor_sizes)
     code = source(spec, channels, anchor_sizes, ratios, box_head, len(classes), settings)
@@ -230,7 +307,13 @@ def build_faster_rcnn(
 
 
 def source(
-    spec: BackboneSpec, channels: Sequence[int], sizes: Any, ratios: Any, hidden: int, classes: int, settings: dict[str, Any]
+    spec: BackboneSpec,
+    channels: Sequence[int],
+    sizes: Any,
+    ratios: Any,
+    hidden: int,
+    classes: int,
+    settings: dict[str, Any],
 ) -> str:
     """Python that builds the model without kdflow."""
     imports, definitions, lines = backbone_source(spec, channels)
@@ -240,15 +323,18 @@ def source(
         "from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead",
     ]
     lines += [
-        "model = FasterRCNN(", "    backbone,",
+        "model = FasterRCNN(",
+        "    backbone,",
         f"    rpn_anchor_generator=AnchorGenerator({sizes}, {ratios}),",
         f"    box_head=TwoMLPHead({spec.width * 7**2}, {hidden}),",
         f"    box_predictor=FastRCNNPredictor({hidden}, {classes + 1}),",
-        *(f"    {key}={value!r}," for key, value in settings.items()), ")",
+        *(f"    {key}={value!r}," for key, value in settings.items()),
+        ")",
     ]
     return model_source(f"Faster R-CNN of torchvision with {classes} classes", imports, definitions, lines)
 
 
-DETECTORS.add(NAME, DetectorFamily(
-    build_faster_rcnn, FAMILY, "torchvision", "BSD-3-Clause", "Faster R-CNN with a feature pyramid"
-))
+DETECTORS.add(
+    NAME,
+    DetectorFamily(build_faster_rcnn, FAMILY, "torchvision", "BSD-3-Clause", "Faster R-CNN with a feature pyramid"),
+)

@@ -61,7 +61,8 @@ class Predict(nn.Module):
         del level
         distances = functional.relu(self.distances(boxes))
         return {
-            "logits": cells(self.logits(classes), self.classes), "deltas": cells(distances, 4),
+            "logits": cells(self.logits(classes), self.classes),
+            "deltas": cells(distances, 4),
             "centerness": cells(self.centerness(boxes), 1).squeeze(-1),
         }
 
@@ -93,12 +94,25 @@ def stages(model: Any, normalize: Normalize, form: DenseForm) -> dict[str, Stage
 
 @typed_options(NAME)
 def build_fcos(
-    classes: tuple[str, ...], *, backbone: str = "resnet50", pretrained_backbone: str | None = None, neck: int = 256,
-    norm: Norm = "batch", trainable_layers: int | None = None, first_level: Literal[2, 3] = 3,
-    p6_from: Literal["p5", "c5"] = "p5", tower_blocks: int = 4, radius: float = 1.5, score: float = 0.2, nms: float = 0.6,
-    detections: int = 100, candidates: int = 1000,
-    image_mean: tuple[float, float, float] = IMAGENET_MEAN, image_std: tuple[float, float, float] = IMAGENET_STD,
-    min_size: int = 800, max_size: int = 1333,
+    classes: tuple[str, ...],
+    *,
+    backbone: str = "resnet50",
+    pretrained_backbone: str | None = None,
+    neck: int = 256,
+    norm: Norm = "batch",
+    trainable_layers: int | None = None,
+    first_level: Literal[2, 3] = 3,
+    p6_from: Literal["p5", "c5"] = "p5",
+    tower_blocks: int = 4,
+    radius: float = 1.5,
+    score: float = 0.2,
+    nms: float = 0.6,
+    detections: int = 100,
+    candidates: int = 1000,
+    image_mean: tuple[float, float, float] = IMAGENET_MEAN,
+    image_std: tuple[float, float, float] = IMAGENET_STD,
+    min_size: int = 800,
+    max_size: int = 1333,
 ) -> TorchvisionDetector:
     """FCOS on P3..P7; defaults are torchvision's ``fcos_resnet50_fpn``.
 
@@ -126,12 +140,23 @@ def build_fcos(
     if tower_blocks < 1:
         raise UsageError(f"{NAME}: tower_blocks must be at least 1, not {tower_blocks}")
     spec = BackboneSpec(
-        backbone, neck, norm, first=first_level, extra="p6p7" if p6_from == "p5" else "p6p7_from_c5",
-        pretrained=pretrained_backbone, trainable=trainable_layers,
+        backbone,
+        neck,
+        norm,
+        first=first_level,
+        extra="p6p7" if p6_from == "p5" else "p6p7_from_c5",
+        pretrained=pretrained_backbone,
+        trainable=trainable_layers,
     )
     settings: dict[str, Any] = {
-        "min_size": min_size, "max_size": max_size, "image_mean": list(image_mean), "image_std": list(image_std),
-        "center_sampling_radius": radius, "score_thresh": score, "nms_thresh": nms, "detections_per_img": detections,
+        "min_size": min_size,
+        "max_size": max_size,
+        "image_mean": list(image_mean),
+        "image_std": list(image_std),
+        "center_sampling_radius": radius,
+        "score_thresh": score,
+        "nms_thresh": nms,
+        "detections_per_img": detections,
         "topk_candidates": candidates,
     }
     strides = tuple(2**level for level in spec.levels)
@@ -144,12 +169,22 @@ def build_fcos(
     lines = [
         f"model = FCOS(backbone, {len(classes)}, anchor_generator=AnchorGenerator({sizes}, {ratios}),",
         f"    head=FCOSHead({neck}, 1, {len(classes)}, {tower_blocks}),",
-        *(f"    {key}={value!r}," for key, value in settings.items()), ")",
+        *(f"    {key}={value!r}," for key, value in settings.items()),
+        ")",
     ]
     return TorchvisionDetector(
-        NAME, FAMILY, classes, model, {**feature_ports(spec, channels, FAMILY), **dense_ports(form, LOSSES)},
-        stages(model, normalize, form), dense_calls(form, LOSSES), {n: f"losses.{n}" for n in LOSSES},
-        size_divisor=32, normalize=normalize, label_offset=0, code=source(spec, channels, lines),
+        NAME,
+        FAMILY,
+        classes,
+        model,
+        {**feature_ports(spec, channels, FAMILY), **dense_ports(form, LOSSES)},
+        stages(model, normalize, form),
+        dense_calls(form, LOSSES),
+        {n: f"losses.{n}" for n in LOSSES},
+        size_divisor=32,
+        normalize=normalize,
+        label_offset=0,
+        code=source(spec, channels, lines),
         class_rows={"head.classification_head.cls_logits": ClassRows()},
     )
 

@@ -81,8 +81,14 @@ def _detect(model: Any, outputs: Any, priors: Any, sizes: Any) -> Any:
 
 
 def assemble(
-    name: str, classes: tuple[str, ...], head: PointHead, made: str, settings: PointSettings, loss: point.PointLoss,
-    form: DenseForm, classifier: str,
+    name: str,
+    classes: tuple[str, ...],
+    head: PointHead,
+    made: str,
+    settings: PointSettings,
+    loss: point.PointLoss,
+    form: DenseForm,
+    classifier: str,
 ) -> TorchvisionDetector:
     """The detector around a head; ``made`` is the Python that makes the head."""
     body, channels = build_backbone(settings.spec)
@@ -90,10 +96,19 @@ def assemble(
     model = PointDetector(body, head, **settings.inference)
     normalize = Normalize(settings.inference["image_mean"], settings.inference["image_std"])
     return TorchvisionDetector(
-        name, FAMILY, classes, model, {**feature_ports(settings.spec, channels, FAMILY), **dense_ports(form, loss.names)},
-        stages(model, normalize, form, settings, loss), dense_calls(form, loss.names),
-        {n: f"losses.{n}" for n in loss.names}, size_divisor=32, normalize=normalize, label_offset=0,
-        code=source(name, settings, channels, made), class_rows={f"head.{classifier}": ClassRows()},
+        name,
+        FAMILY,
+        classes,
+        model,
+        {**feature_ports(settings.spec, channels, FAMILY), **dense_ports(form, loss.names)},
+        stages(model, normalize, form, settings, loss),
+        dense_calls(form, loss.names),
+        {n: f"losses.{n}" for n in loss.names},
+        size_divisor=32,
+        normalize=normalize,
+        label_offset=0,
+        code=source(name, settings, channels, made),
+        class_rows={f"head.{classifier}": ClassRows()},
     )
 
 
@@ -114,12 +129,23 @@ def source(name: str, settings: PointSettings, channels: Sequence[int], made: st
 
 
 def point_settings(
-    name: str, backbone: str, pretrained_backbone: str | None, neck: int, norm: Norm, trainable_layers: int | None,
-    groups: int, tower_blocks: int, topk: int, divisor: int, inference: dict[str, Any],
+    name: str,
+    backbone: str,
+    pretrained_backbone: str | None,
+    neck: int,
+    norm: Norm,
+    trainable_layers: int | None,
+    groups: int,
+    tower_blocks: int,
+    topk: int,
+    divisor: int,
+    inference: dict[str, Any],
 ) -> PointSettings:
     """Checked settings; UsageError where the towers cannot be built."""
     if neck % groups or neck // groups < 2:
-        raise UsageError(f"{name}: {groups} groups of at least 2 channels do not divide a neck of {neck}; set neck or groups")
+        raise UsageError(
+            f"{name}: {groups} groups of at least 2 channels do not divide a neck of {neck}; set neck or groups"
+        )
     if tower_blocks < 1 or topk < 1:
         raise UsageError(f"{name}: tower_blocks and topk must be at least 1")
     spec = BackboneSpec(backbone, neck, norm, 3, "p6p7_linear", pretrained_backbone, trainable_layers)
@@ -127,23 +153,56 @@ def point_settings(
 
 
 def _inference(
-    score: float, nms: float, detections: int, candidates: int, mean: Sequence[float], std: Sequence[float], shorter: int, longer: int
+    score: float,
+    nms: float,
+    detections: int,
+    candidates: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    shorter: int,
+    longer: int,
 ) -> dict[str, Any]:
     return {
-        "score": score, "nms": nms, "detections": detections, "candidates": candidates, "min_size": shorter, "max_size": longer,
-        "image_mean": list(mean), "image_std": list(std),
+        "score": score,
+        "nms": nms,
+        "detections": detections,
+        "candidates": candidates,
+        "min_size": shorter,
+        "max_size": longer,
+        "image_mean": list(mean),
+        "image_std": list(std),
     }
 
 
 @typed_options("gfl")
 def build_gfl(
-    classes: tuple[str, ...], *, backbone: str = "resnet50", pretrained_backbone: str | None = None, neck: int = 256,
-    norm: Norm = "batch", trainable_layers: int | None = None, groups: int = 32, tower_blocks: int = 4, bins: int = 16,
-    prior_side: float = 8.0, topk: int = 9, pad_divisor: int = 32, cls_loss: Literal["qfl", "vfl"] = "qfl",
-    box_weight: Literal["score", "iou"] = "score", beta: float = 2.0, alpha: float = 0.75, gamma: float = 2.0,
-    loss_weights: tuple[float, float, float] = (1.0, 2.0, 0.25), score: float = 0.05, nms: float = 0.6, detections: int = 100,
-    candidates: int = 1000, image_mean: tuple[float, float, float] = IMAGENET_MEAN,
-    image_std: tuple[float, float, float] = IMAGENET_STD, min_size: int = 800, max_size: int = 1333,
+    classes: tuple[str, ...],
+    *,
+    backbone: str = "resnet50",
+    pretrained_backbone: str | None = None,
+    neck: int = 256,
+    norm: Norm = "batch",
+    trainable_layers: int | None = None,
+    groups: int = 32,
+    tower_blocks: int = 4,
+    bins: int = 16,
+    prior_side: float = 8.0,
+    topk: int = 9,
+    pad_divisor: int = 32,
+    cls_loss: Literal["qfl", "vfl"] = "qfl",
+    box_weight: Literal["score", "iou"] = "score",
+    beta: float = 2.0,
+    alpha: float = 0.75,
+    gamma: float = 2.0,
+    loss_weights: tuple[float, float, float] = (1.0, 2.0, 0.25),
+    score: float = 0.05,
+    nms: float = 0.6,
+    detections: int = 100,
+    candidates: int = 1000,
+    image_mean: tuple[float, float, float] = IMAGENET_MEAN,
+    image_std: tuple[float, float, float] = IMAGENET_STD,
+    min_size: int = 800,
+    max_size: int = 1333,
 ) -> TorchvisionDetector:
     """GFL on P3..P7; defaults are mmdetection's ``gfl_r50_fpn``.
 
@@ -177,7 +236,17 @@ def build_gfl(
     """
     inference = _inference(score, nms, detections, candidates, image_mean, image_std, min_size, max_size)
     settings = point_settings(
-        "gfl", backbone, pretrained_backbone, neck, norm, trainable_layers, groups, tower_blocks, topk, pad_divisor, inference
+        "gfl",
+        backbone,
+        pretrained_backbone,
+        neck,
+        norm,
+        trainable_layers,
+        groups,
+        tower_blocks,
+        topk,
+        pad_divisor,
+        inference,
     )
     if bins < 1:
         raise UsageError(f"gfl: bins must be at least 1, not {bins}")
@@ -191,12 +260,27 @@ def build_gfl(
 
 @typed_options("atss")
 def build_atss(
-    classes: tuple[str, ...], *, backbone: str = "resnet50", pretrained_backbone: str | None = None, neck: int = 256,
-    norm: Norm = "batch", trainable_layers: int | None = None, groups: int = 32, tower_blocks: int = 4, prior_side: float = 8.0,
-    topk: int = 9, pad_divisor: int = 32, loss_weights: tuple[float, float, float] = (1.0, 2.0, 1.0), score: float = 0.05,
-    nms: float = 0.6, detections: int = 100, candidates: int = 1000,
-    image_mean: tuple[float, float, float] = IMAGENET_MEAN, image_std: tuple[float, float, float] = IMAGENET_STD,
-    min_size: int = 800, max_size: int = 1333,
+    classes: tuple[str, ...],
+    *,
+    backbone: str = "resnet50",
+    pretrained_backbone: str | None = None,
+    neck: int = 256,
+    norm: Norm = "batch",
+    trainable_layers: int | None = None,
+    groups: int = 32,
+    tower_blocks: int = 4,
+    prior_side: float = 8.0,
+    topk: int = 9,
+    pad_divisor: int = 32,
+    loss_weights: tuple[float, float, float] = (1.0, 2.0, 1.0),
+    score: float = 0.05,
+    nms: float = 0.6,
+    detections: int = 100,
+    candidates: int = 1000,
+    image_mean: tuple[float, float, float] = IMAGENET_MEAN,
+    image_std: tuple[float, float, float] = IMAGENET_STD,
+    min_size: int = 800,
+    max_size: int = 1333,
 ) -> TorchvisionDetector:
     """ATSS on P3..P7 with one square anchor per cell; defaults are mmdetection's ``atss_r50_fpn``.
 
@@ -224,7 +308,17 @@ def build_atss(
     """
     inference = _inference(score, nms, detections, candidates, image_mean, image_std, min_size, max_size)
     settings = point_settings(
-        "atss", backbone, pretrained_backbone, neck, norm, trainable_layers, groups, tower_blocks, topk, pad_divisor, inference
+        "atss",
+        backbone,
+        pretrained_backbone,
+        neck,
+        norm,
+        trainable_layers,
+        groups,
+        tower_blocks,
+        topk,
+        pad_divisor,
+        inference,
     )
     shape = (neck, len(classes), tuple(2**level for level in settings.spec.levels), tower_blocks, groups, prior_side)
     head = ATSSHead(*shape)
@@ -233,9 +327,23 @@ def build_atss(
     return assemble("atss", classes, head, f"ATSSHead(*{shape})", settings, loss, form, "atss_cls")
 
 
-DETECTORS.add("gfl", DetectorFamily(
-    build_gfl, FAMILY, "torchvision", "BSD-3-Clause", "GFL (or its varifocal variant) on P3..P7; losses are kdflow's own"
-))
-DETECTORS.add("atss", DetectorFamily(
-    build_atss, FAMILY, "torchvision", "BSD-3-Clause", "ATSS on P3..P7, one anchor per cell; losses are kdflow's own"
-))
+DETECTORS.add(
+    "gfl",
+    DetectorFamily(
+        build_gfl,
+        FAMILY,
+        "torchvision",
+        "BSD-3-Clause",
+        "GFL (or its varifocal variant) on P3..P7; losses are kdflow's own",
+    ),
+)
+DETECTORS.add(
+    "atss",
+    DetectorFamily(
+        build_atss,
+        FAMILY,
+        "torchvision",
+        "BSD-3-Clause",
+        "ATSS on P3..P7, one anchor per cell; losses are kdflow's own",
+    ),
+)

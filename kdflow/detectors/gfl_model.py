@@ -31,12 +31,18 @@ class Scale(nn.Module):
 
 def tower(width: int, blocks: int, groups: int) -> nn.Sequential:
     """Blocks of 3x3 convolution without bias, GroupNorm and ReLU."""
-    return nn.Sequential(*(
-        nn.Sequential(OrderedDict(
-            conv=nn.Conv2d(width, width, 3, padding=1, bias=False), gn=nn.GroupNorm(groups, width), act=nn.ReLU(),
-        ))
-        for _ in range(blocks)
-    ))
+    return nn.Sequential(
+        *(
+            nn.Sequential(
+                OrderedDict(
+                    conv=nn.Conv2d(width, width, 3, padding=1, bias=False),
+                    gn=nn.GroupNorm(groups, width),
+                    act=nn.ReLU(),
+                )
+            )
+            for _ in range(blocks)
+        )
+    )
 
 
 def cells(values: Tensor, size: int) -> Tensor:
@@ -69,7 +75,9 @@ class PointHead(nn.Module):
         side: Side of a prior in strides.
     """
 
-    def __init__(self, width: int, classes: int, strides: tuple[int, ...], blocks: int, groups: int, side: float) -> None:
+    def __init__(
+        self, width: int, classes: int, strides: tuple[int, ...], blocks: int, groups: int, side: float
+    ) -> None:
         super().__init__()
         self.classes = classes
         self.strides = tuple(strides)
@@ -129,12 +137,16 @@ class GFLHead(PointHead):
     def predict(self, classes: Tensor, boxes: Tensor, level: int) -> dict[str, Tensor]:
         """``logits`` (B, H*W, K) and ``distribution`` (B, H*W, 4(n+1)), edges left, top, right, bottom."""
         distribution = self.scales[level](self.gfl_reg(boxes))
-        return {"logits": cells(self.gfl_cls(classes), self.classes), "distribution": cells(distribution, 4 * (self.bins + 1))}
+        return {
+            "logits": cells(self.gfl_cls(classes), self.classes),
+            "distribution": cells(distribution, 4 * (self.bins + 1)),
+        }
 
     def distances(self, distribution: Tensor) -> Tensor:
         """Expected distance of every edge in strides, (..., 4(n+1)) -> (..., 4)."""
         chances = distribution.unflatten(-1, (4, self.bins + 1)).softmax(-1)
-        return chances @ torch.arange(self.bins + 1, dtype=chances.dtype, device=chances.device)
+        # A product and a sum, since a matrix product would round to half precision under autocast.
+        return (chances * torch.arange(self.bins + 1, dtype=chances.dtype, device=chances.device)).sum(-1)
 
     def decode(self, outputs: dict[str, Tensor], priors: Tensor, level: int) -> Tensor:
         """The prior's centre plus the expected distances."""
@@ -197,8 +209,15 @@ class PointDetector(nn.Module):
     """
 
     def __init__(
-        self, backbone: nn.Module, head: PointHead, *, score: float = 0.05, nms: float = 0.6, detections: int = 100,
-        candidates: int = 1000, **transform: Any,
+        self,
+        backbone: nn.Module,
+        head: PointHead,
+        *,
+        score: float = 0.05,
+        nms: float = 0.6,
+        detections: int = 100,
+        candidates: int = 1000,
+        **transform: Any,
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -227,7 +246,8 @@ class PointDetector(nn.Module):
             own = {name: values[level] for name, values in outputs.items()}
             levels.append((self.head.scores(own), self.head.decode(own, places, level)))
         return [
-            self._suppress([(scores[i], boxes[i]) for scores, boxes in levels], size) for i, size in enumerate(image_sizes)
+            self._suppress([(scores[i], boxes[i]) for scores, boxes in levels], size)
+            for i, size in enumerate(image_sizes)
         ]
 
     def _suppress(self, levels: list[tuple[Tensor, Tensor]], size: tuple[int, int]) -> dict[str, Tensor]:

@@ -48,7 +48,9 @@ def _model(name: str, build: Callable[..., Any]) -> type[BaseModel]:
 def _values(name: str, model: type[BaseModel], options: dict[str, Any]) -> dict[str, Any]:
     classes = options["classes"]
     if not classes or len(set(classes)) != len(classes):
-        raise UsageError(f"{name}: classes must be distinct names, at least one; got {', '.join(map(str, classes)) or 'none'}")
+        raise UsageError(
+            f"{name}: classes must be distinct names, at least one; got {', '.join(map(str, classes)) or 'none'}"
+        )
     try:
         checked = model(**options)
     except ValidationError as error:

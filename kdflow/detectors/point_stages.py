@@ -80,7 +80,9 @@ class PointAssign(nn.Module):
         self.topk = topk
         self.divisor = divisor
 
-    def forward(self, priors: list[Tensor], maps: list[Tensor], boxes: list[Tensor], image_sizes: ImageSizes) -> dict[str, Any]:
+    def forward(
+        self, priors: list[Tensor], maps: list[Tensor], boxes: list[Tensor], image_sizes: ImageSizes
+    ) -> dict[str, Any]:
         """Values per level of :func:`kdflow.detectors.dense_stages.describe`."""
         found = []
         for own, size in zip(boxes, image_sizes):
@@ -89,7 +91,9 @@ class PointAssign(nn.Module):
             found.append(torch.where(valid, indices, -2))
         return dense.describe(torch.stack(found), [len(p) for p in priors], boxes)
 
-    def infer(self, priors: list[Tensor], maps: list[Tensor], boxes: list[Tensor], image_sizes: ImageSizes) -> dict[str, Any]:
+    def infer(
+        self, priors: list[Tensor], maps: list[Tensor], boxes: list[Tensor], image_sizes: ImageSizes
+    ) -> dict[str, Any]:
         """One value per cell."""
         del maps, image_sizes
         return dense.empty_assignment(priors, len(boxes))
@@ -147,7 +151,12 @@ class PointLoss(Held):
         self.names = tuple(weights)
 
     def forward(
-        self, priors: list[Tensor], indices: list[Tensor], boxes: list[Tensor], labels: list[Tensor], **outputs: list[Tensor]
+        self,
+        priors: list[Tensor],
+        indices: list[Tensor],
+        boxes: list[Tensor],
+        labels: list[Tensor],
+        **outputs: list[Tensor],
     ) -> dict[str, Any]:
         """Weighted loss terms, scalars."""
         targets = PointTargets(priors, indices, boxes, labels)
@@ -181,8 +190,14 @@ class GflLoss(PointLoss):
     """
 
     def __init__(
-        self, owner: nn.Module, weights: dict[str, float], cls_loss: Literal["qfl", "vfl"], box_weight: Literal["score", "iou"],
-        beta: float = 2.0, alpha: float = 0.75, gamma: float = 2.0,
+        self,
+        owner: nn.Module,
+        weights: dict[str, float],
+        cls_loss: Literal["qfl", "vfl"],
+        box_weight: Literal["score", "iou"],
+        beta: float = 2.0,
+        alpha: float = 0.75,
+        gamma: float = 2.0,
     ) -> None:
         super().__init__(owner, weights)
         self.cls_loss = cls_loss
@@ -201,7 +216,9 @@ class GflLoss(PointLoss):
             ious.append(bx.iou(predicted[-1].detach(), wanted[-1]))
         weights = self.box_weights(targets, outputs["logits"], ious)
         total = mean_over_ranks(torch.cat(weights).sum()).clamp(min=1)
-        classes = [self.classification(z, targets, level, iou) for level, (z, iou) in enumerate(zip(outputs["logits"], ious))]
+        classes = [
+            self.classification(z, targets, level, iou) for level, (z, iou) in enumerate(zip(outputs["logits"], ious))
+        ]
         boxes_terms = [(w * (1 - bx.giou(p, b))).sum() / total for w, p, b in zip(weights, predicted, wanted)]
         shapes = [
             (w[:, None] * self.shape_loss(own, points / stride, b)).sum() / (4 * total)

@@ -54,13 +54,18 @@ class Proposals(Held):
         boxes, scores = rpn.filter_proposals(decoded, objectness, image_sizes, [len(a) for a in anchors])
         return {"boxes": boxes, "scores": scores}
 
-    def infer(self, logits: list[Tensor], deltas: list[Tensor], anchors: list[Tensor], image_sizes: ImageSizes) -> dict[str, Any]:
+    def infer(
+        self, logits: list[Tensor], deltas: list[Tensor], anchors: list[Tensor], image_sizes: ImageSizes
+    ) -> dict[str, Any]:
         """As many boxes as are kept at most."""
         del deltas, anchors
         rpn: RegionProposalNetwork = self.owner
         count = min(rpn.post_nms_top_n(), sum(min(x.shape[1], rpn.pre_nms_top_n()) for x in logits))
         like = logits[0]
-        return {"boxes": [like.new_empty(count, 4) for _ in image_sizes], "scores": [like.new_empty(count) for _ in image_sizes]}
+        return {
+            "boxes": [like.new_empty(count, 4) for _ in image_sizes],
+            "scores": [like.new_empty(count) for _ in image_sizes],
+        }
 
 
 class RpnSample(Held):
@@ -92,8 +97,11 @@ class RpnLoss(nn.Module):
         drawn = samples["positive"], samples["negative"]
         network = SimpleNamespace(fg_bg_sampler=lambda _labels: drawn)
         objectness, boxes = RegionProposalNetwork.compute_loss(
-            network, torch.cat(logits, dim=1).flatten(0, -2), torch.cat(deltas, dim=1).reshape(-1, 4),  # type: ignore[arg-type]
-            samples["labels"], samples["targets"],
+            network,
+            torch.cat(logits, dim=1).flatten(0, -2),
+            torch.cat(deltas, dim=1).reshape(-1, 4),  # type: ignore[arg-type]
+            samples["labels"],
+            samples["targets"],
         )
         return {"loss_objectness": objectness, "loss_rpn_box_reg": boxes}
 
@@ -119,12 +127,18 @@ class RoiSample(Held):
         """``boxes`` and ``matched_boxes`` per image; ``labels``, ``positive``, ``negative`` (N,); ``targets`` (N, 4) deltas."""
         heads: RoIHeads = self.owner
         # The library overwrites the entries of the list that it is given.
-        chosen, matched, classes, deltas = heads.select_training_samples(list(proposals), library_targets(boxes, labels, 1))
+        chosen, matched, classes, deltas = heads.select_training_samples(
+            list(proposals), library_targets(boxes, labels, 1)
+        )
         objects = [own if len(own) else own.new_zeros(1, 4) for own in boxes]
         found = (torch.cat(classes) - 1) % (self.classes + 1)
         return {
-            "boxes": list(chosen), "matched_boxes": [own[m] for own, m in zip(objects, matched)], "labels": found,
-            "positive": found < self.classes, "negative": found == self.classes, "targets": torch.cat(list(deltas)),
+            "boxes": list(chosen),
+            "matched_boxes": [own[m] for own, m in zip(objects, matched)],
+            "labels": found,
+            "positive": found < self.classes,
+            "negative": found == self.classes,
+            "targets": torch.cat(list(deltas)),
         }
 
     def infer(self, proposals: list[Tensor], boxes: list[Tensor], labels: list[Tensor]) -> dict[str, Any]:
@@ -135,7 +149,12 @@ class RoiSample(Held):
         like, total = boxes[0], sum(counts)
         flags = {key: like.new_empty(total, dtype=torch.bool) for key in ("positive", "negative")}
         per_image = {key: [like.new_empty(n, 4) for n in counts] for key in ("boxes", "matched_boxes")}
-        return {**per_image, **flags, "labels": like.new_empty(total, dtype=torch.long), "targets": like.new_empty(total, 4)}
+        return {
+            **per_image,
+            **flags,
+            "labels": like.new_empty(total, dtype=torch.long),
+            "targets": like.new_empty(total, 4),
+        }
 
 
 class RoiPool(nn.Module):

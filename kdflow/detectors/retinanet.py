@@ -64,7 +64,9 @@ class Predict(nn.Module):
 def match(model: Any, priors: list[Tensor], boxes: list[Tensor]) -> Tensor:
     """The library's own matching: its loss function, on a head that hands the indices back."""
     stand_in: Any = SimpleNamespace(proposal_matcher=model.proposal_matcher, head=dense.Capture())
-    found: Any = RetinaNet.compute_loss(stand_in, [{"boxes": own} for own in boxes], {}, [torch.cat(priors)] * len(boxes))
+    found: Any = RetinaNet.compute_loss(
+        stand_in, [{"boxes": own} for own in boxes], {}, [torch.cat(priors)] * len(boxes)
+    )
     return found
 
 
@@ -80,21 +82,36 @@ def stages(model: Any, normalize: Normalize, form: DenseForm) -> dict[str, Stage
         "head.decode": Stage(decode, {"deltas": "head.deltas", "priors": "head.priors"}, ("boxes",)),
         **assign_stages(dense.Assign(model, match), form.classes),
         **last_stages(
-            dense.DenseLoss(head, LOSSES, dense.head_loss, LIBRARY), dense.DenseDetect(model, dense.per_level, LIBRARY), form
+            dense.DenseLoss(head, LOSSES, dense.head_loss, LIBRARY),
+            dense.DenseDetect(model, dense.per_level, LIBRARY),
+            form,
         ),
     }
 
 
 @typed_options(NAME)
 def build_retinanet(
-    classes: tuple[str, ...], *, backbone: str = "resnet50", pretrained_backbone: str | None = None, neck: int = 256,
-    norm: Norm = "batch", trainable_layers: int | None = None, p6_from: Literal["p5", "c5"] = "p5",
+    classes: tuple[str, ...],
+    *,
+    backbone: str = "resnet50",
+    pretrained_backbone: str | None = None,
+    neck: int = 256,
+    norm: Norm = "batch",
+    trainable_layers: int | None = None,
+    p6_from: Literal["p5", "c5"] = "p5",
     head_norm: Literal["none", "group"] = "none",
     box_loss: Literal["l1", "smooth_l1", "ciou", "diou", "giou"] = "l1",
-    anchor_sizes: tuple[tuple[float, ...], ...] = OCTAVES, anchor_ratios: tuple[float, ...] = (0.5, 1.0, 2.0),
-    iou: tuple[float, float] = (0.4, 0.5), score: float = 0.05, nms: float = 0.5, detections: int = 300, candidates: int = 1000,
-    image_mean: tuple[float, float, float] = IMAGENET_MEAN, image_std: tuple[float, float, float] = IMAGENET_STD,
-    min_size: int = 800, max_size: int = 1333,
+    anchor_sizes: tuple[tuple[float, ...], ...] = OCTAVES,
+    anchor_ratios: tuple[float, ...] = (0.5, 1.0, 2.0),
+    iou: tuple[float, float] = (0.4, 0.5),
+    score: float = 0.05,
+    nms: float = 0.5,
+    detections: int = 300,
+    candidates: int = 1000,
+    image_mean: tuple[float, float, float] = IMAGENET_MEAN,
+    image_std: tuple[float, float, float] = IMAGENET_STD,
+    min_size: int = 800,
+    max_size: int = 1333,
 ) -> TorchvisionDetector:
     """RetinaNet on P3..P7; defaults are torchvision's ``retinanet_resnet50_fpn``.
 
@@ -121,16 +138,28 @@ def build_retinanet(
         max_size: Longest side in it.
     """
     spec = BackboneSpec(
-        backbone, neck, norm, first=3, extra="p6p7" if p6_from == "p5" else "p6p7_from_c5",
-        pretrained=pretrained_backbone, trainable=trainable_layers,
+        backbone,
+        neck,
+        norm,
+        first=3,
+        extra="p6p7" if p6_from == "p5" else "p6p7_from_c5",
+        pretrained=pretrained_backbone,
+        trainable=trainable_layers,
     )
     check_anchors(NAME, anchor_sizes, spec)
     if head_norm == "group":
         check_groups(NAME, neck)
     settings: dict[str, Any] = {
-        "min_size": min_size, "max_size": max_size, "image_mean": list(image_mean), "image_std": list(image_std),
-        "score_thresh": score, "nms_thresh": nms, "detections_per_img": detections, "bg_iou_thresh": iou[0],
-        "fg_iou_thresh": iou[1], "topk_candidates": candidates,
+        "min_size": min_size,
+        "max_size": max_size,
+        "image_mean": list(image_mean),
+        "image_std": list(image_std),
+        "score_thresh": score,
+        "nms_thresh": nms,
+        "detections_per_img": detections,
+        "bg_iou_thresh": iou[0],
+        "fg_iou_thresh": iou[1],
+        "topk_candidates": candidates,
     }
     body, channels = build_backbone(spec)
     ratios = (anchor_ratios,) * len(anchor_sizes)
@@ -145,12 +174,22 @@ def build_retinanet(
         f"head = RetinaNetHead({neck}, {per_cell}, {len(classes)}, norm_layer={'partial(nn.GroupNorm, 32)' if group else None})",
         f'head.regression_head._loss_type = "{box_loss}"',
         f"model = RetinaNet(backbone, {len(classes)}, anchor_generator=AnchorGenerator({anchor_sizes}, {ratios}), head=head,",
-        *(f"    {key}={value!r}," for key, value in settings.items()), ")",
+        *(f"    {key}={value!r}," for key, value in settings.items()),
+        ")",
     ]
     return TorchvisionDetector(
-        NAME, FAMILY, classes, model, {**feature_ports(spec, channels, FAMILY), **dense_ports(form, LOSSES)},
-        stages(model, normalize, form), dense_calls(form, LOSSES), {n: f"losses.{n}" for n in LOSSES},
-        size_divisor=32, normalize=normalize, label_offset=0, code=source(spec, channels, lines),
+        NAME,
+        FAMILY,
+        classes,
+        model,
+        {**feature_ports(spec, channels, FAMILY), **dense_ports(form, LOSSES)},
+        stages(model, normalize, form),
+        dense_calls(form, LOSSES),
+        {n: f"losses.{n}" for n in LOSSES},
+        size_divisor=32,
+        normalize=normalize,
+        label_offset=0,
+        code=source(spec, channels, lines),
         class_rows={"head.classification_head.cls_logits": ClassRows(groups=per_cell)},
     )
 
@@ -158,7 +197,9 @@ def build_retinanet(
 def check_anchors(name: str, sizes: Sequence[Sequence[float]], spec: BackboneSpec) -> None:
     """UsageError unless every pyramid level has the same number of anchor sizes."""
     if len(sizes) != len(spec.levels):
-        raise UsageError(f"{name}: anchor_sizes lists sides for {len(sizes)} levels, the pyramid has {len(spec.levels)}")
+        raise UsageError(
+            f"{name}: anchor_sizes lists sides for {len(sizes)} levels, the pyramid has {len(spec.levels)}"
+        )
     if len({len(own) for own in sizes}) != 1:
         raise UsageError(f"{name}: the head is shared by all levels, so every level needs equally many anchor_sizes")
 
@@ -167,7 +208,9 @@ def source(spec: BackboneSpec, channels: Sequence[int], lines: Sequence[str]) ->
     """Python that builds the model without kdflow."""
     imports, definitions, body = backbone_source(spec, channels)
     imports += [
-        "from functools import partial", "from torch import nn", "from torchvision.models.detection import RetinaNet",
+        "from functools import partial",
+        "from torch import nn",
+        "from torchvision.models.detection import RetinaNet",
         "from torchvision.models.detection.anchor_utils import AnchorGenerator",
         "from torchvision.models.detection.retinanet import RetinaNetHead",
     ]

@@ -175,7 +175,9 @@ class Plan:
 def vgg_plan(size: int, pretrained: str | None, trainable: int | None) -> Plan:
     """SSD300 or SSD512 of the paper; UsageError for other sizes."""
     if size not in VGG_SIZES:
-        raise UsageError(f"{NAME}: the VGG16 variant is made for size 300 or 512, not {size}; other backbones take any size")
+        raise UsageError(
+            f"{NAME}: the VGG16 variant is made for size 300 or 512, not {size}; other backbones take any size"
+        )
     kept = (5 if pretrained is None else 4) if trainable is None else trainable
     if not 0 <= kept <= 5:
         raise UsageError(f"{NAME}: trainable_layers counts backbone stages from the last one: 0 to 5, not {kept}")
@@ -210,10 +212,22 @@ def pyramid_plan(spec: BackboneSpec) -> Plan:
 
 @typed_options(NAME)
 def build_ssd(
-    classes: tuple[str, ...], *, backbone: str = "vgg16", pretrained_backbone: str | None = None, size: int = 300,
-    neck: int = 256, norm: Norm = "batch", trainable_layers: int | None = None, iou: float = 0.5, positive: float = 0.25,
-    score: float = 0.01, nms: float = 0.45, detections: int = 200, candidates: int = 400,
-    image_mean: tuple[float, float, float] | None = None, image_std: tuple[float, float, float] | None = None,
+    classes: tuple[str, ...],
+    *,
+    backbone: str = "vgg16",
+    pretrained_backbone: str | None = None,
+    size: int = 300,
+    neck: int = 256,
+    norm: Norm = "batch",
+    trainable_layers: int | None = None,
+    iou: float = 0.5,
+    positive: float = 0.25,
+    score: float = 0.01,
+    nms: float = 0.45,
+    detections: int = 200,
+    candidates: int = 400,
+    image_mean: tuple[float, float, float] | None = None,
+    image_std: tuple[float, float, float] | None = None,
 ) -> TorchvisionDetector:
     """SSD; defaults are torchvision's ``ssd300_vgg16``.
 
@@ -244,8 +258,14 @@ def build_ssd(
     mean = image_mean or (VGG_MEAN if vgg else IMAGENET_MEAN)
     std = image_std or (VGG_STD if vgg else IMAGENET_STD)
     settings: dict[str, Any] = {
-        "image_mean": list(mean), "image_std": list(std), "score_thresh": score, "nms_thresh": nms,
-        "detections_per_img": detections, "iou_thresh": iou, "topk_candidates": candidates, "positive_fraction": positive,
+        "image_mean": list(mean),
+        "image_std": list(std),
+        "score_thresh": score,
+        "nms_thresh": nms,
+        "detections_per_img": detections,
+        "iou_thresh": iou,
+        "topk_candidates": candidates,
+        "positive_fraction": positive,
     }
     anchors = DefaultBoxGenerator([list(r) for r in plan.ratios], **plan.boxes)
     per_cell = anchors.num_anchors_per_location()
@@ -254,11 +274,21 @@ def build_ssd(
     form = DenseForm(plan.strides, 0, len(classes), ("deltas",), scores="softmax")
     normalize = Normalize(mean, std)
     return TorchvisionDetector(
-        NAME, FAMILY, classes, model, {**plan.ports, **dense_ports(form, LOSSES)}, stages(model, normalize, form),
-        dense_calls(form, LOSSES), {n: f"losses.{n}" for n in LOSSES}, size_divisor=1 if vgg else 32, normalize=normalize,
-        label_offset=1, code=source(plan, per_cell, size, len(classes), settings),
+        NAME,
+        FAMILY,
+        classes,
+        model,
+        {**plan.ports, **dense_ports(form, LOSSES)},
+        stages(model, normalize, form),
+        dense_calls(form, LOSSES),
+        {n: f"losses.{n}" for n in LOSSES},
+        size_divisor=1 if vgg else 32,
+        normalize=normalize,
+        label_offset=1,
+        code=source(plan, per_cell, size, len(classes), settings),
         class_rows={
-            f"head.classification_head.module_list.{i}": ClassRows(groups=n, background=True) for i, n in enumerate(per_cell)
+            f"head.classification_head.module_list.{i}": ClassRows(groups=n, background=True)
+            for i, n in enumerate(per_cell)
         },
     )
 
@@ -271,13 +301,18 @@ def source(plan: Plan, per_cell: Sequence[int], size: int, classes: int, setting
         f"anchors = DefaultBoxGenerator({[list(r) for r in plan.ratios]}{boxes})",
         f"head = SSDHead({list(plan.widths)}, {list(per_cell)}, {classes + 1})",
         f"model = SSD(backbone, anchors, ({size}, {size}), {classes + 1}, head=head,",
-        *(f"    {key}={value!r}," for key, value in settings.items()), ")",
+        *(f"    {key}={value!r}," for key, value in settings.items()),
+        ")",
     ]
     imports = [
-        *imports, "from torchvision.models.detection.anchor_utils import DefaultBoxGenerator",
+        *imports,
+        "from torchvision.models.detection.anchor_utils import DefaultBoxGenerator",
         "from torchvision.models.detection.ssd import SSD, SSDHead",
     ]
     return model_source("SSD of torchvision", imports, definitions, [*body, *lines])
 
 
-DETECTORS.add(NAME, DetectorFamily(build_ssd, FAMILY, "torchvision", "BSD-3-Clause", "SSD300 and SSD512, or SSD's head on a pyramid"))
+DETECTORS.add(
+    NAME,
+    DetectorFamily(build_ssd, FAMILY, "torchvision", "BSD-3-Clause", "SSD300 and SSD512, or SSD's head on a pyramid"),
+)

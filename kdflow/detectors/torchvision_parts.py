@@ -84,8 +84,12 @@ class TorchvisionDetector:
 
 def _with_eps(code: str) -> str:
     """The source of a model whose frozen norms divide without an epsilon, as the library's first COCO weights need."""
-    lines = "    for norm in model.modules():\n        if type(norm).__name__ == \"FrozenBatchNorm2d\":\n            norm.eps = 0.0\n"
-    return code.replace("    return model\n", f"{lines}    return model\n")
+    lines = [
+        "    for norm in model.modules():",
+        '        if type(norm).__name__ == "FrozenBatchNorm2d":',
+        "            norm.eps = 0.0",
+    ]
+    return code.replace("    return model\n", "\n".join([*lines, "    return model", ""]))
 
 
 class Ready(nn.Module):
@@ -160,7 +164,7 @@ class Targets(nn.Module):
 class Anchors(nn.Module):
     """The library's anchors, which are those of every image of a batch."""
 
-    def __init__(self, generator: nn.Module) -> None:
+    def __init__(self, generator: Any) -> None:
         super().__init__()
         self.generator = generator
 
@@ -185,7 +189,11 @@ def library_targets(boxes: Sequence[Tensor], labels: Sequence[Tensor], offset: i
 def empty_detections(like: Tensor, count: int, images: int) -> list[dict[str, Tensor]]:
     """Detections of the right shapes, with the device and type of ``like``."""
     return [
-        {"boxes": like.new_empty(count, 4), "scores": like.new_empty(count), "labels": like.new_empty(count, dtype=torch.long)}
+        {
+            "boxes": like.new_empty(count, 4),
+            "scores": like.new_empty(count),
+            "labels": like.new_empty(count, dtype=torch.long),
+        }
         for _ in range(images)
     ]
 
@@ -247,20 +255,34 @@ def feature_ports(spec: BackboneSpec, channels: Sequence[int], family: str) -> d
         "normalize.pixels": inner("normalize", "pixels", "normalised images"),
         "targets.checked_boxes": inner("targets", "boxes", "ground-truth boxes", BOXES, form="xyxy"),
         "targets.checked_labels": inner("targets", "labels", "their classes", LABELS),
-        "backbone": port("backbone", family, "backbone", "maps", channels=tuple(channels), strides=strides, length=len(strides)),
-        "neck": port("neck", family, "neck", "maps", channels=(spec.width,) * len(levels), strides=levels, length=len(levels)),
+        "backbone": port(
+            "backbone", family, "backbone", "maps", channels=tuple(channels), strides=strides, length=len(strides)
+        ),
+        "neck": port(
+            "neck", family, "neck", "maps", channels=(spec.width,) * len(levels), strides=levels, length=len(levels)
+        ),
     }
 
 
 def check_groups(name: str, width: int) -> None:
     """UsageError unless towers of this width can have the libraries' GroupNorm, also on a level of a single cell."""
     if width % 32 or width < 64:
-        raise UsageError(f"{name}: the towers' GroupNorm has 32 groups, so neck must be a multiple of 32 from 64 on, not {width}")
+        raise UsageError(
+            f"{name}: the towers' GroupNorm has 32 groups, so neck must be a multiple of 32 from 64 on, not {width}"
+        )
 
 
 def model_source(title: str, imports: Sequence[str], definitions: Sequence[str], lines: Sequence[str]) -> str:
     """A module with ``build()``; ``lines`` end with a definition of ``model``."""
     plain = sorted({i for i in imports if i.startswith("import ")})
     named = sorted({i for i in imports if not i.startswith("import ")})
-    head = [f'"""{title}; load the weights with build().load_state_dict(state)."""', "", *plain, *named, "", "", *definitions]
+    head = [
+        f'"""{title}; load the weights with build().load_state_dict(state)."""',
+        "",
+        *plain,
+        *named,
+        "",
+        "",
+        *definitions,
+    ]
     return "\n".join([*head, "def build():", *(f"    {line}" for line in lines), "    return model", ""])

@@ -83,7 +83,8 @@ def _faults(before: Mapping[str, Any], state: Mapping[str, Tensor]) -> str:
     unknown = [k for k in state if k not in before]
     parts = [
         f"{len(keys)} {word} ({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''})"
-        for keys, word in ((missing, "parameters are missing"), (unknown, "are unknown")) if keys
+        for keys, word in ((missing, "parameters are missing"), (unknown, "are unknown"))
+        if keys
     ]
     return "; ".join(parts)
 
@@ -110,10 +111,13 @@ def _find(name: str) -> Any:
         return torchvision.models.get_weight(name)
     except (ValueError, KeyError, AttributeError):
         known = [
-            str(entry) for model in torchvision.models.list_models(module=torchvision.models.detection)
+            str(entry)
+            for model in torchvision.models.list_models(module=torchvision.models.detection)
             for entry in torchvision.models.get_model_weights(model)
         ]
-        raise UsageError(f'weights "{name}": no such file, and no weight name of torchvision.{choices(name, known)}') from None
+        raise UsageError(
+            f'weights "{name}": no such file, and no weight name of torchvision.{choices(name, known)}'
+        ) from None
 
 
 def _fetch(entry: Any, name: str) -> Mapping[str, Tensor]:
@@ -124,7 +128,11 @@ def _fetch(entry: Any, name: str) -> Mapping[str, Tensor]:
 
 
 def choose_classes(
-    state: Mapping[str, Tensor], rows: Mapping[str, ClassRows], categories: Sequence[str], classes: Sequence[str], source: str
+    state: Mapping[str, Tensor],
+    rows: Mapping[str, ClassRows],
+    categories: Sequence[str],
+    classes: Sequence[str],
+    source: str,
 ) -> dict[str, Tensor]:
     """The state with only the predictor rows of ``classes``, in their order.
 

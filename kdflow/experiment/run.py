@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from kdflow.data.formats import DataSource, open_data
 from kdflow.engine.hooks import Hook
 from kdflow.engine.loop import FitResult, fit
-from kdflow.engine.machine import Machine, open_machine
+from kdflow.errors import UsageError
 from kdflow.experiment.export import export_student, write_json, write_spec
 from kdflow.experiment.feed import Feed
 from kdflow.experiment.identity import detector_code, digest, op_code
 from kdflow.experiment.inherit import inherit
+from kdflow.experiment.session import Session, open_session
 from kdflow.experiment.setup import Setting, prepare, read_method
-from kdflow.experiment.teacher import best_student, provide_teacher
+from kdflow.experiment.teacher import best_student
 from kdflow.graph.facets import knowledge, needs
 from kdflow.spec.resolve import MethodSpec
 from kdflow.tracking.mlflow import MlflowTracker
@@ -28,6 +28,25 @@ from kdflow.tracking.run import RunFacts
 Notify = Callable[[str], None]
 Found = tuple[str, Mapping[str, float]]
 OUTPUT = Path("kdflow-runs")
+
+
+@dataclass(frozen=True)
+class TrialOf:
+    """Says that a run is one trial of a search: judged on the validation split, neither measured on test nor exported.
+
+    Attributes:
+        study: Name of the search.
+        number: Number of the trial in it.
+        parent: MLflow id of the search's own run.
+    """
+
+    study: str
+    number: int
+    parent: str = ""
+
+    def folder(self, output: Path, bench: str) -> Path:
+        """Where the trial's checkpoints lie."""
+        return output / bench / "trials" / self.study / str(self.number)
 
 
 @dataclass(frozen=True)
@@ -41,7 +60,7 @@ class RunResult:
         run_id: MLflow run.
         status: ``finished``, ``interrupted`` or ``stopped``.
         metrics: Metrics of the exported student on the test split, in percent; empty unless finished.
-        validation: The same on the validation split.
+        validation: The same on the validation split, at the best evaluation.
         step_ms: Median milliseconds of a training step.
         resumed_from_step: Steps taken over from a checkpoint.
         teacher_stages_run: Teacher stages that ran in every step.
@@ -85,6 +104,8 @@ def run(
     resume: bool = False,
     hooks: Sequence[Hook] = (),
     notify: Notify = print,
+    session: Session | None = None,
+    trial: TrialOf | None = None,
 ) -> RunResult:
     """Check, compile, train, evaluate and record one method on one bench.
 
@@ -100,19 +121,56 @@ def run(
         resume: Go on from the last checkpoint; a finished run is reported, not repeated.
         hooks: Further listeners of the training.
         notify: Receives one line per phase of the work.
+        session: Device, data and teachers to share with other runs; none opens them for this run (``device`` then counts).
+        trial: The run is a trial of a search; its ``metrics`` stay empty, ``validation`` is what it is judged by.
 
     Raises:
         SpecError, UsageError, DataError: The user's mistakes, before training starts.
         InvariantError: Training silently went wrong.
     """
     method = spec if isinstance(spec, MethodSpec) else read_method(spec)
-    setting = prepare(method, bench, overrides=_overrides(overrides, steps, precision), seed=seed)
-    source = open_data(setting.bench.data.format, setting.bench.data.options)
-    with open_machine(device) as machine:
-        return _run(setting, source, machine, output, resume, hooks, notify)
+    setting = prepare(method, bench, overrides=with_length(overrides, steps, precision), seed=seed)
+    if session is not None:
+        return _run(setting, session, output, resume, hooks, notify, trial)
+    with open_session(device) as own:
+        return _run(setting, own, output, resume, hooks, notify, trial)
 
 
-def _overrides(given: Mapping[str, Any] | None, steps: int | None, precision: str | None) -> dict[str, Any]:
+def feed_of(setting: Setting, session: Session) -> Feed:
+    """The batches of a setting."""
+    bench = setting.bench
+    divisor = max(d.size_divisor for d in setting.detectors.values())
+    return Feed(session.source(bench.data), bench, bench.recipe, setting.seed, divisor, session.machine)
+
+
+def provide_teachers(
+    setting: Setting, session: Session, feed: Feed, hooks: Sequence[Hook] = (), notify: Notify = print
+) -> dict[str, Found]:
+    """Give the setting's teachers their weights; owner -> identity and validation metrics."""
+    return {
+        owner: session.teacher(owner, spec, setting.detectors[owner], feed, hooks, notify)
+        for owner, spec in setting.bench.all_teachers.items()
+        if owner in setting.detectors
+    }
+
+
+def measure_trial(setting: Setting, session: Session, folder: Path) -> Mapping[str, float]:
+    """Metrics of a finished trial's best student on the test split, in percent; the student is exported into ``folder``.
+
+    Raises:
+        UsageError: The folder has no student.
+    """
+    if not (folder / "best.pt").is_file():
+        raise UsageError(f"{folder} has no best.pt, so this trial cannot be measured on the test split")
+    student = best_student(folder, setting.detectors["student"])
+    student.model.to(session.machine.device)
+    metrics = feed_of(setting, session).evaluate(student, "test")
+    export_student(student, folder)
+    return metrics
+
+
+def with_length(given: Mapping[str, Any] | None, steps: int | None, precision: str | None = None) -> dict[str, Any]:
+    """Overrides, with length and precision as overrides of the recipe."""
     changes = dict(given or {})
     if steps is not None:
         changes |= {"recipe.steps": steps, "recipe.epochs": None}
@@ -123,25 +181,29 @@ def _overrides(given: Mapping[str, Any] | None, steps: int | None, precision: st
 
 def _run(
     setting: Setting,
-    source: DataSource,
-    machine: Machine,
+    session: Session,
     output: Path,
     resume: bool,
     hooks: Sequence[Hook],
     notify: Notify,
+    trial: TrialOf | None,
 ) -> RunResult:
     bench, plan = setting.bench, setting.plan
     student = setting.detectors["student"]
-    divisor = max(d.size_divisor for d in setting.detectors.values())
-    feed = Feed(source, bench, bench.recipe, setting.seed, divisor, machine)
-    teachers = _teachers(setting, feed, hooks, notify)
+    feed = feed_of(setting, session)
+    teachers = provide_teachers(setting, session, feed, () if trial else hooks, notify)
     identity = _identity(setting, feed, {owner: found[0] for owner, found in teachers.items()})
-    folder = output / bench.bench / f"{setting.method.method}-s{setting.seed}-{identity[:8]}"
+    name = f"{setting.method.method}-s{setting.seed}-{identity[:8]}"
+    folder = trial.folder(output, bench.bench) if trial else output / bench.bench / name
     if resume and (done := _finished(folder)) is not None:
         notify(f"{setting.method.method}: this run is finished; its result is in {folder}")
         return done
     inherit(setting.method.init, setting.detectors)
-    tracker = MlflowTracker(_facts(setting, identity, folder, teachers), output)
+    facts = _facts(setting, identity, folder, teachers)
+    if trial:
+        own_hash = digest({"run": identity, "study": trial.study, "trial": trial.number})
+        facts = replace(facts, kind="trial", parent=trial.parent, run_hash=own_hash)
+    tracker = MlflowTracker(facts, output)
     result = fit(
         plan,
         feed.training,
@@ -157,17 +219,9 @@ def _run(
         phases=setting.method.phases,
         passes=feed.one_pass,
         resume=resume,
-        device=machine,
+        device=session.machine,
     )
-    return _record(setting, feed, result, tracker, folder, notify)
-
-
-def _teachers(setting: Setting, feed: Feed, hooks: Sequence[Hook], notify: Notify) -> dict[str, Found]:
-    return {
-        owner: provide_teacher(owner, spec, setting.detectors[owner], feed, hooks=hooks, notify=notify)
-        for owner, spec in setting.bench.all_teachers.items()
-        if owner in setting.detectors
-    }
+    return _record(setting, feed, result, tracker, folder, notify, is_trial=trial is not None)
 
 
 def _identity(setting: Setting, feed: Feed, teachers: Mapping[str, str]) -> str:
@@ -224,12 +278,19 @@ def _facts(setting: Setting, identity: str, folder: Path, teachers: Mapping[str,
 
 
 def _record(
-    setting: Setting, feed: Feed, result: FitResult, tracker: MlflowTracker, folder: Path, notify: Notify
+    setting: Setting,
+    feed: Feed,
+    result: FitResult,
+    tracker: MlflowTracker,
+    folder: Path,
+    notify: Notify,
+    is_trial: bool = False,
 ) -> RunResult:
-    """Evaluate the best student on test, export it, and write the record."""
+    """Evaluate the best student on test, export it, and write the record; a trial keeps to the validation split."""
     metrics: Mapping[str, float] = {}
     path: Path | None = None
-    if result.status == "finished":
+    finished = result.status == "finished"
+    if finished and not is_trial:
         student = best_student(folder, setting.detectors["student"])
         metrics = feed.evaluate(student, "test")
         path = export_student(student, folder)
@@ -241,7 +302,7 @@ def _record(
         run_id=tracker.run_id,
         status=result.status,
         metrics=dict(metrics),
-        validation=dict(result.metrics),
+        validation=_validation(result),
         step_ms=1000 * times[len(times) // 2] if times else None,
         resumed_from_step=result.resumed_from_step,
         teacher_stages_run=setting.plan.report.teacher_stages_run,
@@ -251,13 +312,22 @@ def _record(
         reason=result.reason,
         notes=(*result.notes, *(f"not seen alive: {t}" for t in result.unproven)),
     )
-    if path is not None and feed.machine.is_first:
+    if finished and feed.machine.is_first:
         write_json(folder / "result.json", done.as_json())
+    if finished and is_trial and feed.machine.is_first:
+        tracker.finish(done.validation, [folder / "result.json"], "val")
+    if path is not None and feed.machine.is_first:
         tracker.finish(
             metrics, [folder / "result.json", folder / "student.py", path], "val" if feed.source.two_splits else "test"
         )
         notify(f"{done.method}: test AP {metrics['AP']:.1f}, mAP@0.5 {metrics['voc_ap50']:.1f}; student in {path}")
     return done
+
+
+def _validation(result: FitResult) -> dict[str, float]:
+    """Metrics of the evaluation that chose the exported student, else of the last one."""
+    step = result.best.get("step")
+    return dict(next((e.metrics for e in result.evaluations if e.step == step), result.metrics))
 
 
 def _finished(folder: Path) -> RunResult | None:

@@ -15,8 +15,13 @@ Pairs = list[list[tuple[Tensor, Tensor]]]
 
 
 def prediction_cost(
-    student_logits: Tensor, teacher_logits: Tensor, student_boxes: Tensor, teacher_boxes: Tensor,
-    classes: float = 1.0, l1: float = 5.0, giou: float = 2.0,
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    student_boxes: Tensor,
+    teacher_boxes: Tensor,
+    classes: float = 1.0,
+    l1: float = 5.0,
+    giou: float = 2.0,
 ) -> Tensor:
     """Cost of pairing every student prediction with every teacher prediction of the same image.
 

@@ -41,8 +41,13 @@ def with_image_index(boxes: Sequence[Tensor]) -> Tensor:
 
 
 def align_boxes(
-    features: Sequence[Tensor], boxes: Sequence[Tensor], levels: Tensor, strides: Sequence[int],
-    bins: int = 7, sampling: int = 2, aligned: bool = True,
+    features: Sequence[Tensor],
+    boxes: Sequence[Tensor],
+    levels: Tensor,
+    strides: Sequence[int],
+    bins: int = 7,
+    sampling: int = 2,
+    aligned: bool = True,
 ) -> Tensor:
     """RoIAlign of every box on its own level.
 

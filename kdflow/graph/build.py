@@ -388,12 +388,9 @@ class Builder:
         if operation in OPS:
             return OPS.get(operation)
         group = operation.split(".")[0]
-        hint = (
-            f"\"kdflow ops '{group}.*'\" lists all"
-            if any(n.startswith(f"{group}.") for n in OPS)
-            else '"kdflow ops" lists all'
-        )
-        self.document.report(path, f'no op "{operation}".{choices(operation, OPS)}; {hint}')
+        alike = [name for name in OPS if name.startswith(f"{group}.")]
+        hint = f"\"kdflow ops '{group}.*'\" lists these" if alike else '"kdflow ops" lists all'
+        self.document.report(path, f'no op "{operation}".{choices(operation, alike or OPS)}; {hint}')
         return None
 
     def _call(self, name: str, entry: NodeEntry, path: Steps) -> Rewiring | None:

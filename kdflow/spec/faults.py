@@ -48,15 +48,28 @@ def _joined(problems: list[str]) -> list[str]:
 
 _EXPECTED = "expected "
 _TYPES = {
-    "tuple_type": "a list", "list_type": "a list", "set_type": "a list",
-    "dict_type": "a mapping of keys to values", "model_type": "a mapping of keys to values",
+    "tuple_type": "a list",
+    "list_type": "a list",
+    "set_type": "a list",
+    "dict_type": "a mapping of keys to values",
+    "model_type": "a mapping of keys to values",
     "model_attributes_type": "a mapping of keys to values",
-    "int_parsing": "a whole number", "int_type": "a whole number", "int_from_float": "a whole number",
-    "float_parsing": "a number", "float_type": "a number", "finite_number": "a finite number",
-    "bool_parsing": "true or false", "bool_type": "true or false", "string_type": "a word",
+    "int_parsing": "a whole number",
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_parsing": "a number",
+    "float_type": "a number",
+    "finite_number": "a finite number",
+    "bool_parsing": "true or false",
+    "bool_type": "true or false",
+    "string_type": "a word",
 }
-_BOUNDS = {"greater_than": ("above", "gt"), "greater_than_equal": ("of at least", "ge"), "less_than": ("below", "lt"),
-           "less_than_equal": ("of at most", "le")}
+_BOUNDS = {
+    "greater_than": ("above", "gt"),
+    "greater_than_equal": ("of at least", "ge"),
+    "less_than": ("below", "lt"),
+    "less_than_equal": ("of at most", "le"),
+}
 
 
 def _say(model: type[BaseModel], complaint: Any) -> tuple[Steps, str]:
@@ -96,7 +109,9 @@ def _shown(value: Any) -> str:
 
 
 def _close(kind: str, value: Any, wanted: str) -> str:
-    close = difflib.get_close_matches(str(value), re.findall(r'"([^"]+)"', wanted), n=1) if kind == "literal_error" else []
+    close = (
+        difflib.get_close_matches(str(value), re.findall(r'"([^"]+)"', wanted), n=1) if kind == "literal_error" else []
+    )
     return f". Did you mean {repr_name(close[0])}?" if close else ""
 
 

@@ -22,7 +22,6 @@ from kdflow.errors import choices
 from kdflow.spec.faults import validate
 from kdflow.spec.load import Document, Steps
 
-
 Length = Annotated[float, Field(ge=0)]
 
 

@@ -49,5 +49,7 @@ def test_other_forms(call, tiny, form, word):
 
 
 def test_set_changes_what_is_shown(call, tiny):
-    facts = json.loads(call("explain", "fitnet", "--bench", tiny, "--format", "json", "--set", "terms.hint.weight=7").out)
+    facts = json.loads(
+        call("explain", "fitnet", "--bench", tiny, "--format", "json", "--set", "terms.hint.weight=7").out
+    )
     assert next(term["weight"] for term in facts["terms"] if term["name"] == "kd/hint") == 7

@@ -24,7 +24,9 @@ def test_help_loads_nothing_heavy():
 
 
 def test_importing_kdflow_loads_nothing_heavy():
-    code = f"import sys, kdflow\nassert not [name for name in {HEAVY!r} if name in sys.modules]\nassert kdflow.__version__"
+    code = (
+        f"import sys, kdflow\nassert not [name for name in {HEAVY!r} if name in sys.modules]\nassert kdflow.__version__"
+    )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
@@ -32,7 +34,9 @@ def test_version(call):
     assert call("--version").out.startswith("kdflow 0.")
 
 
-@pytest.mark.parametrize("words", [["nonsense"], ["run"], ["run", "defeat", "--nonsense"], ["run", "defeat", "--steps", "0"], ["data"]])
+@pytest.mark.parametrize(
+    "words", [["nonsense"], ["run"], ["run", "defeat", "--nonsense"], ["run", "defeat", "--steps", "0"], ["data"]]
+)
 def test_wrong_usage_is_a_mistake_told_on_stderr(call, words):
     done = call(*words)
     assert done.code == 2

@@ -16,7 +16,11 @@ SIZES = ((64, 96), (91, 64))
 
 
 def make_batch(
-    counts: Sequence[int] = (3, 2), sizes: Sequence[tuple[int, int]] = SIZES, classes: int = 3, seed: int = 0, divisor: int = 32
+    counts: Sequence[int] = (3, 2),
+    sizes: Sequence[tuple[int, int]] = SIZES,
+    classes: int = 3,
+    seed: int = 0,
+    divisor: int = 32,
 ) -> Batch:
     """Random images with ``counts`` objects each, padded with zeros to one canvas whose sides are multiples of ``divisor``."""
     random = torch.Generator().manual_seed(seed)

@@ -25,7 +25,9 @@ assert not any(name.split(".")[0] == "kdflow" for name in sys.modules), "kdflow 
 """
 
 
-def run_sources(detectors: Mapping[str, Detector], folder: Path, image: torch.Tensor) -> dict[str, dict[str, torch.Tensor]]:
+def run_sources(
+    detectors: Mapping[str, Detector], folder: Path, image: torch.Tensor
+) -> dict[str, dict[str, torch.Tensor]]:
     """Detections of the exported models on one unpadded image; names must be good module names."""
     (folder / "check.py").write_text(SCRIPT)
     torch.save(image, folder / "image.pth")
@@ -33,7 +35,12 @@ def run_sources(detectors: Mapping[str, Detector], folder: Path, image: torch.Te
         (folder / f"student_{name}.py").write_text(detector.source())
         torch.save(detector.model.state_dict(), folder / f"{name}.pth")
     done = subprocess.run(
-        [sys.executable, "check.py", *detectors], cwd=folder, capture_output=True, text=True, timeout=300, check=False,
+        [sys.executable, "check.py", *detectors],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
         env={"PATH": "", "PYTHONPATH": "", "OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stderr

@@ -22,7 +22,9 @@ def run_stages(detector: Detector, batch: Batch, **replaced: Any) -> dict[str, A
     return values
 
 
-def run_call(detector: Detector, call: str, values: dict[str, Any], options: dict[str, Any] | None = None, **inputs: Any) -> dict[str, Any]:
+def run_call(
+    detector: Detector, call: str, values: dict[str, Any], options: dict[str, Any] | None = None, **inputs: Any
+) -> dict[str, Any]:
     """The outputs of a call: repeats exactly the stages that depend on what is replaced; ``values`` are the ports so far.
 
     An input of the call replaces a port, or (``stage:argument``) one argument of one stage.

@@ -68,6 +68,10 @@ def test_ssd_on_vgg_is_the_librarys() -> None:
     ours, theirs = detector.model.anchor_generator, library.anchor_generator
     assert (ours.aspect_ratios, ours.scales, ours.steps) == (theirs.aspect_ratios, theirs.scales, theirs.steps)
     assert detector.model.transform.image_std == library.transform.image_std
+    space: dict[str, Any] = {}
+    exec(detector.source(), space)
+    with torch.device("meta"):
+        assert {key: value.shape for key, value in space["build"]().state_dict().items()} == shapes
 
 
 @each
@@ -171,7 +175,9 @@ def test_the_head_call_takes_foreign_maps(name: str) -> None:
 def test_the_assign_call_needs_other_boxes_alone(name: str) -> None:
     detector, batch = tiny(name), batch_for(name)
     values = run_stages(detector, batch)
-    boxes = [torch.tensor([[8.0, 8.0, 40.0, 40.0], [20.0, 20.0, 60.0, 60.0], [4.0, 4.0, 90.0, 90.0], [1.0, 1.0, 9.0, 9.0]])] * 2
+    boxes = [
+        torch.tensor([[8.0, 8.0, 40.0, 40.0], [20.0, 20.0, 60.0, 60.0], [4.0, 4.0, 90.0, 90.0], [1.0, 1.0, 9.0, 9.0]])
+    ] * 2
     again = run_call(detector, "assign", {**values, "targets.checked_labels": [torch.arange(4)] * 2}, boxes=boxes)
     positive = torch.cat(again["positive"], 1)
     assert positive.any()
@@ -205,7 +211,7 @@ def test_boxes_without_area_are_refused(name: str) -> None:
     [
         ("retinanet", {"anchor_sizes": ((8,), (16,))}, "sides for 2 levels, the pyramid has 5"),
         ("retinanet", {"anchor_sizes": ((8,), (16,), (32,), (64,), (96, 128))}, "every level needs equally many"),
-        ("retinanet", {"head_norm": "group"}, "neck must be a multiple of 32, not 16"),
+        ("retinanet", {"head_norm": "group"}, "neck must be a multiple of 32 from 64 on, not 16"),
         ("fcos", {"neck": 48}, "neck must be a multiple of 32"),
         ("ssd", {"backbone": "vgg16", "size": 320}, "made for size 300 or 512, not 320"),
         ("ssd", {"backbone": "vgg19"}, 'no backbone "vgg19"'),

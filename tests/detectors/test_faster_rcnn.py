@@ -15,8 +15,17 @@ from tests.detectors.staging import run_call, run_stages
 
 CLASSES = ("disc", "square", "star")
 TINY = {
-    "backbone": "resnet18", "neck": 16, "box_head": 24, "rpn_pre_nms": (60, 40), "rpn_post_nms": (50, 30), "rpn_samples": 32,
-    "roi_samples": 16, "anchor_sizes": ((8,), (16,), (32,), (48,), (64,)), "min_size": 64, "max_size": 128, "score": 0.01,
+    "backbone": "resnet18",
+    "neck": 16,
+    "box_head": 24,
+    "rpn_pre_nms": (60, 40),
+    "rpn_post_nms": (50, 30),
+    "rpn_samples": 32,
+    "roi_samples": 16,
+    "anchor_sizes": ((8,), (16,), (32,), (48,), (64,)),
+    "min_size": 64,
+    "max_size": 128,
+    "score": 0.01,
 }
 
 
@@ -27,10 +36,17 @@ def tiny(seed: int = 0, **options: object) -> TorchvisionDetector:
 
 @pytest.mark.parametrize(
     ("counts", "sizes"),
-    [((3, 2), ((64, 96), (91, 64))), ((2, 0), ((64, 96), (91, 64))), ((0, 0), ((64, 64), (96, 64))), ((1, 4), ((96, 96), (96, 96)))],
+    [
+        ((3, 2), ((64, 96), (91, 64))),
+        ((2, 0), ((64, 96), (91, 64))),
+        ((0, 0), ((64, 64), (96, 64))),
+        ((1, 4), ((96, 96), (96, 96))),
+    ],
     ids=["ragged", "one image empty", "all images empty", "full canvas"],
 )
-def test_a_training_step_is_the_librarys_bit_for_bit(counts: tuple[int, int], sizes: tuple[tuple[int, int], ...]) -> None:
+def test_a_training_step_is_the_librarys_bit_for_bit(
+    counts: tuple[int, int], sizes: tuple[tuple[int, int], ...]
+) -> None:
     assert_exact(tiny(), make_batch(counts, sizes), offset=1)
 
 

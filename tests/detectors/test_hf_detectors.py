@@ -89,6 +89,16 @@ def test_evaluation_equals_the_library_bit_for_bit(name: str, counts: tuple[int,
 
 
 @each
+def test_mixed_precision_equals_the_library_bit_for_bit(name: str, built: dict[str, Any]) -> None:
+    detector = built[name]
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        values, output, _ = both(detector, make_batch((2, 1)), training=False)
+    assert output.logits.dtype is torch.bfloat16
+    assert torch.equal(values["decoder.logits"][-1], output.logits)
+    assert torch.equal(values["decoder.boxes"][-1], output.pred_boxes)
+
+
+@each
 def test_detections_are_those_of_the_librarys_image_processor(name: str, built: dict[str, Any]) -> None:
     detector = built[name]
     batch = make_batch((1, 2), RAGGED if name in MASKED else None)

@@ -8,6 +8,7 @@ import torch
 
 from tests.detectors import test_dense as dense
 from tests.detectors import test_faster_rcnn as rcnn
+from tests.detectors import test_gfl as gfl
 from tests.detectors.library import make_batch
 from tests.detectors.source_check import run_sources
 
@@ -19,14 +20,11 @@ def test_sources_build_the_same_models_without_kdflow(tmp_path: Path) -> None:
         **{name: dense.tiny(name, min_size=96) for name in ("retinanet", "fcos")},
         "retinanet_v2": dense.tiny("retinanet", neck=64, head_norm="group", box_loss="giou", p6_from="c5", min_size=96),
         "ssd": dense.tiny("ssd"),
-        "ssd_vgg": dense.tiny("ssd", backbone="vgg16", size=300),
+        **{name: gfl.tiny(name, min_size=96) for name in gfl.NAMES},
     }
     image = make_batch(sizes=((96, 96), (96, 96))).images[0]
-    found = run_sources({n: d for n, d in detectors.items()}, tmp_path, image)
+    found = run_sources(detectors, tmp_path, image)
     for name, detector in detectors.items():
-        if name == "ssd_vgg":
-            assert len(found[name]["boxes"]) > 0
-            continue
         expected = detector.predict(image[None], [(96, 96)])[0]
         assert len(found[name]["boxes"]) > 0, name
         assert torch.equal(found[name]["labels"], expected["labels"] + detector.label_offset), name

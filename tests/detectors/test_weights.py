@@ -121,8 +121,12 @@ def test_a_backbone_takes_weights_from_a_file(tmp_path: Path) -> None:
     built, channels = build_backbone(BackboneSpec("resnet18", 16, "frozen", pretrained=str(tmp_path / "r18.pth")))
     assert channels == (64, 128, 256, 512)
     assert torch.equal(built.body.conv1.weight, donor["conv1.weight"])
-    assert {n.split(".")[0] for n, p in built.body.named_parameters() if p.requires_grad} == {"layer2", "layer3", "layer4"}
-    with pytest.raises(UsageError, match="is no resnet34: layer1.2.conv1.weight is missing"):
+    assert {n.split(".")[0] for n, p in built.body.named_parameters() if p.requires_grad} == {
+        "layer2",
+        "layer3",
+        "layer4",
+    }
+    with pytest.raises(UsageError, match=r"is no resnet34: layer1\.2\.conv1\.weight is missing"):
         build_backbone(BackboneSpec("resnet34", 16, pretrained=str(tmp_path / "r18.pth")))
 
 
@@ -132,7 +136,9 @@ def test_a_timm_backbone_takes_weights_from_a_file(tmp_path: Path) -> None:
     torch.manual_seed(1)
     donor = timm.create_model("mobilenetv3_small_050")
     torch.save(donor.state_dict(), tmp_path / "m.pth")
-    built, _ = build_backbone(BackboneSpec("timm:mobilenetv3_small_050", 16, pretrained=str(tmp_path / "m.pth"), trainable=5))
+    built, _ = build_backbone(
+        BackboneSpec("timm:mobilenetv3_small_050", 16, pretrained=str(tmp_path / "m.pth"), trainable=5)
+    )
     assert torch.equal(built.body.conv_stem.weight, donor.conv_stem.weight)
     with pytest.raises(UsageError, match="pretrained_backbone"):
         build_backbone(BackboneSpec("timm:resnet10t", 16, pretrained=str(tmp_path / "m.pth"), trainable=5))

@@ -7,6 +7,7 @@ A binding ``tests/goldens/<slug>.yaml`` lists *runs*; each applies to the cases 
     set:       dotted spec path -> literal, "$key" for a scalar of the case ("$" works inside mappings and lists as well), or
                {make: function, of: [keys]}; "key|1" stands for 1 where the case has no such key
     values:    reference in the spec -> key ("student.neck.*" gathers a list) or {make: function, of: key or [keys]}
+    leaves:    references beside student.* whose gradients are compared (results of calls that are given)
     params:    key pattern with {placeholders} -> name below plan.ops ({last_k}: {k} counted from the end)
     detectors: owner -> function in builders.py that makes a detector from the case
     expected:  key pattern -> {term: name} | {terms: [names]} | {node: name} | {grad: reference}, with make: for a layout of
@@ -147,7 +148,7 @@ def evaluate(run: Run, dtype: torch.dtype) -> tuple[Plan, dict[str, Any], dict[s
     method = spec.resolve(context, {path: literal(run, v) for path, v in run["set"].items()})
     inputs = {name: source(run, declared, dtype) for name, declared in run["values"].items()}
     for name, value in inputs.items():
-        if name.startswith("student."):
+        if name.startswith("student.") or name in run["leaves"]:
             leaves(value)
     strides = {
         name: tuple(key if isinstance(key, list) else (int(s) for s in gather(run, key)))[: len(inputs[name])]
@@ -244,10 +245,11 @@ def actual(run: Run, plan: Plan, raw: dict[str, Any], inputs: dict[str, Any], de
 
 
 def gradient(loss: torch.Tensor, run: Run, plan: Plan, inputs: dict[str, Any], name: str) -> Any:
-    """Gradient with respect to a given value or a parameter below plan.ops; zeros where none flows."""
+    """Gradient with respect to a given value or a parameter (of plan.ops or student.*); zeros where none flows."""
     target = inputs.get(name)
     if target is None:
-        target = dict(plan.ops.named_parameters())[name]
+        students = plan.detectors["student"].model.named_parameters(prefix="student")
+        target = {**dict(plan.ops.named_parameters()), **dict(students)}[name]
     flat = list(target) if isinstance(target, (list, tuple)) else [target]
     grads = torch.autograd.grad(loss, flat, retain_graph=True, allow_unused=True)
     filled = [torch.zeros_like(t) if g is None else g for t, g in zip(flat, grads)]

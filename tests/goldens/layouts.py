@@ -210,7 +210,7 @@ def partners(pairs: list[list[tuple[Tensor, Tensor]]], logits: Tensor) -> Tensor
 
 def mean_of_rows(layers: list[Tensor], weight: Tensor) -> Tensor:
     """Summed over all but the rows, averaged over the rows, weighted: (L,)."""
-    return torch.stack([weight * layer.flatten(1).sum(1).mean() if layer.dim() > 1 else weight * layer.mean() for layer in layers])
+    return torch.stack([weight * layer.reshape(len(layer), -1).sum(1).mean() for layer in layers])
 
 
 def summed(values: list[Tensor]) -> list[Tensor]:
@@ -234,3 +234,31 @@ def only_mask(masks: list[Tensor]) -> Tensor:
     """One mask (B, 1, H, W) -> (B, H, W)."""
     (mask,) = masks
     return mask.squeeze(1)
+
+
+def masks_of_taed(with_channels: float) -> list[str]:
+    """1 -> factors by place and channel, 0 -> by place."""
+    return ["places", "channels"] if with_channels else ["places"]
+
+
+def as_maps(levels: list[Tensor], like: list[Tensor]) -> list[Tensor]:
+    """(B, H*W*A, C) per level -> (B, A*C, H, W) with the heights and widths of ``like``."""
+    maps = []
+    for values, m in zip(levels, like):
+        height, width = m.shape[-2:]
+        maps.append(values.reshape(len(values), height, width, -1).permute(0, 3, 1, 2))
+    return maps
+
+
+def tower(branch: str) -> Any:
+    """Index of the reused block -> the port of that block's output."""
+    return lambda index: f"{branch}.{int(index)}"
+
+
+student_classes, student_boxes = tower("student.head.cls_tower"), tower("student.head.box_tower")
+teacher_classes, teacher_boxes = tower("teacher.head.cls_tower"), tower("teacher.head.box_tower")
+
+
+def known_class(labels: list[Tensor], classes: Tensor) -> list[Tensor]:
+    """Labels per level -> True where they name a class and not the background."""
+    return [(level >= 0) & (level < classes) for level in labels]

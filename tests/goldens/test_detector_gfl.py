@@ -52,7 +52,12 @@ class Case:
     def make_head(self) -> GFLHead:
         strides = tuple(int(s) for s in self["strides"])
         head = GFLHead(
-            self.neck[0].shape[1], self.hp("num_classes"), strides, self.hp("stacked_convs"), self.hp("gn_groups"), 8.0,
+            self.neck[0].shape[1],
+            self.hp("num_classes"),
+            strides,
+            self.hp("stacked_convs"),
+            self.hp("gn_groups"),
+            8.0,
             bins=self.hp("reg_max"),
         ).to(self.dtype)
         head.load_state_dict({key[6:]: self[key] for key in self.arrays if key.startswith("param.")})
@@ -78,8 +83,11 @@ class Case:
         values = self.run()
         assigned, targets, logits = values["assigned"], values["targets"], values["logits"]
         found: dict[str, Any] = {
-            "decoded_boxes": torch.cat(values["decoded"], 1), "label_weights": torch.cat(assigned["weights"], 1),
-            "num_total_pos": targets.count, "labels": self.classes(assigned), "iou_targets": self.ious(values),
+            "decoded_boxes": torch.cat(values["decoded"], 1),
+            "label_weights": torch.cat(assigned["weights"], 1),
+            "num_total_pos": targets.count,
+            "labels": self.classes(assigned),
+            "iou_targets": self.ious(values),
         }
         for level, (scores, edges) in enumerate(zip(logits, values["distribution"])):
             found[f"cls_logits.{level}"] = self.as_map(scores, level)

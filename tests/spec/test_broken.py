@@ -1,4 +1,4 @@
-"""Every broken spec is refused before data or weights are read, at the right line, with the right words, and nothing else is said."""
+"""Every broken spec is refused before data or weights are read: right line, right words, and nothing else is said."""
 
 from __future__ import annotations
 

@@ -143,7 +143,11 @@ def _axes_exist(graph: Graph, node: Node, document: Document, value: Kind) -> bo
     counted = {*value.axes, *((graph[str(student)].value.kind.axes or ()) if student else ()), "rows", "elements"}
     over = [part for part in reduce.over if isinstance(part, str) and is_word(part)]
     summed = () if reduce.sum == "all" else reduce.sum
-    for key, words, known in (("over", over, counted), ("sum", summed, set(value.axes)), ("root", reduce.root, set(value.axes))):
+    for key, words, known in (
+        ("over", over, counted),
+        ("sum", summed, set(value.axes)),
+        ("root", reduce.root, set(value.axes)),
+    ):
         for word in words:
             if word not in known:
                 problem = f'{_article(value)} has no axis "{word}"; its axes are {", ".join(value.axes) or "none"}'

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from kdflow.errors import choices
 from kdflow.operation import OPS
 from kdflow.spec.load import Document
@@ -13,9 +15,14 @@ Entry = TermEntry | NodeEntry | ModuleEntry | Preparation
 
 def check_search(method: Method, document: Document) -> None:
     """Report search paths whose last key is no key of the term or node; entries that a variant dropped are passed over."""
-    groups = {"terms": method.terms, "nodes": method.nodes, "modules": method.modules, "prepare": method.prepare}
+    groups: dict[str, Mapping[str, Entry]] = {
+        "terms": method.terms,
+        "nodes": method.nodes,
+        "modules": method.modules,
+        "prepare": method.prepare,
+    }
     for path in method.search:
-        group, *rest = steps_of(path)
+        group, *rest = map(str, steps_of(path))
         entry = groups.get(group, {}).get(rest[0]) if len(rest) > 1 else None
         known = _keys(entry) if entry is not None else None
         if known and rest[1] not in known:

@@ -33,8 +33,10 @@ def place_terms(graph: Graph, document: Document) -> Graph:
             )
         node.taxonomy = tuple(dict.fromkeys([*inferred, *declared, *_rewired(graph, node)]))
         if not node.taxonomy and not declared:
-            problem = "a term with value: needs at:, since nothing is compared" if node.term.value else (
-                "no student tensor with a taxonomy node is compared here; write at: NODE"
+            problem = (
+                "a term with value: needs at:, since nothing is compared"
+                if node.term.value
+                else ("no student tensor with a taxonomy node is compared here; write at: NODE")
             )
             document.report(node.path, problem)
     return graph

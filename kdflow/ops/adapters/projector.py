@@ -47,7 +47,11 @@ class Projector(nn.Module):
         hidden = self.fc1(self.enter(features))
         norm = self.bn
         batch = norm.training and len(hidden) > 1
-        hidden = norm(hidden) if batch or not norm.training else functional.batch_norm(
-            hidden, norm.running_mean, norm.running_var, norm.weight, norm.bias, False, 0.0, norm.eps
+        hidden = (
+            norm(hidden)
+            if batch or not norm.training
+            else functional.batch_norm(
+                hidden, norm.running_mean, norm.running_var, norm.weight, norm.bias, False, 0.0, norm.eps
+            )
         )
         return self.fc2(functional.relu(hidden))

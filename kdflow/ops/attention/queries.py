@@ -40,9 +40,11 @@ def queries(
         raise UsageError(f"the maps have {widths[0]} channels and the queries {widths[1]}; put adapter.linear before")
     joined = []
     for level in features:
-        masks = torch.stack([
-            floored_over_maximum(query_map(single(level), single(q), single(w)), floor)
-            for q, w in zip(queries, weights, strict=True)
-        ])
+        masks = torch.stack(
+            [
+                floored_over_maximum(query_map(single(level), single(q), single(w)), floor)
+                for q, w in zip(queries, weights, strict=True)
+            ]
+        )
         joined.append(masks.square().sum(0) if join == "sum_of_squares" else masks.mean(0))
     return joined

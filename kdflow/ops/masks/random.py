@@ -13,8 +13,7 @@ from kdflow.operation import op
 
 @op("mask.random", no_grad=True, stochastic=True)
 def random(like: Pyramid, drop: Annotated[float, Field(ge=0, le=1)] = 0.5) -> Masks:
-    """0 at each place with probability ``drop``, else 1: (B, 1, H, W) per level, drawn anew every step,
-    all channels alike.
+    """0 at each place with probability ``drop``, else 1: (B, 1, H, W) per level, anew every step, all channels alike.
 
     Source: MGD (arXiv 2205.01529), ``mgd.py``.
 

@@ -21,7 +21,8 @@ Key = tuple[int, int]
 
 
 @op(
-    "prepare.prototypes", gives={"student": VECTORS, "teacher": VECTORS, "labels": CLASSES},
+    "prepare.prototypes",
+    gives={"student": VECTORS, "teacher": VECTORS, "labels": CLASSES},
     defaults={"images": "images", "boxes": "targets.boxes", "labels": "targets.labels"},
 )
 class Prototypes(nn.Module):
@@ -85,7 +86,8 @@ class Prototypes(nn.Module):
         classes = torch.cat([c[k] for c, k in zip(labels, kept, strict=True)]).cpu()
         for level, (ours, theirs) in enumerate(zip(student, teacher, strict=True)):
             vectors = [
-                average_in_boxes(maps.float(), chosen, images.shape[-1] / maps.shape[-1]).cpu() for maps in (ours, theirs)
+                average_in_boxes(maps.float(), chosen, images.shape[-1] / maps.shape[-1]).cpu()
+                for maps in (ours, theirs)
             ]
             for label in classes.unique().tolist():
                 here = classes == label

@@ -28,8 +28,11 @@ def _infer(student_boxes: Dense, image_sizes: Sizes, k: int = 10, **_: Any) -> d
 
 
 @op(
-    "regions.disagreement", gives={"boxes": BOXES, "scores": SCORES}, defaults={"image_sizes": "image_sizes"},
-    no_grad=True, infer=_infer,
+    "regions.disagreement",
+    gives={"boxes": BOXES, "scores": SCORES},
+    defaults={"image_sizes": "image_sizes"},
+    no_grad=True,
+    infer=_infer,
 )
 def disagreement(
     student_logits: Dense,

@@ -15,7 +15,9 @@ Positive = Annotated[float, Field(gt=0)]
 
 
 @op("transform.decode")
-def decode(deltas: Dense, priors: Priors, weights: tuple[Positive, Positive, Positive, Positive] = (1, 1, 1, 1)) -> Dense:
+def decode(
+    deltas: Dense, priors: Priors, weights: tuple[Positive, Positive, Positive, Positive] = (1, 1, 1, 1)
+) -> Dense:
     """Deltas (dx, dy, dw, dh) of anchors as boxes (B, R, 4), xyxy in the anchors' pixels, not clipped.
 
     Args:

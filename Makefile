@@ -1,0 +1,46 @@
+# make run, make test: a virtual environment is made on first use; nothing else needs to be installed beforehand.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# Small tensors gain nothing from many threads, and tests run beside each other.
+THREADS ?= 1
+LIMITS := OMP_NUM_THREADS=$(THREADS) MKL_NUM_THREADS=$(THREADS)
+
+.PHONY: run test evidence docs clean
+
+run: $(VENV)/.installed
+	$(BIN)/kdflow run specs/baseline.yaml specs/defeat.yaml
+	$(BIN)/kdflow results --by taxonomy
+
+test: $(VENV)/.installed-test
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(LIMITS) $(BIN)/python -m pytest -m "not slow and not gpu"
+
+# The long checks: convergence, all benches, goldens of every method.
+evidence: $(VENV)/.installed-test
+	$(LIMITS) $(BIN)/python -m pytest -m "slow"
+
+docs: $(VENV)/.installed-docs
+	$(LIMITS) $(BIN)/python docs/generate.py
+	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
+
+clean:
+	rm -rf docs/_build docs/generated build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+# A stamp per set of extras, renewed when pyproject.toml changes.
+$(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	touch $@
+
+$(VENV)/.installed-test: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[test]"
+	touch $@ $(VENV)/.installed
+
+$(VENV)/.installed-docs: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[docs]"
+	touch $@ $(VENV)/.installed

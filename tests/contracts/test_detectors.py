@@ -1,0 +1,257 @@
+"""What every registered detector promises to graph and engine; its family's own tests compare it with its library."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from kdflow.graph.passes.infer import fake_mode
+from kdflow.kinds import SCALAR, Kind
+from kdflow.ports import BATCH_PORTS, DETECTORS, STANDARD_PORTS, Detector, PortSpec
+from tests.contracts.tiny_detectors import TINY, batch_for
+from tests.detectors.staging import run_stages
+
+NAMES = DETECTORS.names()
+each = pytest.mark.parametrize("name", NAMES)
+_BUILT: dict[str, Any] = {}
+
+
+def detector_of(name: str) -> Any:
+    """A fresh tiny detector; building is slower than copying."""
+    if name not in _BUILT:
+        _BUILT[name] = TINY[name](0)
+    return copy.deepcopy(_BUILT[name])
+
+
+def test_every_detector_has_a_tiny_form() -> None:
+    assert set(NAMES) == set(TINY), "add the new detector to tests/contracts/tiny_detectors.py"
+
+
+@each
+def test_it_is_a_detector_as_registered(name: str) -> None:
+    detector, family = detector_of(name), DETECTORS.get(name)
+    assert isinstance(detector, Detector)
+    assert (detector.name, detector.family, detector.library) == (name, family.family, family.library)
+    assert detector.family in ("two-stage", "dense", "transformer")
+    assert family.licence
+    assert family.doc
+    assert detector.size_divisor >= 1
+
+
+@each
+def test_stages_read_what_exists_before_them(name: str) -> None:
+    detector = detector_of(name)
+    known = set(BATCH_PORTS)
+    for stage_name, stage in detector.stages.items():
+        assert set(stage.inputs.values()) <= known, stage_name
+        known |= {port for port, spec in detector.ports.items() if spec.stage == stage_name}
+    for port, spec in detector.ports.items():
+        assert spec.key in detector.stages[spec.stage].outputs, port
+
+
+@each
+def test_calls_name_what_exists(name: str) -> None:
+    detector = detector_of(name)
+    for call_name, call in detector.calls.items():
+        assert set(call.outputs.values()) <= set(detector.ports), call_name
+        for target in call.inputs.values():
+            stage, _, argument = target.partition(":")
+            assert argument in detector.stages[stage].inputs if argument else target in detector.ports, (
+                call_name,
+                target,
+            )
+        for option, stage in call.options.items():
+            assert option in detector.stages[stage].options, (call_name, option)
+        assert call.doc
+
+
+@each
+def test_standard_ports_keep_their_kind_and_place(name: str) -> None:
+    detector = detector_of(name)
+    root = 1 if detector.family == "transformer" else 0
+    for port, spec in detector.ports.items():
+        standard = STANDARD_PORTS.get(port) or STANDARD_PORTS.get(port.rpartition(".")[0])
+        if standard is not None:
+            assert (spec.kind, spec.node) == (standard.kind, standard.node[root]), port
+        assert spec.doc, port
+
+
+def entries(value: Any, kind: Kind) -> list[Any]:
+    """The tensors of a stack, or the one value."""
+    return list(value) if kind.stack else [value]
+
+
+def judge(port: str, spec: PortSpec, value: Any, detector: Detector, canvas: tuple[int, int]) -> None:
+    """A port's value is what its description says."""
+    if spec.kind.opaque:
+        return
+    found = entries(value, spec.kind)
+    assert all(isinstance(v, Tensor) for v in found), port
+    if spec.kind.axes is not None:
+        assert {v.dim() for v in found} <= {len(spec.kind.axes)}, port
+    assert spec.length is None or len(found) == spec.length, port
+    axes = spec.kind.axes or ()
+    if spec.channels and "c" in axes:
+        assert tuple(v.shape[axes.index("c")] for v in found) == spec.channels, port
+    if spec.strides and "y" in axes:
+        for v, stride in zip(found, spec.strides, strict=True):
+            assert all(abs(side / stride - cells) < 1 for side, cells in zip(canvas, v.shape[-2:])), port
+    expected = {"softmax": len(detector.classes) + 1, "sigmoid": len(detector.classes), "xyxy": None, "cxcywh": 4}.get(
+        spec.form
+    )
+    if expected is not None and not port.startswith("rpn."):
+        assert {v.shape[-1] for v in found} == {expected}, port
+    if spec.form == "xyxy" and spec.kind.axes and "c" in axes and not port.startswith("roi.decoded"):
+        assert {v.shape[-1] for v in found} == {4}, port
+
+
+@each
+@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+def test_every_port_is_what_it_says(name: str, training: bool) -> None:
+    detector, batch = detector_of(name), batch_for(name)
+    detector.model.train(training)
+    values = run_stages(detector, batch)
+    for port, spec in detector.ports.items():
+        judge(port, spec, values[port], detector, tuple(batch.images.shape[-2:]))
+    for one in values["detections"]:
+        assert set(one) == {"boxes", "scores", "labels"}
+
+
+def leaves(value: Any) -> Iterator[Tensor]:
+    """All tensors of a nested value."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, dict):
+        for entry in value.values():
+            yield from leaves(entry)
+    elif isinstance(value, (list, tuple)):
+        for entry in value:
+            yield from leaves(entry)
+
+
+@each
+def test_shapes_can_be_inferred_on_fake_tensors(name: str) -> None:
+    detector, batch = detector_of(name), batch_for(name, (2, 2))
+    detector.model.eval()
+    real = run_stages(detector, batch)
+    mode = fake_mode()
+    tensors = [t for stage in detector.stages.values() for t in (*stage.run.parameters(), *stage.run.buffers())]
+    runs = {n: stage.run for n, stage in detector.stages.items()}
+    runs = copy.deepcopy(runs, {id(tensor): mode.from_tensor(tensor) for tensor in tensors})
+    fakes: dict[str, Any] = dict(mapped(batch.values(), mode))
+    with mode, torch.no_grad():
+        for stage_name, stage in detector.stages.items():
+            inputs = {argument: fakes[port] for argument, port in stage.inputs.items()}
+            call = stage.infer or runs[stage_name]
+            result = call(**inputs, **stage.options)
+            fakes |= {p: result[s.key] for p, s in detector.ports.items() if s.stage == stage_name}
+    for port, spec in detector.ports.items():
+        if spec.kind.opaque:
+            continue
+        wanted, found = entries(real[port], spec.kind), entries(fakes[port], spec.kind)
+        assert [(v.dim(), v.dtype) for v in found] == [(v.dim(), v.dtype) for v in wanted], port
+        if "n" not in (spec.kind.axes or ()):
+            assert [tuple(map(int, v.shape)) for v in found] == [tuple(v.shape) for v in wanted], port
+    assert not any(p.device.type == "meta" for p in detector.model.parameters())
+
+
+def mapped(value: Any, mode: Any) -> Any:
+    """Tensors of a nested value as fake tensors."""
+    if isinstance(value, Tensor):
+        return mode.from_tensor(value)
+    if isinstance(value, dict):
+        return {key: mapped(entry, mode) for key, entry in value.items()}
+    return [mapped(entry, mode) for entry in value] if isinstance(value, list) else value
+
+
+@each
+def test_only_stochastic_stages_draw_and_dense_ones_need_no_rule(name: str) -> None:
+    detector, batch = detector_of(name), batch_for(name)
+    detector.model.train()
+    values: dict[str, Any] = dict(batch.values())
+    for stage_name, stage in detector.stages.items():
+        torch.manual_seed(3)
+        before = torch.get_rng_state()
+        result = stage.run(**{a: values[p] for a, p in stage.inputs.items()}, **stage.options)
+        assert stage.stochastic or torch.equal(before, torch.get_rng_state()), f"{stage_name} draws random numbers"
+        assert not (stage.dense and (stage.stochastic or stage.infer)), stage_name
+        values |= {p: result[s.key] for p, s in detector.ports.items() if s.stage == stage_name}
+
+
+@each
+@pytest.mark.parametrize("counts", [(3, 1), (2, 0), (0, 0)], ids=["objects", "one image empty", "all images empty"])
+def test_losses_are_finite_scalars_with_finite_gradients(name: str, counts: tuple[int, int]) -> None:
+    detector = detector_of(name)
+    detector.model.train()
+    values = run_stages(detector, batch_for(name, counts))
+    losses = {term: values[port] for term, port in detector.losses.items()}
+    assert all(detector.ports[port].kind == SCALAR for port in detector.losses.values())
+    assert all(value.dim() == 0 and torch.isfinite(value) for value in losses.values()), losses
+    sum(losses.values()).backward()
+    untrained = set(getattr(detector, "unused_parameters", ()))
+    for parameter, value in detector.model.named_parameters():
+        assert value.grad is None or torch.isfinite(value.grad).all(), parameter
+        if counts == (3, 1) and value.requires_grad:
+            assert (value.grad is None) == (parameter in untrained), parameter
+
+
+@each
+def test_a_frozen_teacher_in_evaluation_mode_does_not_change(name: str) -> None:
+    detector = detector_of(name)
+    detector.model.requires_grad_(False).eval()
+    before = copy.deepcopy(detector.model.state_dict())
+    values = run_stages(detector, batch_for(name))
+    assert not any(tensor.requires_grad for tensor in leaves(list(values.values())))
+    after = detector.model.state_dict()
+    assert list(after) == list(before)
+    assert all(torch.equal(after[key], value) for key, value in before.items())
+
+
+@each
+def test_predictions_are_boxes_scores_and_zero_based_labels_best_first(name: str) -> None:
+    detector, batch = detector_of(name), batch_for(name)
+    detector.model.train()
+    found = detector.predict(batch.images, batch.image_sizes)
+    assert detector.model.training
+    assert len(found) == len(batch.images)
+    for one, (height, width) in zip(found, batch.image_sizes):
+        count = len(one["boxes"])
+        assert one["boxes"].shape == (count, 4)
+        assert one["scores"].shape == one["labels"].shape == (count,)
+        assert one["labels"].dtype == torch.int64
+        assert ((one["labels"] >= 0) & (one["labels"] < len(detector.classes))).all()
+        assert ((one["scores"] >= 0) & (one["scores"] <= 1)).all()
+        assert not any(tensor.requires_grad for tensor in one.values())
+        if detector.family != "transformer":
+            assert (one["scores"].diff() <= 0).all()
+            assert (one["boxes"] >= 0).all()
+            assert (one["boxes"] <= torch.tensor([width, height, width, height])).all()
+
+
+@each
+def test_a_stage_runs_the_models_own_parameters(name: str) -> None:
+    detector = detector_of(name)
+    own = {id(p) for p in detector.model.parameters()}
+    run = {id(p) for stage in detector.stages.values() for p in stage.run.parameters()}
+    assert run == own
+
+
+@each
+def test_a_training_step_under_autocast_stays_near_single_precision(name: str) -> None:
+    detector, batch = detector_of(name), batch_for(name)
+    detector.model.train()
+    found = []
+    for enabled in (False, True):
+        torch.manual_seed(5)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            values = run_stages(copy.deepcopy(detector), batch)
+        losses = [values[port] for port in detector.losses.values()]
+        total = sum(value.float() for value in losses)
+        total.backward()
+        found.append(float(total.detach()))
+    assert abs(found[1] - found[0]) < 0.1 * abs(found[0])

@@ -1,0 +1,54 @@
+"""Blocks of instances and their relations, down to no instance at all."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from kdflow.errors import UsageError
+from kdflow.ops.regions.average import average
+from kdflow.ops.regions.pool import pool
+from kdflow.ops.relations.distances import distances
+from kdflow.ops.transforms.scale import scale
+from kdflow.ops.values.of_level import of_level
+
+
+@pytest.mark.parametrize(("rows", "pairs"), [(0, 0), (1, 0), (2, 0), (3, 6)])
+def test_pairs_count_from_three_rows_on(rows: int, pairs: int) -> None:
+    table = distances(torch.rand(rows, 4, generator=torch.Generator().manual_seed(0)), minimum=3)
+    assert int(table["pairs"].sum()) == pairs
+    assert torch.isfinite(table["distances"]).all()
+
+
+def test_no_instances_keep_a_graph() -> None:
+    maps = [torch.rand(2, 3, 8, 8, requires_grad=True)]
+    blocks = pool(maps, [torch.zeros(0, 4)] * 2, bins=2, strides=(8,))
+    assert blocks.shape == (0, 3, 2, 2)
+    (blocks.sum() + distances(blocks)["distances"].sum()).backward()
+    assert maps[0].grad is not None
+    assert not maps[0].grad.any()
+
+
+def test_boxes_get_no_gradient() -> None:
+    maps, boxes = [torch.rand(1, 3, 8, 8, requires_grad=True)], torch.tensor([[4.0, 4, 40, 40]], requires_grad=True)
+    pool(maps, [boxes], bins=2, strides=(8,)).sum().backward()
+    average(maps, [boxes], strides=(8,))[0].sum().backward()
+    assert boxes.grad is None
+    assert maps[0].grad is not None
+
+
+@pytest.mark.parametrize("op", [pool, average])
+def test_unknown_strides_are_named(op: object) -> None:
+    with pytest.raises(UsageError, match="stride of each of the 1 levels"):
+        op([torch.rand(1, 1, 4, 4)], [torch.zeros(0, 4)])  # type: ignore[operator]
+
+
+def test_every_row_takes_the_value_of_its_level() -> None:
+    values = [torch.tensor([1.0, 2.0, 3.0]), torch.tensor([10.0, 20.0, 30.0])]
+    assert of_level(values, torch.tensor([1, 0, 1])).tolist() == [10, 2, 30]
+
+
+def test_scale_needs_one_weight_per_row() -> None:
+    assert torch.equal(scale(torch.ones(2, 3), torch.tensor([2.0, 0.0])), torch.tensor([[2.0] * 3, [0.0] * 3]))
+    with pytest.raises(UsageError, match="leading axes"):
+        scale(torch.ones(2, 3), torch.ones(3))
