@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 Step = Callable[[int], object]
+CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
 @dataclass(frozen=True)

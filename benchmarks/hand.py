@@ -26,7 +26,7 @@ class FitNet(nn.Module):
 
     def forward(self, ours: Maps, theirs: Maps, boxes: Boxes, sizes: Sizes) -> dict[str, Tensor]:
         del boxes, sizes
-        losses = [functional.mse_loss(layer(s), t) for layer, s, t in zip(self.adapters, ours, theirs)]
+        losses = [functional.mse_loss(layer(s).float(), t.float()) for layer, s, t in zip(self.adapters, ours, theirs)]
         return {"kd/hint": self.weight * sum(losses)}
 
 
@@ -41,7 +41,7 @@ class Pkd(nn.Module):
     def forward(self, ours: Maps, theirs: Maps, boxes: Boxes, sizes: Sizes) -> dict[str, Tensor]:
         del boxes, sizes
         losses = [
-            functional.mse_loss(self.norm(layer(s)), self.norm(t)) / 2
+            functional.mse_loss(self.norm(layer(s).float()), self.norm(t.float())) / 2
             for layer, s, t in zip(self.adapters, ours, theirs)
         ]
         return {"kd/neck": self.weight * sum(losses)}
@@ -79,7 +79,7 @@ class Fgd(nn.Module):
         sums: dict[str, Any] = dict.fromkeys(("objects", "rest", "places", "channels", "relation"), 0.0)
         count = len(boxes)
         for i, adapter in enumerate(self.adapters):
-            s, t = adapter(ours[i]), theirs[i]
+            s, t = adapter(ours[i]).float(), theirs[i].float()
             our_places, our_channels = self.attention(s)
             their_places, their_channels = self.attention(t)
             with torch.no_grad():
@@ -91,7 +91,7 @@ class Fgd(nn.Module):
             sums["rest"] += (error * outside).sum() / count
             sums["places"] += (our_places - their_places).abs().sum() / count
             sums["channels"] += (our_channels - their_channels).abs().sum() / count
-            sums["relation"] += (self.ours[i](s) - self.theirs[i](t)).square().sum() / count
+            sums["relation"] += (self.ours[i](s) - self.theirs[i](t)).float().square().sum() / count
         return {f"kd/{name}": self.weights[f"kd/{name}"] * value for name, value in sums.items()}
 
     def attention(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -174,9 +174,8 @@ class HandLoop:
                     else:
                         self.teacher.backbone(self.teacher.transform(batch.images)[0].tensors)
             losses = {f"det/{name}": loss for name, loss in self.student(batch.images, batch.targets).items()}
-        if self.terms is not None:
-            ours, theirs = ([m.float() for m in self.maps[key]] for key in ("ours", "theirs"))
-            losses.update(self.terms(ours, theirs, batch.boxes, batch.sizes))
+            if self.terms is not None:
+                losses.update(self.terms(self.maps["ours"], self.maps["theirs"], batch.boxes, batch.sizes))
         self.maps.clear()
         return losses
 

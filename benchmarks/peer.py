@@ -97,8 +97,8 @@ class Torchdistill:
 
     def total(self, ours: Any, theirs: Any, targets: Any) -> Tensor:
         """Sum of the method's weighted terms, called by the box's criterion."""
-        maps = ([m.float() for m in side.values()] for side in (ours, theirs))
-        self.last = self.terms(*maps, [t["boxes"] for t in targets], self.sizes)
+        boxes = [t["boxes"] for t in targets]
+        self.last = self.terms(list(ours.values()), list(theirs.values()), boxes, self.sizes)
         return sum(self.last.values())  # type: ignore[return-value]
 
     def forward(self, batch: Any) -> Tensor:
@@ -108,14 +108,26 @@ class Torchdistill:
             return self.box.forward_process(batch.images, batch.targets, None)
 
     def losses(self, batch: Any) -> dict[str, Tensor]:
-        """The method's terms, and what the detector adds in one number."""
-        total = self.forward(batch)
+        """The method's terms, and what the detector adds in one number.
+
+        A teacher in training mode draws samples of its own before the student does; for this comparison, and never while timing,
+        the generator is set back behind it.
+        """
+        handle = self.box.teacher_model.register_forward_hook(lambda *_: _reseed())
+        try:
+            total = self.forward(batch)
+        finally:
+            handle.remove()
         return {"det": total - sum(self.last.values()), **self.last}
 
     def step(self, batch: Any) -> None:
         """One step as in torchdistill's examples."""
         self.box.pre_forward_process()
         self.box.post_forward_process(loss=self.forward(batch))
+
+
+def _reseed() -> None:
+    torch.manual_seed(torch.initial_seed())
 
 
 def _forward(paths: list[str]) -> dict[str, Any]:

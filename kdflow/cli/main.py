@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from kdflow.cli import (
+    ablate,
     benches,
     check,
     data,
@@ -25,6 +26,8 @@ from kdflow.cli import (
     results,
     run,
     schema,
+    search,
+    sweep,
     taxonomy,
 )
 from kdflow.cli.console import note
@@ -42,6 +45,9 @@ app = typer.Typer(
 app.command("run")(run.run)
 app.command("check")(check.check)
 app.command("explain")(explain.explain)
+app.command("search")(search.search)
+app.command("sweep")(sweep.sweep)
+app.command("ablate")(ablate.ablate)
 app.command("results")(results.results)
 app.command("new")(new.new)
 app.command("methods")(methods.methods)

@@ -34,16 +34,17 @@ class PointPriors(nn.Module):
         return {"anchors": square_priors(list(maps), self.strides, self.side)}
 
 
-class PointPredict(nn.Module):
+class PointPredict(Held):
     """The head's predictors on one level."""
 
-    def __init__(self, head: PointHead) -> None:
-        super().__init__()
-        self.head = head
+    def __init__(self, owner: PointHead) -> None:
+        super().__init__(owner)
+        towers = ("cls_convs", "reg_convs")
+        self.layers = nn.ModuleList(layer for name, layer in owner.named_children() if name not in towers)
 
     def forward(self, classes: Tensor, boxes: Tensor, level: int) -> dict[str, Tensor]:
         """The head's outputs."""
-        return self.head.predict(classes, boxes, level)
+        return self.owner.predict(classes, boxes, level)
 
 
 class PointDecode(Held):

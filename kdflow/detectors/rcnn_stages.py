@@ -188,12 +188,13 @@ class RoiHead(nn.Module):
 
     def __init__(self, head: Any) -> None:
         super().__init__()
-        self.head = head
+        # Only what is called here: a tap on the head as a whole would otherwise be promised and never filled.
+        self.fc6, self.fc7 = head.fc6, head.fc7
 
     def forward(self, features: Tensor) -> dict[str, Any]:
         """``fc1``, ``fc2`` (N, D) before their ReLU, ``embedding`` (N, D) after the second."""
-        first = self.head.fc6(features.flatten(start_dim=1))
-        second = self.head.fc7(functional.relu(first))
+        first = self.fc6(features.flatten(start_dim=1))
+        second = self.fc7(functional.relu(first))
         return {"fc1": first, "fc2": second, "embedding": functional.relu(second)}
 
 
@@ -241,27 +242,27 @@ class RoiLoss(nn.Module):
         return {"loss_classifier": logits.new_zeros(()), "loss_box_reg": logits.new_zeros(())}
 
 
-class RoiDetect(nn.Module):
+class RoiDetect(Held):
     """The box head on the proposals themselves, and the library's post-processing.
 
     Args:
-        heads: The RoI heads.
+        owner: The RoI heads.
         names: Names of the pyramid levels.
     """
 
-    def __init__(self, heads: Any, names: tuple[str, ...]) -> None:
-        super().__init__()
-        self.heads = heads
+    def __init__(self, owner: nn.Module, names: tuple[str, ...]) -> None:
+        super().__init__(owner)
         self.names = names
 
     def forward(self, maps: list[Tensor], proposals: list[Tensor], image_sizes: ImageSizes) -> dict[str, Any]:
         """``detections``: per image boxes, scores and 0-based labels, best first."""
-        pooled = self.heads.box_roi_pool(OrderedDict(zip(self.names, maps)), list(proposals), image_sizes)
-        logits, deltas = self.heads.box_predictor(self.heads.box_head(pooled))
-        found = self.heads.postprocess_detections(logits, deltas, list(proposals), image_sizes)
+        heads = self.owner
+        pooled = heads.box_roi_pool(OrderedDict(zip(self.names, maps)), list(proposals), image_sizes)
+        logits, deltas = heads.box_predictor(heads.box_head(pooled))
+        found = heads.postprocess_detections(logits, deltas, list(proposals), image_sizes)
         return {"detections": [{"boxes": b, "scores": s, "labels": x - 1} for b, s, x in zip(*found)]}
 
     def infer(self, maps: list[Tensor], proposals: list[Tensor], image_sizes: ImageSizes) -> dict[str, Any]:
         """As many detections as are kept at most."""
         del proposals
-        return {"detections": empty_detections(maps[0], self.heads.detections_per_img, len(image_sizes))}
+        return {"detections": empty_detections(maps[0], self.owner.detections_per_img, len(image_sizes))}

@@ -84,9 +84,21 @@ class Plan(Protocol):
     """
 
     student: nn.Module
-    teachers: Mapping[str, nn.Module]
-    terms: Sequence[TermInfo]
-    preparations: Sequence[Preparation]
+
+    @property
+    def teachers(self) -> Mapping[str, nn.Module]:
+        """Teacher models by owner."""
+        ...
+
+    @property
+    def terms(self) -> Sequence[TermInfo]:
+        """All summands of the loss."""
+        ...
+
+    @property
+    def preparations(self) -> Sequence[Preparation]:
+        """Work over the data before training or each epoch."""
+        ...
 
     def advance(self, step: int, total_steps: int, steps_per_epoch: int, part: int = 0) -> None:
         """Set schedule weights and random streams for ``step``.

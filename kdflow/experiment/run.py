@@ -18,8 +18,8 @@ from kdflow.experiment.feed import Feed
 from kdflow.experiment.identity import detector_code, digest, op_code
 from kdflow.experiment.inherit import inherit
 from kdflow.experiment.session import Session, open_session
-from kdflow.experiment.setup import Setting, prepare, read_method
-from kdflow.experiment.teacher import best_student
+from kdflow.experiment.setup import Setting, fill_weights, prepare, read_method
+from kdflow.experiment.teacher import best_student, weights_hash
 from kdflow.graph.facets import knowledge, needs
 from kdflow.spec.resolve import MethodSpec
 from kdflow.tracking.mlflow import MlflowTracker
@@ -191,6 +191,7 @@ def _run(
     bench, plan = setting.bench, setting.plan
     student = setting.detectors["student"]
     feed = feed_of(setting, session)
+    fill_weights(bench.student, student)
     teachers = provide_teachers(setting, session, feed, () if trial else hooks, notify)
     identity = _identity(setting, feed, {owner: found[0] for owner, found in teachers.items()})
     name = f"{setting.method.method}-s{setting.seed}-{identity[:8]}"
@@ -232,6 +233,7 @@ def _identity(setting: Setting, feed: Feed, teachers: Mapping[str, str]) -> str:
             "method": setting.method.model_dump(mode="json", exclude={"title", "paper", "search", "variants", "bench"}),
             "bench": bench,
             "teachers": teachers,
+            "start": weights_hash(setting.detectors["student"]) if setting.bench.student.weights else "",
             **feed.facts(),
             "code": _code(setting),
             "threads": torch.get_num_threads() if feed.machine.device.type == "cpu" else 0,
@@ -337,4 +339,5 @@ def _finished(folder: Path) -> RunResult | None:
         return None
     content = json.loads(file.read_text())
     lists = ("teacher_stages_run", "teacher_stages_pruned", "notes")
-    return RunResult(**{key: tuple(v) if key in lists else v for key, v in content.items()})
+    fields: dict[str, Any] = {key: tuple(value) if key in lists else value for key, value in content.items()}
+    return RunResult(**fields)

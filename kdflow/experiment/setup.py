@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 
 from kdflow.data.formats import describe
+from kdflow.detectors.weights import load_weights
 from kdflow.errors import Fault, KdflowError, SpecError, UsageError, choices
 from kdflow.graph.classes import ClassOrder
 from kdflow.graph.compile import compile_method
@@ -247,6 +249,8 @@ def build_detector(
     if checked is None:
         return None
     options = {key: getattr(checked, key) for key in checked.model_fields_set}
+    if brings_architecture(spec):
+        options["weights"] = spec.weights
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream_key(seed if owner == "student" else 0, 0, f"init/{owner}"))
         try:
@@ -257,6 +261,19 @@ def build_detector(
             words = (str(error).strip().splitlines() or [type(error).__name__])[0]
             document.report(path, f"{spec.detector} cannot be built with these options: {words}")
     return None
+
+
+def brings_architecture(spec: DetectorSpec) -> bool:
+    """True when the weights are a model folder or hub name, which says how the model is built as well."""
+    if spec.weights is None or Path(spec.weights).expanduser().is_file():
+        return False
+    return "weights" in inspect.signature(DETECTORS.get(spec.detector).build).parameters
+
+
+def fill_weights(spec: DetectorSpec, detector: Detector) -> None:
+    """Load the weights that a bench names, where building has not done so already; raises UsageError when they do not fit."""
+    if spec.weights is not None and not brings_architecture(spec):
+        load_weights(detector, spec.weights)
 
 
 _FILES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors")

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 
-from kdflow.detectors.weights import load_weights
 from kdflow.engine.checkpoint import read
 from kdflow.engine.hooks import Hook
 from kdflow.engine.invariants import require_teacher
@@ -18,7 +17,7 @@ from kdflow.engine.loop import fit
 from kdflow.errors import KdflowError
 from kdflow.experiment.feed import Feed
 from kdflow.experiment.identity import detector_code, digest
-from kdflow.experiment.setup import build_detector
+from kdflow.experiment.setup import build_detector, fill_weights
 from kdflow.graph.compile import compile_method
 from kdflow.ports import Detector
 from kdflow.spec.bench import TeacherSpec
@@ -54,7 +53,7 @@ def provide_teacher(
         KdflowError: Its weights do not fit, or its training was interrupted.
     """
     if spec.weights is not None:
-        load_weights(detector, spec.weights)
+        fill_weights(spec, detector)
         identity = digest({"weights": weights_hash(detector), **feed.facts(), "code": detector_code([spec.detector])})
         folder = home() / "teachers" / identity
     else:

@@ -87,3 +87,27 @@ def paint_in_order(covered: Tensor, collapsed: Tensor, weights: Tensor) -> Tenso
     raising = covered & collapsed[:, None, None] & (number > last)
     raised = torch.where(raising, weights[:, None, None], -torch.inf).amax(0)
     return torch.maximum(below, raised)
+
+
+def gaussians(cells: CellBoxes, size: Size, spread: float = 2.0) -> Tensor:
+    """A bell inside each box, ``exp(-(dx^2 / (w/2)^2 + dy^2 / (h/2)^2) / spread)``, 0 outside; 1 on collapsed boxes.
+
+    dx, dy count from the first cell plus half the number of cells, so a bell over an even number of cells peaks on a
+    cell and is not symmetric.
+
+    Args:
+        cells: Cell ranges of n boxes.
+        size: (rows, columns) of the grid.
+        spread: Variance in units of the squared half box, times two.
+
+    Returns:
+        (n, H, W).
+    """
+    distance = torch.zeros((len(cells.x1), *size), device=cells.x1.device)
+    for axis, first, last in ((2, cells.x1, cells.x2), (1, cells.y1, cells.y2)):
+        half = (last - first).float().clamp(min=1) / 2
+        place = torch.arange(size[axis - 1], device=first.device)
+        offset = (place - first[:, None] - half[:, None]) / half[:, None]
+        distance = distance + offset.square().unsqueeze(3 - axis)
+    bell = torch.where(cells.collapsed[:, None, None], 1.0, torch.exp(-distance / spread))
+    return torch.where(cover(cells, size), bell, 0.0)

@@ -8,11 +8,10 @@ import torch
 from torch import Tensor
 from torchvision.ops import roi_align
 
-from kdflow.functional.boxes import area
 
 
 def canonical_level(
-    boxes: Tensor, strides: Sequence[int], size: float = 224.0, level: int = 4, eps: float = 1e-8
+    boxes: Tensor, strides: Sequence[int], size: float = 224.0, level: int = 4, eps: float = 1e-8, border: float = 0.0
 ) -> Tensor:
     """Entry of the pyramid that a box is read from: stride ``2^k`` with ``k = floor(level + log2(sqrt(area)/size + eps))``.
 
@@ -24,12 +23,13 @@ def canonical_level(
         size: Side of a box that belongs to ``level``, pixels.
         level: Its k.
         eps: Keeps the logarithm finite.
+        border: Added to width and height.
 
     Returns:
         (N,) int64 index into ``strides``.
     """
     finest = round(torch.log2(torch.tensor(float(strides[0]))).item())
-    side = area(boxes).clamp(min=0).sqrt()
+    side = (boxes[:, 2:] - boxes[:, :2] + border).prod(dim=1).clamp(min=0).sqrt()
     k = torch.floor(level + torch.log2(side / size + eps))
     return (k - finest).clamp(0, len(strides) - 1).long()
 

@@ -361,7 +361,7 @@ class Builder:
         if broken or len(self.document.faults) > before or options is None:
             return None
         for key, meta in op.metas.items():
-            if meta == "canvas" and not prepared:
+            if meta == "canvas" and not prepared and (not self.given or "images" in self.given):
                 inputs[key] = self._whole(Reference("images"), path) or ""
         return self.graph.add(
             Node(

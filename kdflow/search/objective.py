@@ -89,7 +89,7 @@ class RunObjective:
         Raises:
             InterruptedTrialError: The run was asked to end (SIGTERM).
         """
-        again = trial.study.get_trials(deepcopy=False)[trial.number].params != {}
+        again = bool(trial.params)
         values = self.space.suggest(trial)
         hooks: list[Silent] = [*self.hooks(trial.number)]
         if len(self.metrics) == 1 and self.metrics[0] not in COSTS:

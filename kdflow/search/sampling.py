@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeAlias
@@ -103,7 +104,5 @@ def make_pruner(name: str, total_steps: int, evaluate_every: int) -> optuna.prun
 def _require_cmaes(several: bool) -> None:
     if several:
         raise UsageError("cmaes has one objective; with several --metric take tpe, gp, random or grid")
-    try:
-        import cmaes  # noqa: F401
-    except ImportError as error:
-        raise MissingPackageError('--sampler cmaes needs the package cmaes: pip install cmaes (or "--sampler gp")') from error
+    if importlib.util.find_spec("cmaes") is None:
+        raise MissingPackageError('--sampler cmaes needs the package cmaes: pip install cmaes (or "--sampler gp")')

@@ -219,8 +219,42 @@ def _wrapped(document: Document, find: Finder | None) -> MethodSpec:
     except UsageError as error:
         document.report(("wraps",), str(error))
         raise SpecError(document.faults) from None
-    merged = Document(document.file, _merge(base.data, document.data), {**base.marks, **document.marks})
+    place = document.mark(("wraps",))  # what comes from the other file is found at the line that names it
+    marks = {**dict.fromkeys(base.marks, place), **document.marks}
+    merged = Document(document.file, _merge(base.data, document.data), marks)
+    _forget(merged.data, _removed(base.data, document.data))
     return MethodSpec(merged)
+
+
+def _removed(base: Mapping[str, Any], own: Mapping[str, Any]) -> set[tuple[str, str]]:
+    """Entries of the wrapped method that this file sets to null."""
+    return {
+        (group, name)
+        for group in _GROUPS
+        for name, entry in (own.get(group) or {}).items()
+        if entry is None and name in (base.get(group) or {})
+    }
+
+
+def _forget(data: dict[str, Any], removed: set[tuple[str, str]]) -> None:
+    """Leave out search paths and changes of variants that speak of removed entries."""
+
+    def gone(path: Any) -> bool:
+        return steps_of(str(path))[:2] in removed
+
+    if isinstance(search := data.get("search"), dict):
+        data["search"] = {path: value for path, value in search.items() if not gone(path)}
+    if isinstance(variants := data.get("variants"), list):
+        data["variants"] = [_without(variant, gone) if isinstance(variant, dict) else variant for variant in variants]
+
+
+def _without(variant: dict[str, Any], gone: Callable[[Any], bool]) -> dict[str, Any]:
+    kept = dict(variant)
+    if isinstance(drop := variant.get("drop"), list):
+        kept["drop"] = [path for path in drop if not gone(path)]
+    if isinstance(changes := variant.get("set"), dict):
+        kept["set"] = {path: value for path, value in changes.items() if not gone(path)}
+    return kept
 
 
 _OWN = ("method", "title", "paper", "fidelity", "bench", "wraps")
@@ -283,13 +317,18 @@ def _apply_variants(document: Document, context: Context | None) -> None:
     variants = document.data.get("variants")
     if context is None or not isinstance(variants, list):
         return
+    dropped: set[Steps] = set()
     for index, variant in enumerate(variants):
         if not isinstance(variant, dict) or not _holds(variant.get("when") or {}, context):
             continue
         for path in variant.get("drop") or []:
             _drop(document, steps_of(str(path)))
+            dropped.add(steps_of(str(path)))
         for path, value in (variant.get("set") or {}).items():
-            set_path(document, steps_of(path), copy.deepcopy(value), create=True, mark=("variants", index, "set", path))
+            steps = steps_of(path)
+            dropped.discard(steps)
+            if steps[:2] not in dropped:  # a part of an entry that is gone is not wanted either
+                set_path(document, steps, copy.deepcopy(value), create=True, mark=("variants", index, "set", path))
 
 
 def _holds(when: Mapping[str, Any], context: Context) -> bool:

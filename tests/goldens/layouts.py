@@ -262,3 +262,16 @@ teacher_classes, teacher_boxes = tower("teacher.head.cls_tower"), tower("teacher
 def known_class(labels: list[Tensor], classes: Tensor) -> list[Tensor]:
     """Labels per level -> True where they name a class and not the background."""
     return [(level >= 0) & (level < classes) for level in labels]
+
+
+def split_by_image(proposals: Tensor, like: Tensor) -> list[Tensor]:
+    """(n, 5) image number and box -> boxes per image of ``like``."""
+    return [proposals[proposals[:, 0] == image, 1:] for image in range(len(like))]
+
+
+def sorted_by_level(blocks: Tensor, proposals: Tensor, strides: Tensor, base: Tensor, border: Tensor) -> Tensor:
+    """Blocks of :func:`split_by_image` in the order of levels, and of the proposals within one level."""
+    by_image = torch.argsort(proposals[:, 0], stable=True)
+    sides = (proposals[:, 3:] - proposals[:, 1:3] + border).prod(1).sqrt()
+    levels = torch.log2(sides / base + 1e-6).floor().clamp(0, len(strides) - 1)
+    return blocks[torch.argsort(by_image)][torch.argsort(levels, stable=True)]

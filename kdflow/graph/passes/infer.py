@@ -168,7 +168,7 @@ class Inference:
         try:
             parts = [Prepared(p) for p in self._parts(node)] if node.prepared else self._parts(node)
             no_grad, exact = node.op.no_grad, node.op.name.startswith("loss.")
-            canvas = [k for k, meta in node.op.metas.items() if meta == "canvas"]
+            canvas = [k for k, meta in node.op.metas.items() if meta == "canvas" and k in node.inputs]
             streams = self.streams if node.stochastic else None
             lifted = () if node.prepared else node.lifted
             node.module = OpCall(node.name, parts, lifted, canvas, no_grad=no_grad, exact=exact, streams=streams)

@@ -28,6 +28,8 @@ def pool(
     sampling: Annotated[int, Field(ge=0)] = 2,
     canonical_size: Annotated[float, Field(gt=0)] = 224.0,
     canonical_level: Annotated[int, Field(ge=0)] = 4,
+    border: Annotated[float, Field(ge=0)] = 0.0,
+    aligned: bool = True,
     strides: Strides = (),
 ) -> Any:
     """RoIAlign blocks (N, C, bins, bins) of the boxes of all images, each read from one level chosen by its size.
@@ -42,13 +44,16 @@ def pool(
         sampling: Sampling points per side of a cell; 0 adapts to the box.
         canonical_size: Side of a box that belongs to the canonical level, pixels.
         canonical_level: log2 of that level's stride.
+        border: Added to width and height before the level is chosen (1: both border pixels belong to the box).
+        aligned: Half-pixel-correct sampling; False is the older form.
         strides: Filled in by the compiler.
     """
     if len(strides) != len(features):
         raise UsageError(f"regions.pool needs the stride of each of the {len(features)} levels, got {list(strides)}")
     own = [b.detach() for b in boxes]
-    return align_boxes(features, own, _levels(own, strides, canonical_size, canonical_level), strides, bins, sampling)
+    levels = _levels(own, strides, canonical_size, canonical_level, border)
+    return align_boxes(features, own, levels, strides, bins, sampling, aligned)
 
 
-def _levels(boxes: Boxes, strides: Strides, size: float, level: int) -> torch.Tensor:
-    return canonical_level(torch.cat(list(boxes)), strides, size, level)
+def _levels(boxes: Boxes, strides: Strides, size: float, level: int, border: float) -> torch.Tensor:
+    return canonical_level(torch.cat(list(boxes)), strides, size, level, border=border)

@@ -1,23 +1,21 @@
-"""How well two boxes agree."""
+"""How well boxes lie on each other, one by one."""
 
 from __future__ import annotations
 
-from kdflow.functional import boxes
-from kdflow.functional.axes import last
+from kdflow.functional import boxes as bx
 from kdflow.functional.checks import same_shape
 from kdflow.functional.precision import single
-from kdflow.kinds import AnyTensor, Axes
-from kdflow.operation import like, op
+from kdflow.kinds import Rows, RowValues
+from kdflow.operation import op
 
 
-@op("values.iou", gives=like("values", drop="c"), no_grad=True, example={"values": "n c", "other": "n c"})
-def iou(values: AnyTensor, other: AnyTensor, axes: Axes = ()) -> AnyTensor:
-    """Intersection over union of boxes that belong together, without gradient; the four coordinates ``c`` are used up.
+@op("values.iou", no_grad=True)
+def iou(boxes: Rows, other: Rows) -> RowValues:
+    """IoU of boxes that belong together: (N,).
 
     Args:
-        values: xyxy boxes along axis c.
-        other: Boxes of the same shape and unit.
-        axes: Filled in by the compiler.
+        boxes: (N, 4) xyxy; boxes per image take ``regions.join`` first.
+        other: As many boxes of the same unit.
     """
-    same_shape(values, other)
-    return boxes.iou(last("c", single(values), axes), last("c", single(other), axes))
+    same_shape(boxes, other)
+    return bx.iou(single(boxes), single(other))

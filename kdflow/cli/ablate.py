@@ -1,0 +1,85 @@
+"""``kdflow ablate``: which taxonomy node of a method brings its gain."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from kdflow.cli.console import columns, note, say, say_json
+from kdflow.cli.options import BenchOption, JsonOption, SetOption, Spec, overrides_of
+from kdflow.cli.sweep import DryRun, Output, Resume, Seeds, Steps, end, listeners, show_jobs
+from kdflow.errors import UsageError, choices
+
+if TYPE_CHECKING:
+    from kdflow.experiment.ablate import Ablation
+
+METRICS = ("AP", "AP50", "AP75", "AP_S", "AP_M", "AP_L", "voc_ap50", "voc07_ap50")
+
+
+def ablate(
+    spec: Spec,
+    bench: BenchOption = None,
+    seeds: Seeds = 1,
+    metric: Annotated[str, typer.Option(help="What is compared, on the test split.")] = "AP",
+    sets: SetOption = None,
+    steps: Steps = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, or cuda:1.")] = "auto",
+    output: Output = Path("kdflow-runs"),
+    dry_run: DryRun = False,
+    resume: Resume = False,
+    json: JsonOption = False,
+) -> None:
+    """Run a method with each taxonomy node's terms left out, and with each alone.
+
+    Weights are set to 0, so that all else stays as it is. Says what each node brings alone, and what is lost without it.
+    """
+    from kdflow.experiment.ablate import distinct, judge, plan_ablation, shared
+    from kdflow.experiment.session import open_session
+    from kdflow.experiment.sweep import run_jobs
+
+    if metric not in METRICS:
+        raise UsageError(f"--metric {metric}: no such metric.{choices(metric, METRICS)}")
+    changes = overrides_of(sets)
+    if dry_run:
+        _, jobs = plan_ablation(spec, bench, range(seeds), changes, steps=steps)
+        show_jobs(distinct(jobs), output, json)
+        return
+    with open_session(device) as session:
+        parts, jobs = plan_ablation(spec, bench, range(seeds), changes, steps=steps, session=session)
+        runs = distinct(jobs)
+        results = list(run_jobs(runs, session, output, resume=resume, hooks=listeners, notify=note))
+    found = judge(parts, shared(jobs, results), metric)
+    if json:
+        say_json(asdict(found))
+    else:
+        say(report(found))
+    end(runs, results)
+
+
+def report(found: Ablation) -> str:
+    """The table and the verdict."""
+    rows = [
+        (part.node, _points(part.alone), _points(None if part.lost is None else -part.lost), ", ".join(part.terms))
+        for part in found.parts
+    ]
+    head = ("node", f"{found.metric} alone", "left out", "terms")
+    spread = max(found.spreads.values(), default=None)
+    lines = [
+        f"no term {_value(found.none)}, all terms {_value(found.full)} {found.metric} (test)",
+        columns(rows, head=head),
+        found.verdict,
+    ]
+    if spread is not None:
+        lines.append(f"largest standard deviation over seeds: {spread:.2f}; smaller differences say little")
+    return "\n".join(lines)
+
+
+def _points(value: float | None) -> str:
+    return "-" if value is None else f"{value:+.2f}"
+
+
+def _value(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"

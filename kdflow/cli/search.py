@@ -1,0 +1,103 @@
+"""``kdflow search``: Optuna over the weights of a method."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from kdflow.cli.console import columns, note, say, say_json
+from kdflow.cli.options import BenchOption, JsonOption, SetOption, Spec, overrides_of
+
+if TYPE_CHECKING:
+    from kdflow.search.outcome import Outcome
+
+Trials = Annotated[
+    int | None, typer.Option(min=1, help="Finished trials of the study in all, however many workers share it; 20 unless told.")
+]
+Metrics = Annotated[
+    list[str] | None,
+    typer.Option("--metric", help="Judged on the validation split; AP unless told. Repeated, also with step_ms: a Pareto front."),
+]
+Includes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--include", metavar="PATH=RANGE",
+        help="A range beside the spec's: 1..16, 1..16,log, 2..8,step=2 or a,b,c for any path of spec or bench. Repeatable.",
+    ),
+]
+Storage = Annotated[
+    str | None, typer.Option(metavar="URL", help="Optuna database such as sqlite:///x.db; without it search.db in --output.")
+]
+
+
+def search(
+    spec: Spec,
+    trials: Trials = None,
+    bench: BenchOption = None,
+    storage: Storage = None,
+    study: Annotated[str | None, typer.Option(metavar="NAME", help="Name; without it made of method and bench.")] = None,
+    sampler: Annotated[str | None, typer.Option(help="tpe (unless told), cmaes, random, grid or gp.")] = None,
+    pruner: Annotated[str | None, typer.Option(help="median (unless told), hyperband or none.")] = None,
+    metric: Metrics = None,
+    include: Includes = None,
+    sets: SetOption = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Length of every trial; without it the recipe's.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of every trial's run and of the sampler; 0 unless told.")] = None,
+    timeout: Annotated[float | None, typer.Option(min=0, metavar="S", help="No trial begins after S seconds.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, or cuda:1.")] = "auto",
+    output: Annotated[Path, typer.Option(metavar="DIR", help="Folder of runs.")] = Path("kdflow-runs"),
+    write: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the method with the best values filled in.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the study of this name, or join its workers.")] = False,
+    json: JsonOption = False,
+) -> None:
+    """Search the values that a spec marks with search:, and others on request.
+
+    Trials are judged on the validation split; the best one's student is then measured once on the test split. A failed trial is
+    recorded with its reason and does not end the study. Ctrl-C keeps everything. More workers: start the same command with
+    --resume, on any machine that reaches the storage.
+    """
+    from kdflow.search.study import Request
+    from kdflow.search.study import search as run_search
+
+    request = Request(
+        trials=trials, bench=bench, study=study, storage=storage, sampler=sampler, pruner=pruner, metrics=tuple(metric or ()),
+        include=tuple(include or ()), overrides=overrides_of(sets), steps=steps, seed=seed, timeout=timeout, resume=resume,
+        device=device, output=output, write=write,
+    )
+    try:
+        outcome = run_search(spec, request, note)
+    except KeyboardInterrupt:
+        note("interrupted; everything finished is kept, and --resume goes on")
+        raise
+    if json:
+        say_json(outcome.as_json())
+    else:
+        say(_report(outcome))
+    if not outcome.best and outcome.complete:
+        raise typer.Exit(1)
+
+
+def _report(outcome: Outcome) -> str:
+    """The outcome in words."""
+    counts = ", ".join(f"{count} {state}" for state, count in outcome.counts.items())
+    lines = [f"{outcome.study}: {outcome.method} on {outcome.bench}; trials: {counts}"]
+    lines += [f"trial {number} failed: {reason}" for number, reason in outcome.failures.items()]
+    if not outcome.best:
+        return "\n".join([*lines, "no trial has finished, so there is no best one"])
+    if len(outcome.best) > 1:
+        lines.append("no trial is better in everything than these (validation):")
+    for best in outcome.best:
+        found = "  ".join(f"{metric} {value:.2f}" for metric, value in best.objectives.items())
+        lines.append(f"trial {best.number}, validation: {found}")
+    if outcome.test:
+        shown = "  ".join(f"{m} {outcome.test[m]:.2f}" for m in ("AP", "AP50", "voc_ap50") if m in outcome.test)
+        lines.append(f"trial {outcome.best[0].number}, test (measured once): {shown}")
+    if outcome.importances:
+        rows = [(path, f"{100 * share:.0f} %") for path, share in outcome.importances.items()]
+        lines.append(columns(rows, head=("path", "share of the variation")))
+    lines += [*outcome.notes, *outcome.files, outcome.yaml.rstrip()]
+    return "\n".join(lines)

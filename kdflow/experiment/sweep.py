@@ -1,0 +1,256 @@
+"""Many runs in one go: what they are, what is done of them, and what came out."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kdflow.engine.hooks import Hook
+from kdflow.errors import KdflowError
+from kdflow.experiment.export import write_json
+from kdflow.experiment.identity import detector_code, digest, op_code
+from kdflow.experiment.run import RunResult, feed_of, run, with_length
+from kdflow.experiment.session import Session
+from kdflow.experiment.setup import prepare, read_method
+from kdflow.spec.resolve import MethodSpec
+
+Notify = Callable[[str], None]
+FINISHED, FAILED, INTERRUPTED = "finished", "failed", "interrupted"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of a sweep, compiled but not run.
+
+    Attributes:
+        spec: As the user named it.
+        bench: As the user named it; None takes the method's own.
+        seed: Seed.
+        overrides: What this job sets, the sweep's common settings included.
+        shown: The overrides that tell this job from others.
+        label: Words for a table (the part that an ablation leaves out).
+        hash: Of the resolved run; empty when it does not compile.
+        method: Slug.
+        bench_name: Name of the bench.
+        steps: Length; None where the recipe says epochs and the data are not open.
+        images: Images that it trains on, steps times batch.
+        problem: Why it cannot run; empty when it compiles.
+    """
+
+    spec: str
+    bench: str | None
+    seed: int
+    overrides: Mapping[str, Any]
+    shown: Mapping[str, Any] = field(default_factory=dict)
+    label: str = ""
+    hash: str = ""
+    method: str = ""
+    bench_name: str = ""
+    steps: int | None = None
+    images: int | None = None
+    problem: str = ""
+
+    @property
+    def name(self) -> str:
+        """The job in words."""
+        words = [self.method or self.spec, self.bench_name or self.bench or "", f"seed {self.seed}"]
+        extra = self.label or ", ".join(f"{path}={value}" for path, value in self.shown.items())
+        return ", ".join(word for word in [*words, extra] if word)
+
+
+@dataclass(frozen=True)
+class JobResult:
+    """What became of a job.
+
+    Attributes:
+        job: The job.
+        status: ``finished``, ``failed`` or ``interrupted``.
+        metrics: On the test split, in percent.
+        reason: Why it did not finish.
+        reused: It was finished before, and not run again.
+        folder: Its files.
+    """
+
+    job: Job
+    status: str
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    reason: str = ""
+    reused: bool = False
+    folder: str = ""
+
+
+def grid(pairs: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
+    """Every combination of the values, the last path varying fastest; one empty combination without any path."""
+    return [dict(zip(pairs, point, strict=True)) for point in itertools.product(*pairs.values())]
+
+
+def plan_jobs(
+    specs: Iterable[str],
+    benches: Sequence[str | None],
+    seeds: Iterable[int],
+    values: Mapping[str, Sequence[Any]],
+    *,
+    steps: int | None = None,
+    session: Session | None = None,
+) -> list[Job]:
+    """All combinations, each compiled; equal runs are listed once.
+
+    Args:
+        specs: Methods.
+        benches: Benches; ``[None]`` takes each method's own.
+        seeds: Seeds.
+        values: Dotted path -> values to go through.
+        steps: Length of every run, in place of the recipe's.
+        session: Counts the steps of recipes that say epochs, because it can open the data.
+    """
+    several = {path for path, options in values.items() if len(options) > 1}
+    seeds, found = list(seeds), []
+    for spec, bench, point in itertools.product(specs, benches, grid(values)):
+        overrides = with_length(point, steps)
+        shown = {path: value for path, value in point.items() if path in several}
+        found += [checked_job(Job(spec, bench, seed, overrides, shown), session) for seed in seeds]
+    return list({job.hash or job.name: job for job in found}.values())
+
+
+def checked_job(job: Job, session: Session | None = None, spec: MethodSpec | None = None) -> Job:
+    """The job with hash and cost, or with the problem that keeps it from running."""
+    try:
+        method = spec or read_method(job.spec)
+        setting = prepare(method, job.bench, overrides=job.overrides, seed=job.seed)
+        recipe = setting.bench.recipe
+        steps = recipe.steps or (feed_of(setting, session).total_steps if session else None)
+    except KdflowError as error:
+        return replace(job, problem=str(error))
+    parts = {
+        "method": setting.method.model_dump(mode="json", exclude={"title", "paper", "search", "variants", "bench"}),
+        "bench": setting.bench.model_dump(mode="json", exclude={"title", "floor"}),
+        "seed": job.seed,
+        "code": [detector_code([setting.bench.student.detector]), op_code(setting.plan.graph)],
+        "torch": torch.__version__,
+    }
+    return replace(
+        job, hash=digest(parts), method=setting.method.method, bench_name=setting.bench.bench, steps=steps,
+        images=steps * recipe.batch * recipe.accumulate if steps else None,
+    )
+
+
+def record_of(job: Job, output: Path) -> JobResult | None:
+    """What is known of a job from earlier sweeps; None when it never ended, or its files are gone."""
+    file = output / "sweeps" / f"{job.hash}.json"
+    if not job.hash or not file.is_file():
+        return None
+    content = json.loads(file.read_text())
+    result = JobResult(job, content["status"], content["metrics"], content["reason"], True, content["folder"])
+    gone = result.status == FINISHED and not (Path(result.folder) / "result.json").is_file()
+    return None if gone else result
+
+
+def run_jobs(
+    jobs: Sequence[Job],
+    session: Session,
+    output: Path,
+    *,
+    resume: bool = False,
+    hooks: Callable[[Job], Sequence[Hook]] = lambda _: (),
+    notify: Notify = print,
+    runner: Callable[..., RunResult] = run,
+) -> Iterator[JobResult]:
+    """Run jobs one after the other; whatever fails is recorded, and the next one begins.
+
+    Args:
+        jobs: As planned.
+        session: Device, data and teachers for all of them.
+        output: Folder of runs; what became of each job is kept below ``sweeps``.
+        resume: Jobs that are finished are not run again, and interrupted ones go on from their checkpoint.
+        hooks: Listeners of a job's run.
+        notify: Receives a line per phase.
+        runner: What carries out a run.
+    """
+    for number, job in enumerate(jobs, start=1):
+        known = record_of(job, output) if resume else None
+        if known is not None and known.status == FINISHED:
+            notify(f"[{number}/{len(jobs)}] {job.name}: finished before")
+            yield known
+            continue
+        notify(f"[{number}/{len(jobs)}] {job.name}")
+        result = _one(job, session, output, resume, hooks(job), notify, runner)
+        if job.hash:
+            write_json(output / "sweeps" / f"{job.hash}.json", {**asdict(result), "job": asdict(job)})
+        if result.status != FINISHED:
+            notify(f"{job.name}: {result.status}: {result.reason}")
+        yield result
+        if result.status == INTERRUPTED:
+            return  # whoever stopped this run did not ask for the next one
+
+
+def _one(
+    job: Job,
+    session: Session,
+    output: Path,
+    resume: bool,
+    hooks: Sequence[Hook],
+    notify: Notify,
+    runner: Callable[..., RunResult],
+) -> JobResult:
+    if job.problem:
+        return JobResult(job, FAILED, reason=job.problem)
+    try:
+        done = runner(
+            job.spec, bench=job.bench, seed=job.seed, overrides=job.overrides, output=output, resume=resume,
+            hooks=hooks, notify=notify, session=session,
+        )
+    except Exception as error:
+        words = str(error).strip() or type(error).__name__
+        return JobResult(job, FAILED, reason=words if isinstance(error, KdflowError) else f"{type(error).__name__}: {words}")
+    status = done.status if done.status in (FINISHED, INTERRUPTED) else FAILED
+    return JobResult(job, status, dict(done.metrics), done.reason, False, done.folder)
+
+
+@dataclass(frozen=True)
+class Row:
+    """Repetitions of one setting.
+
+    Attributes:
+        method: Slug or name of the spec.
+        bench: Name of the bench.
+        setting: What is set, in words.
+        finished: Runs that count.
+        failed: Runs that failed or were interrupted.
+        mean: Metric -> mean.
+        spread: Metric -> standard deviation over seeds, for two and more.
+    """
+
+    method: str
+    bench: str
+    setting: str
+    finished: int
+    failed: int
+    mean: Mapping[str, float]
+    spread: Mapping[str, float]
+
+
+def summary(results: Iterable[JobResult]) -> list[Row]:
+    """Results without their seeds, in the order of the jobs."""
+    groups: dict[tuple[str, str, str], list[JobResult]] = {}
+    for result in results:
+        job = result.job
+        words = job.label or ", ".join(f"{path}={value}" for path, value in job.shown.items())
+        groups.setdefault((job.method or job.spec, job.bench_name or str(job.bench or ""), words), []).append(result)
+    return [_row(key, group) for key, group in groups.items()]
+
+
+def _row(key: tuple[str, str, str], group: Sequence[JobResult]) -> Row:
+    good = [result.metrics for result in group if result.status == FINISHED]
+    names = [name for name in (good[0] if good else {}) if all(name in metrics for metrics in good)]
+    mean = {name: sum(m[name] for m in good) / len(good) for name in names}
+    spread = {
+        name: math.sqrt(sum((m[name] - mean[name]) ** 2 for m in good) / (len(good) - 1)) for name in names if len(good) > 1
+    }
+    return Row(*key, len(good), len(group) - len(good), mean, spread)

@@ -1,0 +1,149 @@
+"""What a study is about, kept in its storage: whoever joins or resumes it searches the same thing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import optuna
+from optuna.storages import RDBStorage
+
+from kdflow.errors import UsageError, choices
+from kdflow.experiment.identity import digest
+from kdflow.experiment.setup import Setting
+from kdflow.search.objective import COSTS
+
+KEY = "kdflow"
+METRICS = ("AP", "AP50", "AP75", "AP_S", "AP_M", "AP_L", "voc_ap50", "voc07_ap50", *COSTS)
+CHOOSES_BEST = ("AP", "AP50", "voc_ap50")
+"""Metrics that the engine can choose the best checkpoint by."""
+
+
+@dataclass(frozen=True)
+class Definition:
+    """What must not change within a study, and what its workers agree on.
+
+    Attributes:
+        method: Slug.
+        bench: Name of the bench.
+        content: Hash of the resolved method and bench.
+        metrics: Objectives.
+        seed: Seed of every trial's run.
+        overrides: What was set for all trials.
+        include: Ranges from the command line.
+        space: All ranges.
+        evaluate_every: Steps between evaluations of a trial; None evaluates at the end.
+        total_steps: Steps of a trial.
+        parent: MLflow id of the search's own run.
+        trials: Trials in all; may grow.
+        sampler: Name; may change.
+        pruner: Name; may change.
+    """
+
+    method: str
+    bench: str
+    content: str
+    metrics: tuple[str, ...]
+    seed: int
+    overrides: Mapping[str, Any]
+    include: Mapping[str, Any]
+    space: Mapping[str, Any]
+    evaluate_every: int | None = None
+    total_steps: int = 0
+    parent: str = ""
+    trials: int = 0
+    sampler: str = "tpe"
+    pruner: str = "median"
+    notes: tuple[str, ...] = field(default=())
+
+    @classmethod
+    def read(cls, study: optuna.Study, patience: float = 30.0) -> Definition:
+        """Of a study that exists; waits a little for whoever is making it.
+
+        Raises:
+            UsageError: The study was not made by kdflow.
+        """
+        end = time.monotonic() + patience
+        while KEY not in study.user_attrs:
+            if time.monotonic() > end:
+                raise UsageError(f'the study "{study.study_name}" was not made by kdflow search; choose another --study')
+            time.sleep(0.2)
+        content = dict(study.user_attrs[KEY])
+        return cls(**{**content, "metrics": tuple(content["metrics"]), "notes": tuple(content["notes"])})
+
+    def write(self, study: optuna.Study) -> None:
+        """Keep it with the study."""
+        study.set_user_attr(KEY, asdict(self))
+
+    def check(self, other: Definition, name: str) -> None:
+        """Refuse to go on with a study that searched something else; raises UsageError that says what differs."""
+        fixed = ("method", "bench", "metrics", "seed", "overrides", "space", "content")
+        changed = [f for f in fixed if _plain(getattr(self, f)) != _plain(getattr(other, f))]
+        if changed:
+            words = "; ".join(_difference(f, getattr(self, f), getattr(other, f)) for f in changed)
+            raise UsageError(f'the study "{name}" cannot go on: {words}. Next: choose another --study for a new search')
+
+    def grown(self, trials: int, sampler: str, pruner: str) -> Definition:
+        """The same study with more trials, or searched in another way."""
+        return replace(self, trials=max(trials, self.trials), sampler=sampler, pruner=pruner)
+
+
+def content_of(setting: Setting) -> str:
+    """Hash of what every trial has in common."""
+    method = setting.method.model_dump(mode="json", exclude={"title", "paper", "search", "variants", "bench"})
+    return digest({"method": method, "bench": setting.bench.model_dump(mode="json", exclude={"title", "floor"})})
+
+
+def check_metrics(metrics: Sequence[str]) -> None:
+    """Raise UsageError for an unknown or repeated objective."""
+    for metric in metrics:
+        if metric not in METRICS:
+            raise UsageError(f'--metric {metric}: no such metric.{choices(metric, METRICS)}')
+    if len(set(metrics)) != len(metrics):
+        raise UsageError("--metric: each metric once")
+
+
+def directions(metrics: Sequence[str]) -> list[str]:
+    """``maximize`` or ``minimize`` per objective."""
+    return ["minimize" if metric in COSTS else "maximize" for metric in metrics]
+
+
+def find_study(storage: RDBStorage, name: str) -> optuna.Study | None:
+    """A study by name, None where there is none."""
+    try:
+        return optuna.load_study(study_name=name, storage=storage)
+    except KeyError:
+        return None
+
+
+def new_study(storage: RDBStorage, name: str, metrics: Sequence[str]) -> optuna.Study:
+    """Make a study; raises UsageError when the name is taken, be it by someone who was faster by a moment."""
+    try:
+        study = optuna.create_study(study_name=name, storage=storage, directions=directions(metrics))
+    except optuna.exceptions.DuplicatedStudyError:
+        raise UsageError(taken(name)) from None
+    if len(metrics) > 1:
+        study.set_user_attr("metrics", list(metrics))
+    return study
+
+
+def taken(name: str) -> str:
+    """The message about a study that exists."""
+    next_move = "--resume goes on with it (and lets further workers join), --study NAME starts another"
+    return f'there is a study "{name}" already. Next: {next_move}'
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def _difference(name: str, was: Any, now: Any) -> str:
+    if name == "content":
+        return "the method or the bench has changed since"
+    if name == "space":
+        return f"it searches {', '.join(was)} in other ranges" if set(was) == set(now) else f"it searches {', '.join(was)}"
+    return f"its {name} {'are' if name in ('metrics', 'overrides') else 'is'} {_plain(was)}, not {_plain(now)}"

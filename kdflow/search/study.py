@@ -1,0 +1,241 @@
+"""A search from beginning to end."""
+
+from __future__ import annotations
+
+import math
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import optuna
+
+from kdflow.errors import UsageError, choices
+from kdflow.experiment.identity import digest
+from kdflow.experiment.run import OUTPUT, feed_of, provide_teachers, with_length
+from kdflow.experiment.session import Session, open_session
+from kdflow.experiment.setup import Setting, prepare, read_method
+from kdflow.search import definition as about
+from kdflow.search.definition import Definition
+from kdflow.search.objective import COSTS, RunObjective
+from kdflow.search.outcome import Outcome, conclude
+from kdflow.search.queue import BEAT, GRACE, Queue, open_storage
+from kdflow.search.sampling import PRUNERS, SAMPLERS, make_pruner, make_sampler
+from kdflow.search.space import Space, read_includes, space_of
+from kdflow.search.worker import Notify, Worker, worker_name
+from kdflow.spec.resolve import MethodSpec
+from kdflow.tracking.mlflow import study_run
+
+EVALUATIONS = 5
+"""Evaluations of a trial, the last one included, where the bench names no interval and a pruner asks for some."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a user asks of a search; None is filled in from the study that is resumed, or by default.
+
+    Attributes:
+        trials: Finished trials of the study in all.
+        bench: Bench name or file.
+        study: Name; by default made of method and bench.
+        storage: Optuna database URL; by default ``search.db`` in ``output``.
+        sampler: ``tpe``, ``cmaes``, ``random``, ``grid`` or ``gp``.
+        pruner: ``median``, ``hyperband`` or ``none``.
+        metrics: Objectives; several make a Pareto front and cannot be pruned.
+        include: ``PATH=RANGE`` beside the spec's own ranges.
+        overrides: Dotted path -> value in every trial.
+        steps: Length of every trial.
+        seed: Seed of every trial's run, and of the sampler.
+        timeout: Seconds after which no further trial begins.
+        resume: Go on with (or join) a study of this name.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        output: Folder of runs.
+        write: Where to write the method with the best values.
+        beat: Seconds between signs of life of a running trial.
+        grace: Seconds without one after which a trial goes to another worker.
+    """
+
+    trials: int | None = None
+    bench: str | Path | None = None
+    study: str | None = None
+    storage: str | None = None
+    sampler: str | None = None
+    pruner: str | None = None
+    metrics: tuple[str, ...] = ()
+    include: tuple[str, ...] = ()
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    steps: int | None = None
+    seed: int | None = None
+    timeout: float | None = None
+    resume: bool = False
+    device: str = "auto"
+    output: Path = OUTPUT
+    write: Path | None = None
+    beat: float = BEAT
+    grace: float = GRACE
+
+
+TRIALS = 20
+
+
+def search(spec: str | Path | MethodSpec, request: Request, notify: Notify = print) -> Outcome:
+    """Search the weights (or any other values) of a method.
+
+    Every trial is one run, judged on the validation split; the best trial's student is measured once on the test split.
+
+    Args:
+        spec: Slug, path, or a loaded method.
+        request: What is asked.
+        notify: Receives a line per trial.
+
+    Raises:
+        SpecError, UsageError: Mistakes, before anything is run.
+        KeyboardInterrupt: Everything that is finished is kept; ``resume`` goes on.
+    """
+    begun = time.monotonic()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    method = spec if isinstance(spec, MethodSpec) else read_method(spec)
+    _check(request)
+    request.output.mkdir(parents=True, exist_ok=True)
+    storage = open_storage(request.storage or f"sqlite:///{(request.output / 'search.db').absolute()}")
+    name = request.study or _default_name(method, request.bench)
+    known = about.find_study(storage, name)
+    request = _completed(request, known, name)
+    overrides = with_length(request.overrides, request.steps)
+    setting = prepare(method, request.bench, overrides=overrides, seed=request.seed or 0)
+    space = space_of(setting, read_includes(request.include))
+    _check_bounds(method, request, overrides, space)
+    make_sampler(str(request.sampler), space, 0, request.trials or 1, len(request.metrics) > 1)
+    deadline = math.inf if request.timeout is None else begun + request.timeout
+    for path in space.ignored:
+        notify(f"{path}: not part of the method on this bench, so it is not searched")
+    with open_session(request.device) as session:
+        provide_teachers(setting, session, feed_of(setting, session), notify=notify)
+        wanted = _definition(setting, session, request, space)
+        study, wanted = _enter(known, storage, name, wanted, request)
+        queue = Queue(study, storage, wanted.trials, worker_name(), request.beat, request.grace)
+        queue.fill(space.params(space.declared) if wanted.sampler != "grid" else None)
+        was_complete = queue.finished == queue.size
+        study.pruner = make_pruner(wanted.pruner, wanted.total_steps, wanted.evaluate_every or wanted.total_steps)
+        objective = _objective(method, space, wanted, session, request, name)
+        worker = Worker(queue, objective, partial(_sampler, wanted, space), notify, deadline)
+        complete = worker.work()
+        return conclude(
+            method, queue, space, wanted, session, objective,
+            mine=worker.mine, complete=complete, was_complete=was_complete, write=request.write, notify=notify,
+        )
+
+
+def _check(request: Request) -> None:
+    if request.sampler is not None and request.sampler not in SAMPLERS:
+        raise UsageError(f'no sampler "{request.sampler}".{choices(request.sampler, SAMPLERS)}')
+    if request.pruner is not None and request.pruner not in PRUNERS:
+        raise UsageError(f'no pruner "{request.pruner}".{choices(request.pruner, PRUNERS)}')
+    about.check_metrics(request.metrics)
+    if (len(request.metrics) > 1 or set(request.metrics) & set(COSTS)) and request.pruner not in (None, "none"):
+        raise UsageError("--pruner: trials are pruned on one metric that is measured during training; give --pruner none")
+
+
+def _completed(request: Request, known: optuna.Study | None, name: str) -> Request:
+    """The request with what it leaves open filled in: by the study that it resumes, else by default."""
+    if known is not None and not request.resume:
+        raise UsageError(about.taken(name))
+    if known is None and request.resume:
+        raise UsageError(f'there is no study "{name}" to resume. Next: leave --resume out, or name it with --study')
+    if known is None:
+        metrics = request.metrics or ("AP",)
+        prunes = len(metrics) == 1 and metrics[0] not in COSTS
+        return replace(
+            request, metrics=metrics, trials=request.trials or TRIALS, seed=request.seed or 0,
+            sampler=request.sampler or "tpe", pruner=request.pruner or ("median" if prunes else "none"),
+        )
+    was = Definition.read(known)
+    open_settings = not request.overrides and request.steps is None
+    return replace(
+        request,
+        metrics=request.metrics or was.metrics, trials=request.trials or was.trials,
+        sampler=request.sampler or was.sampler, pruner=request.pruner or was.pruner,
+        seed=was.seed if request.seed is None else request.seed,
+        overrides=was.overrides if open_settings else request.overrides,
+        include=request.include or tuple(f"{path}={_text(entry)}" for path, entry in was.include.items()),
+    )
+
+
+def _text(entry: Mapping[str, Any]) -> str:
+    import json
+
+    return json.dumps({key: value for key, value in entry.items() if value not in (None, [], False)})
+
+
+def _check_bounds(method: MethodSpec, request: Request, overrides: Mapping[str, Any], space: Space) -> None:
+    """Compile the ends of all ranges and every choice once: a range that the spec refuses should not show in trial 17."""
+    corners: list[dict[str, Any]] = [
+        {path: _end(entry.low) for path, entry in space.ranges.items() if not entry.choices},
+        {path: _end(entry.high) for path, entry in space.ranges.items() if not entry.choices},
+    ]
+    corners += [{path: choice} for path, entry in space.ranges.items() for choice in entry.choices]
+    for corner in corners:
+        if corner:
+            prepare(method, request.bench, overrides={**overrides, **corner}, seed=request.seed or 0)
+
+
+def _end(value: float | None) -> float | int | None:
+    return int(value) if value is not None and float(value).is_integer() else value
+
+
+def _default_name(method: MethodSpec, bench: str | Path | None) -> str:
+    place = Path(str(bench)).stem if bench is not None else method.resolve().bench
+    return f"{method.name}-{place}" if place else method.name
+
+
+def _definition(setting: Setting, session: Session, request: Request, space: Space) -> Definition:
+    total = feed_of(setting, session).total_steps
+    every = setting.bench.recipe.evaluate_every
+    if every is None and request.pruner != "none":
+        every = max(1, math.ceil(total / EVALUATIONS))
+    return Definition(
+        method=setting.method.method, bench=setting.bench.bench, content=about.content_of(setting),
+        metrics=tuple(request.metrics), seed=request.seed or 0, overrides=dict(setting.overrides),
+        include={path: entry.model_dump(mode="json") for path, entry in read_includes(request.include).items()},
+        space=space.as_json(), evaluate_every=every, total_steps=total, trials=request.trials or TRIALS,
+        sampler=str(request.sampler), pruner=str(request.pruner),
+    )
+
+
+def _enter(
+    known: optuna.Study | None, storage: Any, name: str, wanted: Definition, request: Request
+) -> tuple[optuna.Study, Definition]:
+    """Make the study, or join the one there is."""
+    if known is not None:
+        was = Definition.read(known)
+        was.check(wanted, name)
+        joined = was.grown(wanted.trials, wanted.sampler, wanted.pruner)
+        if joined != was:
+            joined.write(known)
+        return known, joined
+    study = about.new_study(storage, name, wanted.metrics)
+    parent = study_run(wanted.bench, name, request.output)
+    wanted = replace(wanted, parent=parent)
+    wanted.write(study)
+    return study, wanted
+
+
+def _sampler(wanted: Definition, space: Space, number: int) -> Any:
+    seed = int(digest({"seed": wanted.seed, "trial": number}), 16) % 2**32
+    return make_sampler(wanted.sampler, space, seed, wanted.trials, len(wanted.metrics) > 1)
+
+
+def _objective(
+    method: MethodSpec, space: Space, wanted: Definition, session: Session, request: Request, name: str
+) -> RunObjective:
+    overrides = dict(wanted.overrides)
+    if wanted.evaluate_every is not None and wanted.evaluate_every < wanted.total_steps:
+        overrides["recipe.evaluate_every"] = wanted.evaluate_every
+    if wanted.metrics[0] in about.CHOOSES_BEST:
+        overrides["evaluation.metric"] = wanted.metrics[0]
+    settings = {"bench": request.bench, "seed": wanted.seed, "output": request.output}
+    folder = re.sub(r"[^\w.-]", "_", name)
+    return RunObjective(method, space, wanted.metrics, folder, wanted.parent, session, settings, overrides)

@@ -1,0 +1,87 @@
+"""The harness on the smallest pair; nothing here depends on how long anything takes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import peer, step, variants
+from benchmarks.variants import Case, Disagreement
+from kdflow.engine.machine import Machine, open_machine
+
+TINY = str(Path(__file__).parents[1] / "benches" / "tiny.yaml")
+OTHERS = {"student_only", "hand_full", "hand_cut", "plan", "kdflow"}
+
+
+@pytest.fixture(scope="module")
+def machine() -> Iterator[Machine]:
+    with open_machine("cpu") as opened:
+        yield opened
+
+
+@pytest.fixture(autouse=True)
+def without_peer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torchdistill is an extra; where it is installed, its own test uses it."""
+    monkeypatch.setattr(peer, "missing", lambda: "not in this test")
+
+
+def build(method: str, machine: Machine) -> Case:
+    return variants.build_case(TINY, method, machine, size=64)
+
+
+@pytest.mark.parametrize("method", ["fitnet", "fgd"])
+def test_all_variants_compute_the_same(method: str, machine: Machine) -> None:
+    case = build(method, machine)
+    differences = variants.check_agreement(case)
+    assert set(differences) == OTHERS
+    assert case.left_out == {"torchdistill": "not in this test", "torchdistill_eval": "not in this test"}
+
+
+def test_a_variant_that_computes_something_else_is_not_timed(machine: Machine) -> None:
+    case = build("fitnet", machine)
+    right = case.variants["plan"].losses
+    case.variants["plan"].losses = lambda sample: {k: v * (1 + 1e-3 * k.startswith("kd/")) for k, v in right(sample).items()}
+    with pytest.raises(Disagreement, match="kd/hint is .* in plan"):
+        variants.check_agreement(case)
+
+
+def test_a_variant_without_the_terms_is_not_timed(machine: Machine) -> None:
+    case = build("fitnet", machine)
+    case.variants["plan"].losses = case.variants["student_only"].losses
+    with pytest.raises(Disagreement, match="plan has the terms"):
+        variants.check_agreement(case)
+
+
+def test_steps_train_every_variant_alike(machine: Machine) -> None:
+    case = build("fitnet", machine)
+    before = {name: [p.detach().clone() for p in v.parameters] for name, v in case.variants.items()}
+    for number in range(2):
+        for take in case.steps().values():
+            take(number)
+    for name, variant in case.variants.items():
+        assert any(not torch.equal(old, new) for old, new in zip(before[name], variant.parameters)), name
+    variants.check_agreement(case)
+
+
+def test_no_hand_written_loop_is_said_so(machine: Machine) -> None:
+    with pytest.raises(Disagreement, match="choose among fitnet, pkd, fgd"):
+        variants.build_case(TINY, "defeat", machine)
+
+
+def test_the_command_prints_ratios_with_intervals(capsys: pytest.CaptureFixture[str]) -> None:
+    step.main(["--pair", TINY, "--method", "fitnet", "--size", "64", "--rounds", "3", "--warmup", "1", "--json"])
+    result = json.loads(capsys.readouterr().out)
+    for name in ("kdflow_vs_hand_cut", "kdflow_vs_hand_full", "kdflow_vs_student_only"):
+        found = result["ratios"][name]
+        assert 0 < found["low"] <= found["median"] <= found["high"]
+    assert "kdflow_vs_torchdistill" not in result["ratios"]
+    assert result["left_out"]["torchdistill"] == "not in this test"
+    assert "teacher.roi.head" in result["teacher_stages_pruned"]
+    assert result["machine"]["torch"] == torch.__version__
+    text = step.as_text(result)
+    assert "kdflow_vs_hand_cut" in text
+    assert "left out: torchdistill: not in this test" in text
