@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -138,7 +139,8 @@ def schedules_page() -> str:
     rows = []
     for name, function in SCHEDULES.items():
         options = [
-            o.name if o.required else f"{o.name} = {literal(o.default)}" for o in describe_options(option_model(name), {})
+            o.name if o.required else f"{o.name} = {literal(o.default)}"
+            for o in describe_options(option_model(name), {})
         ]
         rows.append((code(name), ", ".join(map(code, options)), function.__doc__ or ""))
     return table(("schedule", "options", ""), rows)
@@ -178,20 +180,36 @@ def op_page(group: str) -> str:
 
 def paragraph(text: str) -> str:
     """Docstring text as Markdown; indented parts are formulas or code."""
-    lines = [line if line.startswith("    ") else line.replace("*", "\\*") for line in text.replace("``", "`").splitlines()]
+    lines = [
+        line if line.startswith("    ") else line.replace("*", "\\*") for line in text.replace("``", "`").splitlines()
+    ]
     return "\n".join(lines)
 
 
 def detector_page(name: str) -> str:
     family = DETECTORS.get(name)
     facts = facts_of(name, options=tiny_options(name))
-    spoken = arguments_of(family.build.__doc__ and __import__("inspect").getdoc(family.build) or "")
+    spoken = arguments_of(inspect.getdoc(family.build) or "")
     ports = [
-        (code(p["name"]), p["kind"], code(p["node"] or ""), p["shape"], ", ".join(map(str, p["strides"])), p["form"], p["doc"])
+        (
+            code(p["name"]),
+            p["kind"],
+            code(p["node"] or ""),
+            p["shape"],
+            ", ".join(map(str, p["strides"])),
+            p["form"],
+            p["doc"],
+        )
         for p in facts["ports"]
     ]
     calls = [
-        (code(c["name"]), ", ".join(map(code, c["inputs"])), ", ".join(map(code, c["outputs"])), ", ".join(map(code, c["options"])), c["doc"])
+        (
+            code(c["name"]),
+            ", ".join(map(code, c["inputs"])),
+            ", ".join(map(code, c["outputs"])),
+            ", ".join(map(code, c["options"])),
+            c["doc"],
+        )
         for c in facts["calls"]
     ]
     built = ", ".join(f"{key}: {literal(value)}" for key, value in tiny_options(name).items())
@@ -208,7 +226,9 @@ def detector_page(name: str) -> str:
 def tiny_options(name: str) -> dict[str, Any]:
     """Options that make the detector small, as far as it has them and its library is torchvision."""
     family = DETECTORS.get(name)
-    return {k: v for k, v in TINY.items() if k in family.options.model_fields} if family.library == "torchvision" else {}
+    return (
+        {k: v for k, v in TINY.items() if k in family.options.model_fields} if family.library == "torchvision" else {}
+    )
 
 
 def method_page(facts: dict[str, Any], folder: Path) -> int:
@@ -220,12 +240,22 @@ def method_page(facts: dict[str, Any], folder: Path) -> int:
     paper += [f"[arXiv {facts['arxiv']}](https://arxiv.org/abs/{facts['arxiv']})"] if facts["arxiv"] else []
     paper += [f"code [{facts['code']}](https://github.com/{facts['code']})"] if facts["code"] else []
     source = path.read_text(encoding="utf-8").rstrip()
-    parts = [f"# {slug}", "", facts["title"], "", " · ".join(p for p in [*paper, f"formulas follow: {facts['fidelity']}"] if p), ""]
+    parts = [
+        f"# {slug}",
+        "",
+        facts["title"],
+        "",
+        " · ".join(p for p in [*paper, f"formulas follow: {facts['fidelity']}"] if p),
+        "",
+    ]
     try:
         setting = prepare(read_method(slug))
     except KdflowError as error:
         print(f"{slug} is not drawn: {error}", file=sys.stderr)
-        parts += [f"On its default bench `{method.bench}` this method does not compile here, so there is no picture.", ""]
+        parts += [
+            f"On its default bench `{method.bench}` this method does not compile here, so there is no picture.",
+            "",
+        ]
     else:
         write(folder / f"{slug}.svg", draw.as_svg(setting.plan))
         parts += drawn(setting, slug)
@@ -235,15 +265,13 @@ def method_page(facts: dict[str, Any], folder: Path) -> int:
     if file is not None:
         parts += ["## Published", "", *published(file)]
     write(folder / f"{slug}.md", "\n".join(parts))
-    return int("does not compile" in "\n".join(parts))
+    return 0 if (folder / f"{slug}.svg").is_file() else 1
 
 
 def drawn(setting: Setting, slug: str) -> list[str]:
     """Picture, terms, and what never runs."""
     plan = setting.plan
-    rows = [
-        (code(t.name), ", ".join(map(code, t.nodes)), f"{t.weight:g}") for t in plan.terms if t.is_distillation
-    ]
+    rows = [(code(t.name), ", ".join(map(code, t.nodes)), f"{t.weight:g}") for t in plan.terms if t.is_distillation]
     parts = [f"On the bench `{setting.bench.bench}`:", "", f"![graph]({slug}.svg)", ""]
     parts += ["## Terms", "", table(("term", "acts at", "weight"), rows), ""] if rows else []
     if plan.report.teacher_stages_pruned:
@@ -264,7 +292,10 @@ def published(file: PublishedFile) -> list[str]:
     rows = []
     for row in file.rows:
         gain = ", ".join(f"{value:+g} {name}" for name, value in row.difference.items())
-        words = [", ".join(f"{name} {value:g}" for name, value in values.items()) for values in (row.teacher_result, row.baseline, row.result)]
+        words = [
+            ", ".join(f"{name} {value:g}" for name, value in values.items())
+            for values in (row.teacher_result, row.baseline, row.result)
+        ]
         setting = row.setting + (f" ({row.variant})" if row.variant else "")
         rows.append((setting, *words, gain, "; ".join(row.sources) + ("" if row.verified else " (second hand)")))
     head = ("setting", "teacher", "plain student", "distilled", "gain", "source")

@@ -124,7 +124,11 @@ class Training:
             gc.collect()  # a forgotten DDP wrapper of the last phase would keep its gradient hooks
         self.session.take(self.plan, self.optimizer)
         self.meter, self.finite, self.gradient = Meter(), FiniteWatch(), FiniteWatch()
-        self.life = LifeWatch(t.name for t in self.plan.terms if t.is_distillation and self.phase.counts(t.name))
+        self.life = LifeWatch(
+            t.name
+            for t in self.plan.terms
+            if t.is_distillation and not getattr(t, "auxiliary", False) and self.phase.counts(t.name)
+        )
         if saved is not None:
             self._continue(saved)
         self.training_mode()

@@ -5,9 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from kdflow.functional.precision import in_full
 from kdflow.functional.statistics import unit
 
 
+@in_full
 def query_map(features: Tensor, queries: Tensor, weights: Tensor) -> Tensor:
     """Weighted sum over queries of their cosine with every place: ``sum_e w_e <h_e/|h_e|, F(y,x)/|F(y,x)|>``.
 

@@ -10,10 +10,12 @@ from torch.nn import functional
 
 from kdflow.functional import boxes as bx
 from kdflow.functional.box_forms import to_corners
+from kdflow.functional.precision import in_full
 
 Pairs = list[list[tuple[Tensor, Tensor]]]
 
 
+@in_full
 def prediction_cost(
     student_logits: Tensor,
     teacher_logits: Tensor,

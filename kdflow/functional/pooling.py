@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import roi_align
 
+from kdflow.functional.precision import in_full, single
 
 
 def canonical_level(
@@ -61,17 +62,19 @@ def align_boxes(
         aligned: Half-pixel-correct sampling.
 
     Returns:
-        (N, C, bins, bins), in the order of the boxes.
+        (N, C, bins, bins) in float32 or finer, in the order of the boxes.
     """
-    rows = with_image_index(boxes).to(features[0].dtype)
-    blocks = features[0].new_zeros((len(rows), features[0].shape[1], bins, bins))
-    for index, (level, stride) in enumerate(zip(features, strides, strict=True)):
+    maps = [single(level) for level in features]
+    rows = with_image_index(boxes).to(maps[0].dtype)
+    blocks = maps[0].new_zeros((len(rows), maps[0].shape[1], bins, bins))
+    for index, (level, stride) in enumerate(zip(maps, strides, strict=True)):
         here = torch.nonzero(levels == index).squeeze(1)
         pooled = roi_align(level, rows[here], bins, 1.0 / stride, sampling, aligned)
         blocks = blocks.index_copy(0, here, pooled.to(blocks.dtype))
     return blocks
 
 
+@in_full
 def average_in_boxes(features: Tensor, boxes: Sequence[Tensor], stride: float) -> Tensor:
     """Mean of the map over the cells that each box touches, first and last row and column included.
 
@@ -84,7 +87,7 @@ def average_in_boxes(features: Tensor, boxes: Sequence[Tensor], stride: float) -
         stride: Pixels per cell.
 
     Returns:
-        (N, C), images joined in order.
+        (N, C) in float32 or finer under autocast, images joined in order.
     """
     vectors = []
     for image, own in zip(features, boxes, strict=True):

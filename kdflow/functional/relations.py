@@ -5,9 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from kdflow.functional.precision import in_full
 from kdflow.functional.statistics import unit
 
 
+@in_full
 def pairwise_distances(vectors: Tensor, eps: float = 1e-12) -> Tensor:
     """Euclidean distances ``sqrt(max(|a|^2 + |b|^2 - 2ab, eps))`` between rows, with a zero diagonal.
 
@@ -36,6 +38,7 @@ def off_diagonal(square: Tensor) -> Tensor:
     return 1 - torch.eye(len(square), dtype=square.dtype, device=square.device)
 
 
+@in_full
 def cosine_similarities(a: Tensor, b: Tensor) -> Tensor:
     """Cosine of every row of ``a`` (N, C) with every row of ``b`` (M, C): (N, M); 0 for a zero vector."""
     return unit(a, (1,)) @ unit(b, (1,)).T

@@ -74,6 +74,7 @@ class Node:
         module: The executable, once sized.
         prepared: The op's inputs are observed before training; in training its value comes from its state.
         given: The value handed in from outside (inputs of an evaluation).
+        auxiliary: A term that trains modules of the method and reads no student tensor.
     """
 
     name: str
@@ -97,6 +98,7 @@ class Node:
     module: Any = None
     prepared: bool = False
     given: Any = None
+    auxiliary: bool = False
 
     def operands(self) -> Iterator[str]:
         """Names of all inputs."""

@@ -29,12 +29,14 @@ class TermInfo:
         nodes: Taxonomy nodes, the first one primary; empty for the detector's own losses.
         weight: Weight before schedules.
         schedule: Factor over time.
+        auxiliary: It trains modules of the method alone, so no gradient of it has to reach the student.
     """
 
     name: str
     nodes: tuple[str, ...]
     weight: float
     schedule: Schedule = field(default_factory=Schedule)
+    auxiliary: bool = False
 
     @property
     def is_distillation(self) -> bool:

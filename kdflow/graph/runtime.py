@@ -33,9 +33,13 @@ class Streams:
         if self.seed is None:
             yield
             return
-        devices = [torch.cuda.current_device()] if torch.cuda.is_available() and torch.cuda.is_initialized() else []
+        devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
         with torch.random.fork_rng(devices=devices):
-            torch.manual_seed(stream_key(self.seed, self.step, f"{self.part}/{name}"))
+            key = stream_key(self.seed, self.step, f"{self.part}/{name}")
+            # torch.manual_seed would also queue a call, with a stack trace, for each GPU that is not open: a hundred times dearer
+            torch.default_generator.manual_seed(key)
+            if devices:
+                torch.cuda.manual_seed(key)
             yield
 
 
@@ -242,7 +246,7 @@ class TermCall(nn.Module):
         """The unscheduled scalar, and a boolean that is False when no entry of any group was judged."""
         if self.stack is None:
             numerator, divisor, alive = self._entry(value, student, factors, rows, over)
-            return self._join([numerator], [divisor]), alive
+            return self._join([numerator], [divisor]), any_alive([alive], numerator)
         parts = []
         for i in range(len(value)):
 
@@ -257,13 +261,13 @@ class TermCall(nn.Module):
             )
         if not parts:
             raise RuntimeError(f"{self.name}: there is nothing to compare")
-        alive = torch.stack([a for _, _, a in parts]).any()
+        alive = any_alive([a for _, _, a in parts], parts[0][0])
         return self._join([n for n, _, _ in parts], [d for _, d, _ in parts]), alive
 
     def _entry(
         self, value: Tensor, student: Any, factors: Sequence[Tensor], rows: Sequence[Tensor], over: Sequence[Any]
-    ) -> tuple[Tensor, Tensor | float, Tensor]:
-        """Numerator, divisor and liveness of one entry of the stack."""
+    ) -> tuple[Tensor, Tensor | float, Tensor | bool]:
+        """Numerator, divisor and liveness of one entry of the stack; the latter is plain where no group depends on data."""
         kind, student_kind, factor_kinds, row_kinds, over_kinds = self.kinds
         axes = kind.axes or ()
         per_image = self.reduce.scope == "image"
@@ -294,12 +298,8 @@ class TermCall(nn.Module):
                 count = _sum(*next(nodes), per_image)
                 groups.append((count != 0).any())
                 divisor = divisor * mean_over_ranks(count)
-        alive = (
-            torch.ones((), dtype=torch.bool, device=value.device)
-            if value.numel()
-            else value.new_zeros((), dtype=torch.bool)
-        )
-        for group in groups:
+        alive: Tensor | bool = value.numel() > 0
+        for group in groups if alive else ():
             alive = alive & group
         return numerator, divisor, alive
 
@@ -319,9 +319,22 @@ class TermCall(nn.Module):
         if self.reduce.levels == "pooled":
             pooled = sum(divisors[1:], start=divisors[0])
             return quotient(torch.stack(numerators).sum(0), pooled, floor).mean()
-        quotients = [quotient(n, d, floor).mean() for n, d in zip(numerators, divisors)]
+        quotients = [_mean(quotient(n, d, floor)) for n, d in zip(numerators, divisors)]
         joined = quotients[0] if len(quotients) == 1 else torch.stack(quotients).sum()
         return joined / len(quotients) if self.reduce.levels == "mean" else joined
+
+
+def any_alive(entries: Sequence[Tensor | bool], like: Tensor) -> Tensor:
+    """A boolean on the device of ``like``: True when any entry is; tensors are looked at only where no plain one decides."""
+    judged = [entry for entry in entries if isinstance(entry, Tensor)]
+    if judged and not any(entry is True for entry in entries):
+        return torch.stack(judged).any()
+    return torch.full((), any(entry is True for entry in entries), dtype=torch.bool, device=like.device)
+
+
+def _mean(value: Tensor) -> Tensor:
+    """Mean over images; a single number is itself."""
+    return value if value.dim() == 0 else value.mean()
 
 
 def _sum(value: Any, kind: Kind, per_image: bool) -> Tensor:

@@ -151,3 +151,22 @@ def test_the_real_thing(call, tiny, tmp_path, monkeypatch):
     (line,) = listed["groups"][0]["lines"]
     assert line["method"] == "baseline"
     assert line["mean"]["AP"] == pytest.approx(facts["metrics"]["AP"])
+
+
+def test_weights_of_another_label_set_are_a_mistake(call, tiny, tmp_path, monkeypatch):
+    import torch
+
+    from kdflow.experiment.setup import build_detector
+    from kdflow.spec.bench import DetectorSpec
+    from kdflow.spec.load import Document
+
+    options = {"backbone": "timm:test_resnet", "neck": 32, "box_head": 32, "rpn_post_nms": [50, 20], "roi_samples": 16}
+    spec = DetectorSpec(detector="faster-rcnn", **options)
+    other = build_detector(spec, ("cat", "dog"), Document("other"), "student", 0)
+    torch.save(other.model.state_dict(), tmp_path / "pets.pt")
+    monkeypatch.setenv("KDFLOW_HOME", str(tmp_path / "home"))
+    words = ("--set", f"teacher.weights={tmp_path / 'pets.pt'}", "--set", "teacher.recipe=null", "--output", tmp_path / "runs")
+    done = call("run", "fitnet", "--bench", tiny, "--device", "cpu", *words)
+    assert done.code == 2
+    assert "pets.pt" in done.err
+    assert "8 classes (circle, triangle" in done.err

@@ -84,7 +84,9 @@ def test_commands_exist(page: Path):
     from kdflow.cli.main import app
 
     root = get_command(app)
-    lines = [line for block in blocks(page, "console") for line in block.text.splitlines() if line.startswith("$ kdflow ")]
+    lines = [
+        line for block in blocks(page, "console") for line in block.text.splitlines() if line.startswith("$ kdflow ")
+    ]
     for line in lines:
         words = shlex.split(line.removeprefix("$ kdflow "), comments=True)
         command = root.commands[words[0]]

@@ -46,7 +46,13 @@ def test_method_page_has_picture_terms_spec_and_literature(generate, tmp_path):
     assert generate.method_page(facts, tmp_path) == 0
     page = (tmp_path / "defeat.md").read_text()
     assert (tmp_path / "defeat.svg").read_text().startswith("<svg")
-    for words in ("| `kd/neck_objects` | `cnn/neck` | 3 |", "op: mask.boxes", "## Published", "coco2017", "## Searchable"):
+    for words in (
+        "| `kd/neck_objects` | `cnn/neck` | 3 |",
+        "op: mask.boxes",
+        "## Published",
+        "coco2017",
+        "## Searchable",
+    ):
         assert words in page
 
 

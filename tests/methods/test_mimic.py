@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kdflow.ops.regions.pool import pool
 from tests.methods.shipped import maps, plan_of, terms_of
 
 STRIDES = (4, 8)
@@ -14,7 +15,7 @@ LEVELS = {
     "nodes.aligned.features": "student.neck", "nodes.aligned.like": "teacher.neck", "nodes.theirs.features": "teacher.neck",
 }
 SHAPES = ((2, 3, 32, 32), (2, 3, 16, 16))
-PROPOSALS = [torch.tensor([[8.0, 8, 30, 40], [40.0, 16, 118, 100]]), torch.tensor([[64.0, 60, 90, 100]])]
+PROPOSALS = [torch.tensor([[8.0, 8, 30, 40], [2.0, 2, 120, 118]]), torch.tensor([[64.0, 60, 90, 100]])]
 
 
 def term(ours: list[Tensor], theirs: list[Tensor], boxes: list[Tensor] = PROPOSALS, **changes: Any) -> Tensor:
@@ -57,8 +58,8 @@ def test_an_adapter_may_stand_before_or_after_the_pooling() -> None:
     plan = plan_of("mimic", given, strides={"student.neck": STRIDES, "teacher.neck": STRIDES}, changes=LEVELS)
     found = plan.evaluate({}, ["ours", "theirs", "kd/mimic"])
     layer = dict(plan.ops.named_modules())["aligned.conv"]
-    plain = plan_of("mimic", given | {"aligned": ours}, strides={"aligned": STRIDES, "teacher.neck": STRIDES}, changes=LEVELS)
-    torch.testing.assert_close(layer(plain.evaluate({}, ["ours"])["ours"]), found["ours"])
+    raw = pool(ours, PROPOSALS, 7, 0, 56, 2, 1, False, STRIDES)
+    torch.testing.assert_close(layer(raw), found["ours"])
     torch.testing.assert_close(found["kd/mimic"], (found["ours"] - found["theirs"]).square().mean() / 2)
 
 

@@ -52,3 +52,13 @@ def test_scale_needs_one_weight_per_row() -> None:
     assert torch.equal(scale(torch.ones(2, 3), torch.tensor([2.0, 0.0])), torch.tensor([[2.0] * 3, [0.0] * 3]))
     with pytest.raises(UsageError, match="leading axes"):
         scale(torch.ones(2, 3), torch.ones(3))
+
+
+def test_autocast_does_not_coarsen_tables_and_averages() -> None:
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(4, 64, generator=generator)
+    maps, boxes = [torch.randn(1, 64, 8, 8, generator=generator)], [torch.tensor([[3.0, 5, 47, 61]])]
+    exact = distances(rows)["distances"], average(maps, boxes, strides=(8,))[0]
+    with torch.autocast("cpu", torch.bfloat16):
+        lowered = distances(rows)["distances"], average(maps, boxes, strides=(8,))[0]
+    assert all(torch.equal(a, b) for a, b in zip(exact, lowered, strict=True))

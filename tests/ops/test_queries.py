@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from kdflow.errors import UsageError
-from kdflow.ops.adapters.projector import Projector
+from kdflow.ops.adapters.linear import LinearAdapter
 from kdflow.ops.attention.queries import queries as attend
 from kdflow.ops.losses.contrastive import contrastive
 from kdflow.ops.matching.predictions import predictions
@@ -98,8 +98,9 @@ def test_the_contrast_of_perfect_and_of_useless_rows() -> None:
     torch.testing.assert_close(useless, torch.full((4,), 4.0).log())
 
 
-def test_a_projector_takes_single_rows_in_training() -> None:
-    head = Projector(channels=4)
+def test_a_normalised_adapter_takes_single_rows_in_training() -> None:
+    head = LinearAdapter(channels=4, norm="batch", activation="relu")
     head.build(torch.zeros(2, 3))
     assert torch.isfinite(head(torch.ones(1, 3))).all()
     assert head(torch.zeros(0, 3)).shape == (0, 4)
+    assert head(torch.rand(2, 5, 3)).shape == (2, 5, 4)

@@ -60,5 +60,7 @@ def test_a_fault_in_what_was_taken_over_points_at_the_line_that_names_it(load):
 
 
 def test_own_variants_follow_those_of_the_wrapped_method(load):
-    spec = load("variants: [{when: {student.family: dense}, set: {terms.one: {loss: loss.kl, student: a, teacher: a}}}]\n")
+    spec = load(
+        "variants: [{when: {student.family: dense}, set: {terms.one: {loss: loss.kl, student: a, teacher: a}}}]\n"
+    )
     assert list(spec.resolve({"student.family": "dense"}).terms) == ["one"]

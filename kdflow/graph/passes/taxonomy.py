@@ -24,7 +24,8 @@ def place_terms(graph: Graph, document: Document) -> Graph:
             if name not in tree:
                 document.report((*node.path, "at"), f'no taxonomy node "{name}".{choices(name, [n.id for n in tree])}')
         known = [name for name in declared if name in tree]
-        if not _reads_student(graph, node):
+        node.auxiliary = bool(declared) and not _reads_student(graph, node) and _trains_modules(graph, node)
+        if not node.auxiliary and not _reads_student(graph, node):
             document.report(node.path, "no student tensor is compared here, so nothing would be learned from this term")
             continue
         if known and inferred and not set(inferred) & set(known):
@@ -48,6 +49,19 @@ def _reads_student(graph: Graph, term: Node) -> bool:
     while waiting:
         node = graph[waiting.pop()]
         if node.owner == "student" or node.given is not None:
+            return True
+        if node.name not in seen and not (node.op and node.op.no_grad):
+            seen.add(node.name)
+            waiting.extend(node.operands())
+    return False
+
+
+def _trains_modules(graph: Graph, term: Node) -> bool:
+    """True when gradient of the term reaches a module of the method's own."""
+    waiting, seen = [str(term.inputs.get("student") or term.inputs["value"])], set[str]()
+    while waiting:
+        node = graph[waiting.pop()]
+        if node.op and node.op.is_module:
             return True
         if node.name not in seen and not (node.op and node.op.no_grad):
             seen.add(node.name)

@@ -1,0 +1,54 @@
+"""Sine codes of places."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+BASE = 10000.0
+
+
+def frequencies(count: int, like: Tensor) -> Tensor:
+    """``count`` angular factors ``1 / 10000^(k / count)``, k = 0, 1, ..."""
+    return BASE ** (-torch.arange(count, dtype=like.dtype, device=like.device) / count)
+
+
+def point_code(points: Tensor, width: int = 128) -> Tensor:
+    """Sine code of relative points: (..., 2) -> (..., 2 * width), x first; ``width / 2`` sines, then as many cosines.
+
+    The angle of coordinate u is ``2 pi u / 10000^(2k / width)``.
+    """
+    angles = (2 * math.pi * points[..., None] * frequencies(width // 2, points)).movedim(-2, 0)
+    return torch.cat([part for angle in angles for part in (angle.sin(), angle.cos())], dim=-1)
+
+
+def inside_images(size: tuple[int, int], image_sizes: Sequence[tuple[int, int]], canvas: tuple[int, int]) -> list[tuple[int, int]]:
+    """(rows, columns) of a map that each unpadded image reaches: sides over the cell's side, rounded up."""
+    return [
+        (min(size[0], math.ceil(h * size[0] / canvas[0])), min(size[1], math.ceil(w * size[1] / canvas[1])))
+        for h, w in image_sizes
+    ]
+
+
+def place_code(size: tuple[int, int], reach: tuple[int, int], width: int, like: Tensor) -> Tensor:
+    """DETR's normalised sine code of every cell, (H, W, width): y first, sine and cosine in turns.
+
+    Cells are counted from 1 and divided by the number inside the image; cells outside repeat the last number.
+
+    Args:
+        size: (rows, columns) of the map.
+        reach: Those inside the image.
+        width: Numbers per cell, a multiple of 4.
+        like: Gives type and device.
+    """
+    factors = frequencies(width // 4, like)
+    codes = []
+    for length, inside in zip(size, reach, strict=True):
+        number = torch.arange(1, length + 1, dtype=like.dtype, device=like.device).clamp(max=inside)
+        angle = 2 * math.pi * number[:, None] / (inside + 1e-6) * factors
+        codes.append(torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(1))
+    rows, columns = codes
+    return torch.cat([rows[:, None].expand(-1, size[1], -1), columns[None].expand(size[0], -1, -1)], dim=-1)
