@@ -212,11 +212,12 @@ def detector_page(name: str) -> str:
         )
         for c in facts["calls"]
     ]
-    built = ", ".join(f"{key}: {literal(value)}" for key, value in tiny_options(name).items())
+    small = ", ".join(f"{key}: {literal(value)}" for key, value in tiny_options(name).items())
+    built = f", built with `{small}`" if small else ""
     return "\n".join([
         f"# {name}", "", f"{facts['doc']}. A {facts['family']} detector of {facts['library']} ({facts['licence']}).", "",
         "## Options", "", option_table(describe_options(family.options, spoken)), "",
-        "## Ports", "", f"Shapes are those for two images of {facts['size']} x {facts['size']}" + (f", built with {code(built)}." if built else "."),
+        "## Ports", "", f"Shapes are those for two images of {facts['size']} x {facts['size']}{built}.",
         "", table(("port", "kind", "taxonomy", "shape", "strides", "form", ""), ports), "",
         "## Calls", "", table(("call", "inputs", "outputs", "options", ""), calls) if calls else "None.", "",
         "## Own losses", "", ", ".join(map(code, facts["losses"])),

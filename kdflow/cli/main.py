@@ -20,6 +20,7 @@ from kdflow.cli import (
     detectors,
     doctor,
     explain,
+    matrix,
     methods,
     new,
     ops,
@@ -48,6 +49,7 @@ app.command("explain")(explain.explain)
 app.command("search")(search.search)
 app.command("sweep")(sweep.sweep)
 app.command("ablate")(ablate.ablate)
+app.command("matrix")(matrix.matrix)
 app.command("results")(results.results)
 app.command("new")(new.new)
 app.command("methods")(methods.methods)

@@ -41,3 +41,15 @@ def spatial_attention(features: Tensor, temperature: float) -> Tensor:
 def channel_attention(features: Tensor, temperature: float) -> Tensor:
     """``C * softmax_c(mean_yx |F| / T)``: (B, C, H, W) -> (B, C), with mean 1 over the channels."""
     return (features.abs().mean((2, 3)) / temperature).softmax(1) * features.shape[1]
+
+
+def attention_weights(logits: Tensor, visible: Tensor | None = None) -> Tensor:
+    """Softmax over the last axis, 0 on hidden places; all places weigh the same where an image has none to see.
+
+    Args:
+        logits: (B, h, Q, K).
+        visible: (B, K) 0 on hidden places; None hides none.
+    """
+    if visible is not None:
+        logits = logits.masked_fill(visible[:, None, None] <= 0, torch.finfo(logits.dtype).min)
+    return logits.softmax(-1)

@@ -36,7 +36,8 @@ def inside_images(size: tuple[int, int], image_sizes: Sequence[tuple[int, int]],
 def place_code(size: tuple[int, int], reach: tuple[int, int], width: int, like: Tensor) -> Tensor:
     """DETR's normalised sine code of every cell, (H, W, width): y first, sine and cosine in turns.
 
-    Cells are counted from 1 and divided by the number inside the image; cells outside repeat the last number.
+    Cells are counted from 1 and divided by the number inside the image. Cells below it repeat the last row number and have
+    column number 0, those beside it the other way round.
 
     Args:
         size: (rows, columns) of the map.
@@ -44,11 +45,10 @@ def place_code(size: tuple[int, int], reach: tuple[int, int], width: int, like: 
         width: Numbers per cell, a multiple of 4.
         like: Gives type and device.
     """
-    factors = frequencies(width // 4, like)
+    shown = torch.zeros(size, dtype=like.dtype, device=like.device)
+    shown[: reach[0], : reach[1]] = 1
     codes = []
-    for length, inside in zip(size, reach, strict=True):
-        number = torch.arange(1, length + 1, dtype=like.dtype, device=like.device).clamp(max=inside)
-        angle = 2 * math.pi * number[:, None] / (inside + 1e-6) * factors
-        codes.append(torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(1))
-    rows, columns = codes
-    return torch.cat([rows[:, None].expand(-1, size[1], -1), columns[None].expand(size[0], -1, -1)], dim=-1)
+    for dim, inside in enumerate(reach):
+        angle = 2 * math.pi * shown.cumsum(dim)[..., None] / (inside + 1e-6) * frequencies(width // 4, like)
+        codes.append(torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(2))
+    return torch.cat(codes, dim=-1)

@@ -20,7 +20,6 @@ from kdflow.spec.resolve import MethodSpec
 
 COSTS = ("step_ms",)
 """Metrics of which less is better; they come from the run itself, not from its evaluation."""
-Runner = Callable[..., RunResult]
 
 
 def quiet(_: str) -> None:
@@ -69,7 +68,6 @@ class RunObjective:
         settings: ``bench``, ``seed`` and ``output`` for every run.
         overrides: Values that are the same in every trial.
         hooks: Trial number -> further listeners of its run.
-        runner: What carries out a run.
     """
 
     spec: MethodSpec
@@ -81,7 +79,6 @@ class RunObjective:
     settings: Mapping[str, Any]
     overrides: Mapping[str, Any] = field(default_factory=dict)
     hooks: Callable[[int], Sequence[Silent]] = lambda _: ()
-    runner: Runner = run
 
     def __call__(self, trial: optuna.Trial) -> Judged:
         """One run.
@@ -95,7 +92,7 @@ class RunObjective:
         if len(self.metrics) == 1 and self.metrics[0] not in COSTS:
             hooks.append(PruneHook(trial, self.metrics[0]))
         try:
-            result = self.runner(
+            result = run(
                 self.spec,
                 **self.settings,
                 overrides={**self.overrides, **values},

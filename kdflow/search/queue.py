@@ -137,10 +137,10 @@ class Queue:
         beyond = lost >= MAX_LOST
         with self.storage.engine.begin() as connection:
             state = TrialState.FAIL if beyond else TrialState.WAITING
-            unchanged = sa.exists().where(
-                TrialHeartbeatModel.trial_id == trial._trial_id, TrialHeartbeatModel.heartbeat == seen
-            )
-            if not self._move(connection, trial._trial_id, state, unchanged):
+            # Not "equal": SQLite compares text, and the database's own timestamps have no fraction there.
+            still = TrialHeartbeatModel.heartbeat <= seen + timedelta(seconds=0.5)
+            silent = sa.exists().where(TrialHeartbeatModel.trial_id == trial._trial_id, still)
+            if not self._move(connection, trial._trial_id, state, silent):
                 return False
             for key, value in (("lost", lost), ("reason", reason)):
                 _keep(connection, trial._trial_id, key, value)

@@ -42,10 +42,11 @@ def filled(
     """
     own = {path: value for path, value in {**overrides, **values}.items() if not is_bench_path(path)}
     wanted = spec.resolve(context, own)
-    edited = _in_place(text, own)
-    left = _differences(wanted, _resolved(edited, spec, context))
-    if left:
-        edited = _with_variant(edited, context["bench"], left, reason)
+    base = edited = _in_place(text, own)
+    sets: dict[str, Any] = {}
+    while new := {p: v for p, v in _differences(wanted, _resolved(edited, spec, context)).items() if p not in sets}:
+        sets |= new  # a value that is set moves those that are copied from it (like:), so it may take several rounds
+        edited = _with_variant(base, context["bench"], sets, reason)
     left = _differences(wanted, _resolved(edited, spec, context))
     if left:
         raise UsageError(f"the file cannot hold these values: {', '.join(left)}. Next: run it with --set PATH=VALUE")

@@ -51,7 +51,8 @@ def test_a_variant_that_computes_something_else_is_not_timed(machine: Machine) -
 
 def test_a_variant_without_the_terms_is_not_timed(machine: Machine) -> None:
     case = build("fitnet", machine)
-    case.variants["plan"].losses = case.variants["student_only"].losses
+    right = case.variants["plan"].losses
+    case.variants["plan"].losses = lambda sample: {k: v for k, v in right(sample).items() if k.startswith("det/")}
     with pytest.raises(Disagreement, match="plan has the terms"):
         variants.check_agreement(case)
 

@@ -8,7 +8,8 @@ A binding ``tests/goldens/<slug>.yaml`` lists *runs*; each applies to the cases 
                {make: function, of: [keys]}; "key|1" stands for 1 where the case has no such key
     values:    reference in the spec -> key ("student.neck.*" gathers a list) or {make: function, of: key or [keys]}
     leaves:    references beside student.* whose gradients are compared (results of calls that are given)
-    params:    key pattern with {placeholders} -> name below plan.ops ({last_k}: {k} counted from the end)
+    params:    key pattern with {placeholders} -> name below plan.ops ({last_k}: {k} counted from the end), or a list of
+               {to: name, part: [i, n]} where the i-th of n equal parts of the array has a name of its own
     detectors: owner -> function in builders.py that makes a detector from the case
     expected:  key pattern -> {term: name} | {terms: [names]} | {node: name} | {grad: reference}, with make: for a layout of
                the plan's value and layout: for one of the case's (its gradients are stored as maps);
@@ -203,12 +204,13 @@ def load_parameters(run: Run, plan: Plan) -> None:
             if match := re.match(expression, key):
                 place = {k: rank(run, pattern, k, v) for k, v in match.groupdict().items()}
                 place |= {f"last_{k}": rank(run, pattern, k, v, last=True) for k, v in match.groupdict().items()}
-                name = target.format(**place)
-                value = torch.as_tensor(run.arrays[key])
-                assert state[name].shape == value.shape, f"{key} {value.shape} does not fit {name} {state[name].shape}"
-                state[name].copy_(value)
-                given.add(name)
                 run.used.add(key)
+                for part in target if isinstance(target, list) else [{"to": target, "part": [0, 1]}]:
+                    name, (number, parts) = part["to"].format(**place), part["part"]
+                    value = torch.as_tensor(run.arrays[key]).chunk(parts)[number] if parts > 1 else torch.as_tensor(run.arrays[key])
+                    assert state[name].shape == value.shape, f"{key} {value.shape} does not fit {name} {state[name].shape}"
+                    state[name].copy_(value)
+                    given.add(name)
     trainable = {name for name, _ in plan.ops.named_parameters()}
     assert not trainable - given, f"parameters without a golden value: {sorted(trainable - given)}"
 
@@ -277,6 +279,7 @@ def compare(run: Run, key: str, declared: dict[str, Any], value: Any) -> None:
     for position in declared["entry"]:
         value = value[position]
     expected = torch.as_tensor(run.arrays[key])
+    expected = expected.float() if expected.dtype is torch.bool else expected
     if "layout" in declared:
         expected = getattr(layouts, declared["layout"])([expected])[0]
     kind = ("grad" if "grad" in declared else "value") + ("64" if key.startswith("expected64") else "")

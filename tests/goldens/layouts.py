@@ -275,3 +275,34 @@ def sorted_by_level(blocks: Tensor, proposals: Tensor, strides: Tensor, base: Te
     sides = (proposals[:, 3:] - proposals[:, 1:3] + border).prod(1).sqrt()
     levels = torch.log2(sides / base + 1e-6).floor().clamp(0, len(strides) - 1)
     return blocks[torch.argsort(by_image)][torch.argsort(levels, stable=True)]
+
+
+def inverse_sides(edges: Tensor) -> Tensor:
+    """Distances to left, top, right, bottom -> 1 over the side that each belongs to."""
+    sides = (edges[..., :2] + edges[..., 2:]).repeat(1, 1, 2)
+    return torch.where(sides > 0, 1 / sides, 0)
+
+
+def not_padding(flags: Tensor) -> Tensor:
+    """True where padding -> 1 elsewhere."""
+    return (~flags).float()
+
+
+def hidden_places(visible: Tensor) -> Tensor:
+    """1 where visible -> 1 where not."""
+    return 1 - visible
+
+
+def unit_sizes(values: Tensor) -> list[tuple[int, int]]:
+    """One by one for every image (B, ...): boxes stay normalised."""
+    return [(1, 1) for _ in values]
+
+
+def without_hidden(logits: Tensor, padding: Tensor) -> Tensor:
+    """Attention logits, 0 on padding."""
+    return torch.where(padding.bool()[:, None, None], 0, logits)
+
+
+def finite_logits(parts: list[Tensor]) -> list[Tensor]:
+    """Attention logits, 0 where they are as good as minus infinity."""
+    return [torch.where(part < -1e29, 0, part) for part in parts]

@@ -22,7 +22,7 @@ def test_ranges_are_read_in_every_form() -> None:
     assert read_range("{low: 1, high: 2}").high == 2
 
 
-@pytest.mark.parametrize("text", ["", "3", "5..1", "0..1,log", "1..2,log,step=1", "{low: 1}", "1..x", "{low: 1, hihg: 2}"])
+@pytest.mark.parametrize("text", ["", "3", "5..1", "0..1,log", "1..2,log,step=0.5", "{low: 1}", "1..x", "{low: 1, hihg: 2}"])
 def test_text_that_is_no_range_is_refused_in_words(text: str) -> None:
     with pytest.raises(UsageError, match="range"):
         read_range(text)

@@ -9,12 +9,11 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
+from kdflow.functional.attention import attention_weights
 from kdflow.kinds import ATTENTION, TOKENS, Cells, CellValues, Tokens, of_axes
 from kdflow.operation import op
 
 Positive = Annotated[int, Field(gt=0)]
-HIDDEN = -1e30
-"""Logit of a place that must not be looked at."""
 
 
 @op(
@@ -23,7 +22,7 @@ HIDDEN = -1e30
     example={"channels": 8, "heads": 2},
 )
 class CrossAttention(nn.Module):
-    """One decoder layer without self-attention: states, attention logits before the softmax, and values per head.
+    """One decoder layer without self-attention: states, attention logits (before hiding and softmax), values per head.
 
     ``Q = query(e)``, ``K = key(f + position(p))``, ``V = value(f)``, ``logits = Q K^T / sqrt(head width)``; then ``out``,
     ``norm1`` of the sum with e, ``enter``-ReLU-``leave`` (four times as wide) and ``norm2``. Trained, not exported.
@@ -38,7 +37,7 @@ class CrossAttention(nn.Module):
         super().__init__()
         self.channels, self.heads = channels, heads
 
-    def build(self, queries: Tokens, features: Cells, positions: Cells) -> None:
+    def build(self, queries: Tokens, features: Cells, positions: Cells, visible: CellValues | None = None) -> None:
         """Size the layers."""
         inputs = features.shape[-1]
         self.position = nn.Linear(positions.shape[-1], inputs)
@@ -68,9 +67,8 @@ class CrossAttention(nn.Module):
         k = self._split(self.key(features + self.position(positions)))
         v = self._split(self.value(features))
         logits = torch.einsum("bhqd,bhsd->bhqs", q, k) / q.shape[-1] ** 0.5
-        if visible is not None:
-            logits = logits.masked_fill(visible[:, None, None] <= 0, HIDDEN)
-        seen = torch.einsum("bhqs,bhsd->bhqd", logits.softmax(-1), v).transpose(1, 2).flatten(2)
+        weights = attention_weights(logits, visible)
+        seen = torch.einsum("bhqs,bhsd->bhqd", weights, v).transpose(1, 2).flatten(2)
         states = self.norm1(queries + self.out(seen))
         states = self.norm2(states + self.leave(functional.relu(self.enter(states))))
         return {"states": states, "logits": logits, "values": v}

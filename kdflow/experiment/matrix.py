@@ -1,0 +1,72 @@
+"""Portability: which method compiles on which bench, and where it does not, why."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from kdflow.errors import KdflowError, SpecError
+from kdflow.experiment.setup import prepare, read_method
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One method on one bench.
+
+    Attributes:
+        method: Slug.
+        bench: Bench name.
+        runs: True when the method compiles on the bench's detectors.
+        reason: The first fault where it does not.
+        nodes: Taxonomy nodes of its terms where it does.
+    """
+
+    method: str
+    bench: str
+    runs: bool
+    reason: str = ""
+    nodes: tuple[str, ...] = ()
+
+
+def portability(methods: Iterable[str | Path], benches: Iterable[str | Path]) -> list[Cell]:
+    """Compile every method on every bench; nothing is trained and no weights are read.
+
+    Args:
+        methods: Slugs or files.
+        benches: Names or files.
+
+    Returns:
+        One cell per pair, method by method.
+    """
+    chosen = list(benches)
+    return [_cell(method, bench) for method in methods for bench in chosen]
+
+
+def _cell(method: str | Path, bench: str | Path) -> Cell:
+    slug, place = Path(method).stem, Path(bench).stem
+    try:
+        plan = prepare(read_method(method), bench).plan
+    except SpecError as error:
+        return Cell(slug, place, False, error.faults[0].problem)
+    except KdflowError as error:
+        return Cell(slug, place, False, str(error).splitlines()[0])
+    nodes = dict.fromkeys(node for term in plan.terms for node in term.nodes)
+    return Cell(slug, place, True, nodes=tuple(nodes))
+
+
+def as_markdown(cells: Iterable[Cell]) -> str:
+    """A table of methods by benches, and below it the reasons."""
+    found = list(cells)
+    benches, methods = list(dict.fromkeys(c.bench for c in found)), list(dict.fromkeys(c.method for c in found))
+    by_pair = {(c.method, c.bench): c for c in found}
+    lines = ["| method | " + " | ".join(benches) + " |", "|---" * (len(benches) + 1) + "|"]
+    reasons: dict[str, int] = {}
+    for method in methods:
+        words = []
+        for bench in benches:
+            cell = by_pair[method, bench]
+            words.append("runs" if cell.runs else f"[{reasons.setdefault(cell.reason, len(reasons) + 1)}]")
+        lines.append(f"| {method} | " + " | ".join(words) + " |")
+    notes = [f"{number}. {reason}" for reason, number in reasons.items()]
+    return "\n".join([*lines, "", *notes]) + "\n"

@@ -1,0 +1,90 @@
+"""Every spec that comes with kdflow: compiles on its home bench, reads like a paper, and ports where the ports are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from kdflow.experiment.matrix import as_markdown, portability
+from kdflow.experiment.setup import find_bench, prepare, read_method
+from kdflow.operation import OPS
+from kdflow.spec.resolve import load_bench
+
+SPECS = sorted((Path(__file__).parents[2] / "specs").glob("*.yaml"))
+BENCHES = sorted((Path(__file__).parents[2] / "specs" / "benches").glob("*.yaml"))
+LONGEST = {"defeat": 30, "fgd": 45}
+
+
+def test_specs_and_benches_were_found() -> None:
+    assert len(SPECS) >= 15
+    assert len(BENCHES) >= 10
+
+
+@pytest.mark.parametrize("path", SPECS, ids=lambda p: p.stem)
+def test_spec_compiles_on_its_home_bench_and_every_term_has_a_node(path: Path) -> None:
+    setting = prepare(read_method(path))
+    distilled = [t for t in setting.plan.terms if t.is_distillation]
+    assert bool(distilled) == (path.stem != "baseline")
+    assert all(t.nodes for t in distilled)
+    assert setting.method.method == path.stem
+
+
+@pytest.mark.parametrize("path", SPECS, ids=lambda p: p.stem)
+def test_spec_is_no_longer_than_a_page(path: Path) -> None:
+    lines = [line for line in path.read_text().splitlines() if line and not line.startswith("#")]
+    body = lines[: next((i for i, line in enumerate(lines) if line.startswith("variants:")), len(lines))]
+    assert len(body) <= LONGEST.get(path.stem, 80)
+
+
+@pytest.mark.parametrize("path", BENCHES, ids=lambda p: p.stem)
+def test_bench_file_is_well_formed_and_named_after_its_file(path: Path) -> None:
+    bench = load_bench(path)
+    assert bench.bench == path.stem
+    assert all(t.weights or t.recipe for t in bench.all_teachers.values())
+
+
+def test_search_ranges_name_things_that_exist() -> None:
+    for path in SPECS:
+        method = read_method(path).document.data
+        for dotted in method.get("search") or {}:
+            section, name = dotted.split(".")[:2]
+            assert name in method[section], f"{path.name}: {dotted}"
+
+
+def test_one_spec_runs_on_detectors_of_every_family_unchanged() -> None:
+    benches = ["shapes-faster-rcnn", "shapes-retinanet", "shapes-rt-detr"]
+    cells = portability(["fitnet", "dkd"], benches)
+    assert [c.runs for c in cells] == [True, True, True, True, False, False]
+    assert cells[0].nodes == ("cnn/neck",)
+    assert cells[2].nodes == ("transformer/feature",)
+    table = as_markdown(cells)
+    assert "| fitnet | runs | runs | runs |" in table
+    assert "no port" in table or "no call" in table
+
+
+def test_ops_of_the_hardest_specs_are_shared_with_other_specs() -> None:
+    hard, used = {"ld", "crosskd", "gid", "odgk", "detrdistill"}, dict[str, set[str]]()
+    for path in SPECS:
+        for name in ops_in(yaml.safe_load(path.read_text())):
+            used.setdefault(name, set()).add(path.stem)
+    shared = [name for name, specs in used.items() if specs & hard]
+    alone = [name for name in shared if len(used[name]) == 1]
+    assert all(name in OPS for name in shared)
+    assert len(alone) / len(shared) <= ALONE, sorted(alone)
+
+
+ALONE = 0.60
+"""Largest share of these ops that a single spec uses alone; it falls with every method that composes the same primitives."""
+
+
+def ops_in(value: object) -> set[str]:
+    if isinstance(value, dict):
+        own = {v for k, v in value.items() if k in ("op", "loss") and isinstance(v, str)}
+        return own.union(*(ops_in(v) for v in value.values()))
+    return set().union(*(ops_in(v) for v in value)) if isinstance(value, list) else set()
+
+
+def test_home_benches_exist() -> None:
+    assert all(find_bench(str(read_method(path).resolve().bench)).is_file() for path in SPECS)

@@ -1,0 +1,176 @@
+"""Searches from beginning to end: two real trials on the smallest bench, the rest with runs that train nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from kdflow.engine.hooks import EvaluationEvent, RunStarted, StopRun
+from kdflow.errors import InvariantError, UsageError
+from kdflow.experiment.run import RunResult
+from kdflow.results.measured import read_records
+from kdflow.search.study import Request, search
+from kdflow.spec.resolve import load_method
+from tests.search.conftest import BENCH
+
+PATH = "terms.hint.weight"
+Search = Callable[..., Any]
+
+
+class Runs:
+    """Stands in for training: AP grows with the weight and the steps; a weight above ``bad`` fails."""
+
+    def __init__(self, bad: float = 1e9) -> None:
+        self.bad = bad
+        self.steps = 0
+        self.values: list[float] = []
+        self.sessions: set[int] = set()
+
+    def __call__(self, spec: Any, *, overrides: Any, hooks: Any, session: Any, trial: Any, output: Any, **_: Any) -> RunResult:
+        weight = float(overrides[PATH])
+        self.values.append(weight)
+        self.sessions.add(id(session))
+        if weight > self.bad:
+            raise InvariantError("kd/hint", "not finite at step 1")
+        folder = trial.folder(output, "tiny")
+        total, status, reason, metrics = 10, "finished", "", {}
+        for hook in hooks:
+            hook.run_started(RunStarted(folder, total, 0, "cpu", 1, ()))
+        try:
+            for step in range(2, total + 1, 2):
+                self.steps += 2
+                metrics = {"AP": weight * step / total, "AP50": 2 * weight}
+                for hook in hooks:
+                    hook.evaluation_ended(EvaluationEvent(step, metrics, "AP", metrics["AP"], True))
+        except StopRun as stop:
+            status, reason = "stopped", str(stop)
+        return RunResult("fitnet", "tiny", 0, None, status, {}, metrics, 7.0 / weight, 0, (), (), None, str(folder), reason)
+
+
+@pytest.fixture
+def fake(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Search:
+    """A search whose trials are ``Runs``; teachers and the test split are left out."""
+    monkeypatch.setattr("kdflow.search.study.provide_teachers", lambda *_, **__: {})
+    monkeypatch.setattr("kdflow.search.outcome.measure_trial", lambda *_: {"AP": 50.0})
+
+    def go(runs: Runs, **options: Any) -> Any:
+        monkeypatch.setattr("kdflow.search.objective.run", runs)
+        settings: dict[str, Any] = {"bench": BENCH, "output": tmp_path / "runs", "device": "cpu", "study": "s"}
+        return search("fitnet", Request(**{**settings, **options}), lambda _: None)
+
+    return go
+
+
+INCLUDE = (f"{PATH}=0.5..8",)
+
+
+def test_two_real_trials_are_judged_on_validation_and_the_best_is_measured_once_on_test(
+    home: Path, tmp_path: Path, any_teacher: None
+) -> None:
+    said: list[str] = []
+    output = tmp_path / "runs"
+    request = Request(
+        trials=2, bench=BENCH, output=output, device="cpu", include=INCLUDE, write=tmp_path / "best.yaml", sampler="random"
+    )
+    outcome = search("fitnet", request, said.append)
+    assert outcome.complete, said
+    assert outcome.counts == {"complete": 2}
+    (best,) = outcome.best
+    assert best.objectives["AP"] == best.validation["AP"]
+    assert {"AP", "voc_ap50"} <= set(outcome.test)
+    assert load_method(tmp_path / "best.yaml").resolve({"bench": "tiny"}).terms["hint"].weight == best.values[PATH]
+    assert {p.name for p in Path(best.folder).glob("*.pt")} == {"best.pt", "student.pt"}
+    assert sum("AP50" in line for line in said) == 1  # the teacher was provided once
+    store = f"sqlite:///{output / 'mlflow.db'}"
+    assert read_records(store) == []
+    trials = read_records(store, trials=True)
+    assert len(trials) == 2
+    again = search("fitnet", Request(bench=BENCH, output=output, device="cpu", resume=True), lambda _: None)
+    assert (again.counts, again.test) == ({"complete": 2}, outcome.test)
+
+
+def test_declared_values_are_the_first_trial_and_best_values_are_yaml(fake: Search) -> None:
+    runs = Runs()
+    outcome = fake(runs, trials=6, include=INCLUDE, pruner="none")
+    assert runs.values[0] == 1.0
+    assert len(runs.values) == len(set(runs.values)) == 6
+    assert outcome.best[0].values[PATH] == max(runs.values)
+    assert len(runs.sessions) == 1
+    assert yaml.safe_load(outcome.yaml)["set"] == outcome.best[0].values
+    assert yaml.safe_load(outcome.yaml)["variants"][0]["set"] == outcome.best[0].values
+    assert outcome.importances == {PATH: 1.0}
+    names = {Path(file).name for file in outcome.files}
+    assert "best.yaml" in names
+    assert {n.partition(".")[0] for n in names} == {"best", "history", "parallel", "importances"} or outcome.notes
+    assert outcome.test == {"AP": 50.0}
+
+
+def test_pruning_saves_steps_and_failures_do_not_end_the_study(fake: Search) -> None:
+    runs = Runs(bad=7.0)
+    outcome = fake(runs, trials=14, include=INCLUDE, sampler="random", seed=3)
+    assert sum(outcome.counts.values()) == 14
+    assert outcome.counts["pruned"] > 0
+    full = 10 * (14 - outcome.counts.get("fail", 0))
+    assert runs.steps < full
+    assert all(reason == "invariant: kd/hint: not finite at step 1" for reason in outcome.failures.values())
+
+
+def test_existing_study_is_refused_without_resume_and_grows_with_it(fake: Search) -> None:
+    fake(Runs(), trials=2, include=INCLUDE)
+    with pytest.raises(UsageError, match="--resume goes on"):
+        fake(Runs(), trials=2, include=INCLUDE)
+    more = Runs()
+    assert sum(fake(more, trials=5, resume=True).counts.values()) == 5
+    assert len(more.values) == 3
+    none = Runs()
+    fake(none, trials=5, resume=True)
+    assert none.values == []
+    with pytest.raises(UsageError, match="cannot go on.*other ranges"):
+        fake(Runs(), resume=True, include=(f"{PATH}=0.5..9",))
+    with pytest.raises(UsageError, match="metrics are"):
+        fake(Runs(), resume=True, metrics=("AP50",))
+    with pytest.raises(UsageError, match="no study"):
+        fake(Runs(), resume=True, study="other")
+
+
+def test_interrupted_search_keeps_everything_and_goes_on(fake: Search) -> None:
+    class Impatient(Runs):
+        def __call__(self, *args: Any, **options: Any) -> RunResult:
+            if len(self.values) == 2:
+                raise KeyboardInterrupt
+            return super().__call__(*args, **options)
+
+    first = Impatient()
+    with pytest.raises(KeyboardInterrupt):
+        fake(first, trials=4, include=INCLUDE, pruner="none")
+    rest = Runs()
+    outcome = fake(rest, resume=True)
+    assert outcome.counts == {"complete": 4}
+    assert (len(first.values), len(rest.values)) == (2, 2)
+
+
+def test_several_metrics_make_a_front(fake: Search) -> None:
+    outcome = fake(Runs(), trials=4, include=INCLUDE, metrics=("AP", "step_ms"))
+    assert len(outcome.best) == 1  # a larger weight is better in both here
+    with pytest.raises(UsageError, match="--pruner none"):
+        fake(Runs(), study="t", trials=4, include=INCLUDE, metrics=("AP", "step_ms"), pruner="median")
+
+
+def test_range_that_the_spec_refuses_is_found_before_anything_runs(fake: Search) -> None:
+    runs = Runs()
+    with pytest.raises(ValueError, match="nothing was run"):
+        fake(runs, trials=2, include=("terms.hint.wieght=1..2",))
+    assert runs.values == []
+    with pytest.raises(UsageError, match="at least 2 points"):
+        fake(runs, trials=1, include=INCLUDE, sampler="grid")
+
+
+def test_grid_runs_every_point_once(fake: Search) -> None:
+    runs = Runs()
+    outcome = fake(runs, trials=3, include=(f"{PATH}=[1, 2, 4]",), sampler="grid", pruner="none")
+    assert runs.values == [1, 2, 4]
+    assert outcome.best[0].values == {PATH: 4}
