@@ -19,6 +19,7 @@ from benchmarks import common, variants
 from kdflow.engine.loop import train_step
 from kdflow.engine.phases import lay_out
 from kdflow.engine.training import Training
+from kdflow.errors import KdflowError
 from kdflow.experiment.run import feed_of
 from kdflow.experiment.session import Session, open_session
 from kdflow.experiment.setup import Setting, prepare, read_method
@@ -188,9 +189,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     made.add_argument("--json", action="store_true")
     options = made.parse_args(arguments)
     common.parse_threads(options.threads)
-    setting = open_setting(options)
-    with open_session(options.device) as session:
-        result = measure(setting, session, steps=options.steps, warmup=options.warmup)
+    try:
+        setting = open_setting(options)
+        with open_session(options.device) as session:
+            result = measure(setting, session, steps=options.steps, warmup=options.warmup)
+    except KdflowError as error:
+        raise SystemExit(str(error)) from None
     print(json.dumps(result, indent=1) if options.json else as_text(result))
 
 

@@ -18,7 +18,7 @@ def missing() -> str | None:
     """Why torchdistill cannot take part; None when it can."""
     try:
         import torchdistill
-        import torchdistill.core.distillation  # noqa: F401
+        import torchdistill.core.distillation
     except Exception as error:  # whatever a foreign package does at import, the others are measured
         return f"torchdistill does not import ({type(error).__name__}: {error}); pip install torchdistill=={VERSION}"
     found = getattr(torchdistill, "__version__", "?")

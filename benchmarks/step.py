@@ -10,6 +10,7 @@ from typing import Any
 
 from benchmarks import common, variants
 from kdflow.engine.machine import open_machine
+from kdflow.errors import KdflowError
 
 RATIOS = {
     "kdflow_vs_hand_cut": ("kdflow", "hand_cut"),
@@ -42,7 +43,8 @@ def measure(method: str, machine: Any, options: argparse.Namespace) -> dict[str,
     )
     return {
         "pair": options.pair, "method": method, "size": case.setting.bench.data.size, "batch": options.batch,
-        "precision": options.precision, "rounds": options.rounds, "clock": options.clock, "machine": common.machine_facts(machine.device.type),
+        "precision": options.precision, "rounds": options.rounds, "clock": options.clock,
+        "machine": common.machine_facts(machine.device.type),
         "step_ms": {name: common.estimate([1e3 * t for t in own]).as_json() for name, own in times.items()},
         "ratios": {
             name: common.ratio(times, *pair).as_json() for name, pair in RATIOS.items() if times.keys() >= set(pair)
@@ -91,8 +93,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and print."""
     options = parser().parse_args(arguments)
     common.parse_threads(options.threads)
-    with open_machine(options.device) as machine:
-        results = [measure(method, machine, options) for method in options.method]
+    try:
+        with open_machine(options.device) as machine:
+            results = [measure(method, machine, options) for method in options.method]
+    except (KdflowError, variants.DisagreementError) as error:
+        raise SystemExit(str(error)) from None
     if options.json:
         print(json.dumps(results[0] if len(results) == 1 else results, indent=1))
     else:

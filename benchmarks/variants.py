@@ -28,7 +28,7 @@ ENDLESS = 10**9
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16}
 
 
-class Disagreement(Exception):
+class DisagreementError(Exception):
     """Two variants do not compute the same; nothing is timed."""
 
 
@@ -154,16 +154,16 @@ def build_case(
     """Every variant of a pair and method, from the same weights.
 
     Raises:
-        Disagreement: The pair is none that a hand-written loop exists for.
+        DisagreementError: The pair is none that a hand-written loop exists for.
     """
     if method not in hand.METHODS:
-        raise Disagreement(f'there is no hand-written loop for "{method}"; choose among {", ".join(hand.METHODS)}')
+        raise DisagreementError(f'there is no hand-written loop for "{method}"; choose among {", ".join(hand.METHODS)}')
     device = machine.device.type
     options: Any = {"size": size, "batch": batch, "precision": precision}
     setting = open_setting(pair, method, **options)
     setting.plan.to(machine.device)
     if not hasattr(setting.detectors["student"].model, "backbone"):
-        raise Disagreement("hand-written loops are there for torchvision's pyramid detectors only")
+        raise DisagreementError("hand-written loops are there for torchvision's pyramid detectors only")
     case = Case(setting, make_samples(setting, device))
     calibrate(setting, case.samples[0])
     state = {owner: copy.deepcopy(d.model.state_dict()) for owner, d in setting.detectors.items()}
@@ -255,7 +255,7 @@ def plain_plan(setting: Setting, precision: str) -> Variant:
 
 
 def engine(setting: Setting, machine: Machine) -> Variant:
-    """kdflow as ``kdflow run`` trains: the engine's own step with all its checks."""
+    """What ``kdflow run`` does: the engine's own step with all its checks."""
     training = Training(setting.plan, setting.bench.recipe, machine, lay_out((), ENDLESS), ENDLESS)
     training.enter(0)
     waiting: list[Batch] = []
@@ -298,7 +298,7 @@ def check_agreement(case: Case, tolerance: float = TOLERANCE) -> dict[str, float
     """The largest relative difference of each variant's terms, detector losses and gradient norm from hand_cut's.
 
     Raises:
-        Disagreement: A distillation term differs by more than ``tolerance``.
+        DisagreementError: A distillation term differs by more than ``tolerance``.
     """
     sample = case.samples[1 % len(case.samples)]
     facts = {name: _facts(variant, sample) for name, variant in case.variants.items()}
@@ -306,12 +306,12 @@ def check_agreement(case: Case, tolerance: float = TOLERANCE) -> dict[str, float
     for name, values in facts.items():
         terms = {k: v for k, v in values.items() if k.startswith("kd/")}
         if case.variants[name].distils and set(terms) != {k for k in reference if k.startswith("kd/")}:
-            raise Disagreement(f"{name} has the terms {sorted(terms)}, hand_cut {sorted(reference)}")
+            raise DisagreementError(f"{name} has the terms {sorted(terms)}, hand_cut {sorted(reference)}")
         compared = [k for k in values if k in reference and (k.startswith("kd/") or case.variants[name].distils)]
         gaps = {k: abs(values[k] - reference[k]) / max(abs(reference[k]), 1e-12) for k in compared}
         worst = max(gaps, key=lambda k: gaps[k], default="")
         if worst and gaps[worst] > (tolerance if worst != "gradient" else 100 * tolerance):
-            raise Disagreement(
+            raise DisagreementError(
                 f"{worst} is {values[worst]:.9g} in {name} and {reference[worst]:.9g} in hand_cut; nothing was timed"
             )
         found[name] = gaps.get(worst, 0.0)

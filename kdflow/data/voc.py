@@ -44,7 +44,9 @@ CLASS_FILE = "classes.txt"
 
 ImageSets = Annotated[
     tuple[str, ...],
-    BeforeValidator(lambda value: (value,) if isinstance(value, str) else value),
+    BeforeValidator(
+        lambda value: (value,) if isinstance(value, str) else value, json_schema_input_type=str | tuple[str, ...]
+    ),
     Field(description="image sets by folder and name: VOC2007/trainval; without a folder, those of root itself"),
 ]
 

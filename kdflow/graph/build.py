@@ -302,7 +302,7 @@ class Builder:
 
     def _declared(self, name: str, entry: NodeEntry) -> str | Rewiring | None:
         path: Steps = ("nodes", name)
-        if name in self.detectors or name in BATCH_PORTS:
+        if name in self.detectors or name in {port.split(".")[0] for port in BATCH_PORTS}:
             self.document.report(path, f'"{name}" is the name of a detector or batch value; choose another')
             return None
         if entry.call is not None:

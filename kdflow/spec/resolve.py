@@ -328,7 +328,17 @@ def _apply_variants(document: Document, context: Context | None) -> None:
             steps = steps_of(path)
             dropped.discard(steps)
             if steps[:2] not in dropped:  # a part of an entry that is gone is not wanted either
-                set_path(document, steps, copy.deepcopy(value), create=True, mark=("variants", index, "set", path))
+                target = _inside_copy(document, steps)
+                set_path(document, target, copy.deepcopy(value), create=True, mark=("variants", index, "set", path))
+
+
+def _inside_copy(document: Document, steps: Steps) -> Steps:
+    """Where a change inside a term with ``like`` waits for the copy: under one dotted key, so that it joins what is copied."""
+    terms = document.data.get("terms")
+    term = terms.get(steps[1]) if isinstance(terms, dict) and steps[0] == "terms" and len(steps) > 3 else None
+    if isinstance(term, dict) and "like" in term and steps[2] not in term:
+        return (*steps[:2], ".".join(map(str, steps[2:])))
+    return steps
 
 
 def _holds(when: Mapping[str, Any], context: Context) -> bool:

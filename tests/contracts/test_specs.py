@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from kdflow.experiment.matrix import as_markdown, portability
-from kdflow.experiment.setup import find_bench, prepare, read_method
+from kdflow.experiment.setup import Setting, canvas_of, find_bench, prepare, read_method
 from kdflow.operation import OPS
+from kdflow.ports import Batch
 from kdflow.spec.resolve import load_bench
 
 SPECS = sorted((Path(__file__).parents[2] / "specs").glob("*.yaml"))
@@ -23,12 +25,38 @@ def test_specs_and_benches_were_found() -> None:
 
 
 @pytest.mark.parametrize("path", SPECS, ids=lambda p: p.stem)
-def test_spec_compiles_on_its_home_bench_and_every_term_has_a_node(path: Path) -> None:
+def test_spec_compiles_and_steps_on_its_home_bench(path: Path) -> None:
     setting = prepare(read_method(path))
     distilled = [t for t in setting.plan.terms if t.is_distillation]
     assert bool(distilled) == (path.stem != "baseline")
     assert all(t.nodes for t in distilled)
     assert setting.method.method == path.stem
+    step_is_finite_and_reaches_the_student(setting)
+
+
+def step_is_finite_and_reaches_the_student(setting: Setting) -> None:
+    """One real step on random images; preparations run first, on the same batch."""
+    plan, batch = setting.plan, some_batch(setting)
+    for preparation in plan.preparations:
+        preparation.run(plan, [batch])
+    plan.advance(1, 100, 10)
+    outcome = plan(batch)
+    assert all(torch.isfinite(value).all() for value in outcome.raw.values()), outcome.raw
+    outcome.total.backward()
+    reached = [p.grad for p in plan.student.parameters() if p.grad is not None]
+    assert reached
+    assert all(torch.isfinite(grad).all() for grad in reached)
+    assert all(p.grad is None for teacher in plan.teachers.values() for p in teacher.parameters())
+
+
+def some_batch(setting: Setting) -> Batch:
+    """Two random images with three boxes each, as large as the bench's."""
+    torch.manual_seed(0)
+    side = canvas_of(setting.bench, setting.detectors)[0]
+    corners = torch.rand(2, 3, 2) * side / 2
+    boxes = torch.cat([corners, corners + side / 4 + torch.rand(2, 3, 2) * side / 5], dim=-1)
+    labels = [torch.randint(len(setting.classes), (3,)) for _ in range(2)]
+    return Batch(torch.rand(2, 3, side, side), [(side, side)] * 2, list(boxes), labels)
 
 
 @pytest.mark.parametrize("path", SPECS, ids=lambda p: p.stem)

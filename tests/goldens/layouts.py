@@ -306,3 +306,8 @@ def without_hidden(logits: Tensor, padding: Tensor) -> Tensor:
 def finite_logits(parts: list[Tensor]) -> list[Tensor]:
     """Attention logits, 0 where they are as good as minus infinity."""
     return [torch.where(part < -1e29, 0, part) for part in parts]
+
+
+def mask_after_warmup(custom: float) -> list[str]:
+    """1 -> the student's masks count as well, 0 -> only the teacher's."""
+    return ["custom_mask"] if custom else ["same_mask"]

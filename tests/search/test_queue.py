@@ -58,12 +58,14 @@ def test_trial_of_a_killed_worker_is_repeated_with_the_same_values(url: str, tmp
     queue_of(url, 4)
     log = tmp_path / "log"
     dying = start(url, 4, log, 1)
-    assert dying.wait(timeout=60) == 9
+    dying.communicate(timeout=120)
+    assert dying.returncode == 9
     queue = queue_of(url, 4)
     (lost,) = queue.trials(TrialState.RUNNING)
     assert lost.number == 1
     helper = start(url, 4, log)
-    assert helper.wait(timeout=60) == 0
+    errors = helper.communicate(timeout=120)[1]
+    assert helper.returncode == 0, errors
     assert queue.finished == 4
     values = {line.split()[2] for line in log.read_text().splitlines() if line.startswith("1 ")}
     assert len(values) == 1

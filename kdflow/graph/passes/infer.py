@@ -174,7 +174,8 @@ class Inference:
             node.module = OpCall(node.name, parts, lifted, canvas, no_grad=no_grad, exact=exact, streams=streams)
             with self.mode:
                 infer = node.op.infer
-                stand_ins = [FunctionOp(infer, getattr(parts[0], "options", {}))] if infer else [self._fake_copy(p) for p in parts]
+                options = getattr(parts[0], "options", {})
+                stand_ins = [FunctionOp(infer, options)] if infer else [self._fake_copy(p) for p in parts]
                 trial = OpCall(node.name, stand_ins, lifted, canvas, no_grad=no_grad, exact=exact)
                 return trial(**({} if node.prepared else self._inputs(node)))
         except Exception as error:

@@ -1,0 +1,93 @@
+"""Passes one by one."""
+
+from __future__ import annotations
+
+import pytest
+
+from kdflow.graph.facets import knowledge, needs
+from kdflow.graph.node import Graph, Node, Role
+from kdflow.graph.passes.kinds import accepts
+from kdflow.graph.passes.merge import merge_equal
+from kdflow.graph.passes.prune import prune
+from kdflow.kinds import ANY, BOXES, CELLS, DENSE, MAP, MASK, PYRAMID, ROWS, SIZES, TENSOR, of_axes
+from kdflow.operation import OPS
+from tests.graph.test_plan import HEAD, plan_of
+from tests.toy import toys
+
+
+@pytest.mark.parametrize(
+    ("wanted", "given", "fits"),
+    [
+        (MAP, MAP, True), (MAP, MASK, True), (MASK, MAP, False), (TENSOR, CELLS, True), (TENSOR, DENSE, False),
+        (ANY, SIZES, True), (SIZES, MAP, False), (BOXES, PYRAMID, False), (ROWS, CELLS, False),
+        (of_axes(("n", "c"), None), ROWS, True),
+    ],
+)
+def test_kinds_are_accepted_by_axes_and_stack(wanted: object, given: object, fits: bool) -> None:
+    assert accepts(wanted, given) is fits  # type: ignore[arg-type]
+
+
+def chain() -> Graph:
+    graph = Graph()
+    relu = OPS.get("transform.relu")
+    graph.add(Node("in", Role.INPUT))
+    graph.add(Node("a", Role.OP, {"features": "in"}, op=relu, weights="a"))
+    graph.add(Node("b", Role.OP, {"features": "in"}, op=relu, weights="b"))
+    graph.add(Node("c", Role.OP, {"features": "b"}, op=relu, weights="c"))
+    graph.add(Node("out", Role.TERM, {"value": "a", "factors": ("c",)}))
+    graph.add(Node("unused", Role.OP, {"features": "c"}, op=relu, weights="unused"))
+    return graph
+
+
+def test_merge_keeps_the_first_of_equal_nodes_and_redirects_their_users() -> None:
+    merged = merge_equal(chain())
+    assert "b" not in merged
+    assert merged["c"].inputs == {"features": "a"}
+    assert merged["out"].inputs == {"value": "a", "factors": ("c",)}
+
+
+def test_merge_leaves_ops_with_weights_and_random_ops_apart() -> None:
+    graph = Graph()
+    graph.add(Node("in", Role.INPUT))
+    conv, mask = OPS.get("adapter.conv"), next(OPS.get(n) for n in OPS if OPS.get(n).stochastic)
+    for name in ("one", "two"):
+        graph.add(Node(name, Role.OP, {"features": "in"}, op=conv, weights=name))
+        graph.add(Node(f"{name}_mask", Role.OP, {"like": "in"}, op=mask, weights=f"{name}_mask"))
+    assert len(merge_equal(graph)) == 5
+
+
+def test_prune_keeps_what_the_outputs_need_in_order() -> None:
+    assert [n.name for n in prune(chain(), ["out"]).ordered()] == ["in", "a", "b", "c", "out"]
+    assert [n.name for n in prune(chain(), ["a"]).ordered()] == ["in", "a"]
+
+
+def test_graph_answers_lineage_questions() -> None:
+    graph = chain()
+    assert graph.upstream("c") == {"in", "b"}
+    assert graph.downstream("b") == {"c", "out", "unused"}
+    assert "c = transform.relu(b)" in graph.describe()
+    with pytest.raises(KeyError, match='no node "d"'):
+        graph["d"]
+
+
+def test_circles_are_named() -> None:
+    from kdflow.errors import SpecError
+
+    text = HEAD + (
+        "nodes:\n  a: {op: transform.relu, features: b}\n  b: {op: transform.relu, features: a}\n"
+        "terms:\n  t: {loss: loss.l1, student: a, teacher: teacher.neck}\n"
+    )
+    with pytest.raises(SpecError, match="a -> b -> a"):
+        plan_of(text)
+
+
+def test_knowledge_and_needs_are_computed_from_the_graph() -> None:
+    text = HEAD + (
+        "nodes:\n  wide: {op: adapter.conv, features: student.neck, like: teacher.neck}\n"
+        "  again: {call: teacher.head, features: student.neck}\n"
+        "terms:\n  maps: {loss: loss.l1, student: wide, teacher: teacher.neck, schedule: {warmup: 5}}\n"
+        "  scores: {loss: loss.l1, student: again.logits, teacher: teacher.head.logits}\n"
+    )
+    plan = plan_of(text, toys())
+    assert knowledge(plan.graph) == ("feature", "response")
+    assert needs(plan.graph, plan.method) == ("teacher_forward", "teacher_rerun", "trainable_adapter", "schedule")
