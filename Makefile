@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Small tensors gain nothing from many threads, and tests run beside each other.
 THREADS ?= 1
+WORKERS ?= 2
 LIMITS := OMP_NUM_THREADS=$(THREADS) MKL_NUM_THREADS=$(THREADS)
 
 .PHONY: run test evidence docs clean
@@ -16,11 +17,11 @@ test: $(VENV)/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(LIMITS) $(BIN)/python -m pytest -m "not slow and not gpu"
+	$(LIMITS) $(BIN)/python -m pytest -m "not slow and not gpu" -n $(WORKERS) --dist loadfile
 
-# The long checks: convergence, all benches, goldens of every method.
-evidence: $(VENV)/.installed-test
-	$(LIMITS) $(BIN)/python -m pytest -m "slow"
+# The long checks: every method for 50 steps on its home bench, the portability matrix, the documentation.
+evidence: $(VENV)/.installed-test docs
+	$(BIN)/python -m benchmarks.evidence
 
 docs: $(VENV)/.installed-docs
 	$(LIMITS) $(BIN)/python docs/generate.py

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -304,6 +305,8 @@ def check_agreement(case: Case, tolerance: float = TOLERANCE) -> dict[str, float
     facts = {name: _facts(variant, sample) for name, variant in case.variants.items()}
     reference, found = facts["hand_cut"], {}
     for name, values in facts.items():
+        if broken := [k for k, v in values.items() if not math.isfinite(v)]:
+            raise DisagreementError(f"{', '.join(broken)} of {name} is not finite, so nothing can be compared or timed")
         terms = {k: v for k, v in values.items() if k.startswith("kd/")}
         if case.variants[name].distils and set(terms) != {k for k in reference if k.startswith("kd/")}:
             raise DisagreementError(f"{name} has the terms {sorted(terms)}, hand_cut {sorted(reference)}")

@@ -120,7 +120,10 @@ def plan_ablation(
 
 def distinct(jobs: Sequence[Job]) -> list[Job]:
     """Jobs that are different runs."""
-    return list({job.hash or f"{job.label} {job.seed}": job for job in jobs}.values())
+    found: dict[str, Job] = {}
+    for job in jobs:
+        found.setdefault(job.hash or f"{job.label} {job.seed}", job)
+    return list(found.values())
 
 
 def shared(jobs: Sequence[Job], results: Iterable[JobResult]) -> list[JobResult]:

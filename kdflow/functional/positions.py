@@ -25,7 +25,9 @@ def point_code(points: Tensor, width: int = 128) -> Tensor:
     return torch.cat([part for angle in angles for part in (angle.sin(), angle.cos())], dim=-1)
 
 
-def inside_images(size: tuple[int, int], image_sizes: Sequence[tuple[int, int]], canvas: tuple[int, int]) -> list[tuple[int, int]]:
+def inside_images(
+    size: tuple[int, int], image_sizes: Sequence[tuple[int, int]], canvas: tuple[int, int]
+) -> list[tuple[int, int]]:
     """(rows, columns) of a map that each unpadded image reaches: sides over the cell's side, rounded up."""
     return [
         (min(size[0], math.ceil(h * size[0] / canvas[0])), min(size[1], math.ceil(w * size[1] / canvas[1])))

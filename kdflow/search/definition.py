@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import optuna
@@ -56,7 +56,6 @@ class Definition:
     trials: int = 0
     sampler: str = "tpe"
     pruner: str = "median"
-    notes: tuple[str, ...] = field(default=())
 
     @classmethod
     def read(cls, study: optuna.Study, patience: float = 30.0) -> Definition:
@@ -71,7 +70,7 @@ class Definition:
                 raise UsageError(f'the study "{study.study_name}" was not made by kdflow search; choose another --study')
             time.sleep(0.2)
         content = dict(study.user_attrs[KEY])
-        return cls(**{**content, "metrics": tuple(content["metrics"]), "notes": tuple(content["notes"])})
+        return cls(**{**content, "metrics": tuple(content["metrics"])})
 
     def write(self, study: optuna.Study) -> None:
         """Keep it with the study."""

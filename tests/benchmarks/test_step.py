@@ -49,6 +49,14 @@ def test_a_variant_that_computes_something_else_is_not_timed(machine: Machine) -
         variants.check_agreement(case)
 
 
+def test_what_is_not_a_number_never_passes_for_agreement(machine: Machine) -> None:
+    case = build("fitnet", machine)
+    for variant in case.variants.values():
+        variant.losses = lambda sample, own=variant.losses: {k: v * float("nan") for k, v in own(sample).items()}
+    with pytest.raises(DisagreementError, match="is not finite"):
+        variants.check_agreement(case)
+
+
 def test_a_variant_without_the_terms_is_not_timed(machine: Machine) -> None:
     case = build("fitnet", machine)
     right = case.variants["plan"].losses

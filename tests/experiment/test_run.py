@@ -71,7 +71,7 @@ def test_teacher_is_trained_once_and_starts_every_student_alike(tiny: Tiny, any_
 
 
 def test_a_teacher_no_better_than_chance_stops_the_run(tiny: Tiny) -> None:
-    with pytest.raises(InvariantError, match="teacher.*no better than chance"):
+    with pytest.raises(InvariantError, match=r"teacher.*no better than chance"):
         tiny("fitnet")
 
 

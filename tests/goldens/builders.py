@@ -46,3 +46,36 @@ def anchor_assigner(arrays: dict[str, np.ndarray], dtype: torch.dtype, owner: st
         stages={"assign": Stage(run, {"boxes": "targets.boxes"}, ("positive",), infer=run.infer)},
         calls={"assign": Call({"boxes": "assign:boxes"}, {"positive": "assign.positive"})},
     )
+
+
+class DecodeDistribution(nn.Module):
+    """GFL's boxes around the cells, by the mean of each edge's distribution."""
+
+    def __init__(self, grids: list[tuple[int, int]], strides: list[int]) -> None:
+        super().__init__()
+        self.grids, self.strides = grids, strides
+
+    def forward(self, distribution: list[Tensor]) -> dict[str, Any]:
+        return {"boxes": [self.decode(*level) for level in zip(distribution, self.grids, self.strides)]}
+
+    def decode(self, values: Tensor, grid: tuple[int, int], stride: int) -> Tensor:
+        edges = values.reshape(*values.shape[:2], 4, -1).softmax(-1)
+        sides = (edges * torch.arange(edges.shape[-1], dtype=values.dtype)).sum(-1) * stride
+        y, x = torch.meshgrid(torch.arange(grid[0]) * stride, torch.arange(grid[1]) * stride, indexing="ij")
+        center = torch.stack([x, y], dim=-1).reshape(-1, 2)
+        return torch.cat([center - sides[..., :2], center + sides[..., 2:]], dim=-1)
+
+
+def distribution_decoder(arrays: dict[str, np.ndarray], dtype: torch.dtype, owner: str) -> GivenDetector:
+    """A detector that only decodes the edge distributions of the case."""
+    strides = [int(s) for s in arrays["strides"]]
+    grids = [arrays[f"{owner}.box_logits.{i}"].shape[-2:] for i in range(len(strides))]
+    run = DecodeDistribution(grids, strides)
+    return GivenDetector(
+        "distributions", "dense",
+        {
+            "head.boxes": standard_port("head.boxes", "dense", "decode", "boxes", strides=tuple(strides), form="xyxy"),
+            "head.distribution": standard_port("head.distribution", "dense", "none", "none"),
+        },
+        stages={"decode": Stage(run, {"distribution": "head.distribution"}, ("boxes",))},
+    )

@@ -207,7 +207,8 @@ def load_parameters(run: Run, plan: Plan) -> None:
                 run.used.add(key)
                 for part in target if isinstance(target, list) else [{"to": target, "part": [0, 1]}]:
                     name, (number, parts) = part["to"].format(**place), part["part"]
-                    value = torch.as_tensor(run.arrays[key]).chunk(parts)[number] if parts > 1 else torch.as_tensor(run.arrays[key])
+                    value = torch.as_tensor(run.arrays[key])
+                    value = value.chunk(parts)[number] if parts > 1 else value
                     assert state[name].shape == value.shape, f"{key} {value.shape} does not fit {name} {state[name].shape}"
                     state[name].copy_(value)
                     given.add(name)

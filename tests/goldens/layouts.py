@@ -311,3 +311,13 @@ def finite_logits(parts: list[Tensor]) -> list[Tensor]:
 def mask_after_warmup(custom: float) -> list[str]:
     """1 -> the student's masks count as well, 0 -> only the teacher's."""
     return ["custom_mask"] if custom else ["same_mask"]
+
+
+def positives_per_level(labels: Tensor, classes: Tensor, maps: list[Tensor]) -> list[Tensor]:
+    """(B, R) assigned classes -> True where an object, per level of these maps."""
+    return values_per_level((labels >= 0) & (labels < classes), maps)
+
+
+def values_per_level(values: Tensor, maps: list[Tensor]) -> list[Tensor]:
+    """(B, R) -> (B, R_l) per level of these maps."""
+    return list(values.split([one.shape[-2] * one.shape[-1] for one in maps], dim=1))

@@ -129,7 +129,7 @@ def test_existing_study_is_refused_without_resume_and_grows_with_it(fake: Search
     none = Runs()
     fake(none, trials=5, resume=True)
     assert none.values == []
-    with pytest.raises(UsageError, match="cannot go on.*other ranges"):
+    with pytest.raises(UsageError, match=r"cannot go on.*other ranges"):
         fake(Runs(), resume=True, include=(f"{PATH}=0.5..9",))
     with pytest.raises(UsageError, match="metrics are"):
         fake(Runs(), resume=True, metrics=("AP50",))

@@ -102,7 +102,7 @@ def test_hook_stops_a_hopeless_run_but_never_at_its_last_evaluation(queue: Queue
     hook.run_started(RunStarted(Path(), 30, 0, "cpu", 1, ()))
     _evaluated(hook, 10, 12.0)
     _evaluated(hook, 10, 13.0)  # repeated after a resume: reported once
-    with pytest.raises(StopRun, match="pruned at step 20 of 30, AP 3.00"):
+    with pytest.raises(StopRun, match=r"pruned at step 20 of 30, AP 3\.00"):
         _evaluated(hook, 20, 3.0)
     _evaluated(hook, 30, 3.0)
     assert queue.trials()[0].intermediate_values == {10: 12.0, 20: 3.0, 30: 3.0}

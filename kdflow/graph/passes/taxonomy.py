@@ -94,7 +94,7 @@ def _nearest(graph: Graph, name: str) -> list[PortSpec]:
 
 def _main_inputs(node: Node) -> list[str]:
     """Inputs that carry what is compared: the student's side where an op has one, else all."""
-    for key in ("student", "student_logits", "features"):
+    for key in ("student", "student_logits", "features", "cells"):
         if isinstance(node.inputs.get(key), str):
             return [str(node.inputs[key])]
     return list(node.operands())

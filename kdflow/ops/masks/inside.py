@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import torch
-
 from kdflow.functional.positions import inside_images
 from kdflow.kinds import Canvas, Masks, Pyramid, Sizes
 from kdflow.operation import op
