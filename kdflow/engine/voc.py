@@ -59,7 +59,8 @@ def _curve(boxes: Sequence[Mapping[str, Any]], found: Sequence[Mapping[str, Any]
         if hit and boxes[best]["iscrowd"]:
             continue
         right.append(hit and best not in taken)
-        taken.add(best)
+        if hit:
+            taken.add(best)
     counted = np.cumsum(right)
     return counted / objects, counted / np.arange(1, len(right) + 1)
 

@@ -124,6 +124,12 @@ def test_voc_gives_a_detection_to_the_box_it_overlaps_most() -> None:
     assert voc_ap50(document, both_nearest_to_one)["voc_ap50"] == pytest.approx(0.5)
 
 
+def test_voc_detection_that_misses_does_not_take_the_box() -> None:
+    near_miss = [BOX[0] + BOX[2] * 0.8, BOX[1], BOX[2], BOX[3]]
+    metrics = voc_ap50(truth([(1, 3, BOX)]), [found(1, 3, near_miss, 0.9), found(1, 3, BOX, 0.8)])
+    assert metrics["voc_ap50"] == pytest.approx(0.5)
+
+
 def test_voc_has_no_value_without_objects() -> None:
     assert voc_ap50(truth([]), [found(1, 3, BOX, 0.9)]) == {}
 
