@@ -12,6 +12,8 @@ Names are loaded when they are first used, so importing kdflow is fast and does 
 from __future__ import annotations
 
 import importlib
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -61,3 +63,18 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted(__all__)
+
+
+class _Package(ModuleType):
+    """``kdflow.results`` is the function, also after the subpackage of that name was imported."""
+
+    @property
+    def results(self) -> Any:
+        return __getattr__("results")
+
+    @results.setter
+    def results(self, module: ModuleType) -> None:
+        """The import system sets the subpackage here; ``from kdflow.results import ...`` finds it without."""
+
+
+sys.modules[__name__].__class__ = _Package

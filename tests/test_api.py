@@ -82,3 +82,11 @@ def test_compile_reports_all_faults():
 def test_compile_refuses_options_that_do_not_belong_together(options):
     with pytest.raises(UsageError):
         kdflow.compile("fitnet", **options)
+
+
+def test_results_is_the_function_also_after_its_subpackage_was_imported() -> None:
+    import importlib
+
+    importlib.import_module("kdflow.results.query")
+    assert callable(kdflow.results)
+    assert kdflow.results.__module__ == "kdflow.api"

@@ -34,6 +34,7 @@ def test_every_input_and_option_has_words():
     silent = [
         f"{name}.{part.name}"
         for name in OPS
+        if OPS.get(name).target.__module__.startswith("kdflow.")  # ops that other tests register are theirs
         for op in [describe_op(OPS.get(name))]
         for part in (*op.inputs, *op.options)
         if not part.doc
