@@ -3,31 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 from kdflow.errors import choices
-from kdflow.graph.classes import ClassOrder
 from kdflow.graph.node import Graph, Node, Operand, Role, Value
-from kdflow.kinds import ANY, LOSSES, Kind
+from kdflow.graph.terms import add_terms
+from kdflow.graph.wiring import Rewiring, Wiring
+from kdflow.kinds import ANY, Kind
 from kdflow.operation import OPS, Op
-from kdflow.ports import BATCH_PORTS, STANDARD_PORTS, Call, Detector, PortSpec
+from kdflow.ports import BATCH_PORTS, STANDARD_PORTS, Detector, PortSpec
 from kdflow.spec.faults import validate
 from kdflow.spec.load import Document, Steps
-from kdflow.spec.method import Method, NodeEntry, Preparation, TermEntry
+from kdflow.spec.method import Method, NodeEntry, Preparation
 from kdflow.spec.reference import Reference, parse_reference
-
-
-@dataclass
-class Rewiring:
-    """What a call replaces: whole ports, single arguments of stages, and options of stages."""
-
-    name: str
-    owner: str
-    call: Call
-    ports: dict[str, str] = field(default_factory=dict)
-    arguments: dict[tuple[str, str], str] = field(default_factory=dict)
-    options: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 class Builder:
@@ -52,8 +40,7 @@ class Builder:
         self.detectors = detectors
         self.given = dict(given or {})
         self.graph = Graph()
-        self._labels = {owner: ClassOrder.of(detectors, owner) for owner in detectors}
-        self._stages: dict[tuple[str, str, str], str] = {}
+        self.wiring = Wiring(self.graph, detectors, self.given, self._source)
         self._built: dict[str, str | Rewiring | None] = {}
         self._building: list[str] = []
 
@@ -61,13 +48,11 @@ class Builder:
         """The whole graph: the student's own wiring and losses, then the method's nodes and terms."""
         for owner, detector in self.detectors.items():
             for stage in detector.stages if owner == "student" and not self.given else ():
-                self._stage(owner, stage, None)
+                self.wiring.stage(owner, stage, None)
         for name in [*self.method.prepare, *self.method.nodes]:
             if name not in self.given:
                 self._node(name)
-        for name, entry in self.method.distillation_terms.items():
-            self._term(name, entry)
-        self._detector_terms()
+        add_terms(self)
         return self.graph
 
     # references
@@ -138,6 +123,9 @@ class Builder:
     def _input(self, name: str, kind: Kind) -> str:
         return name if name in self.graph else self.graph.add(Node(name, Role.INPUT, value=Value(kind)))
 
+    def _source(self, text: str) -> str:
+        return self._given(text) if text in self.given else self._input(text, BATCH_PORTS[text])
+
     def _given(self, text: str) -> str:
         if text in self.graph:
             return text
@@ -180,108 +168,28 @@ class Builder:
     def _owned(self, parsed: Reference, path: Steps) -> str | None:
         detector = self.detectors[parsed.base]
         if parsed.module:
-            return self._interior(parsed, detector, path)
+            return self._interior(parsed, path)
         if parsed.rest not in detector.ports:
             known = detector.ports
             self.document.report(
                 path, f'{parsed.base} ({detector.name}) has no port "{parsed.rest}".{choices(parsed.rest, known)}'
             )
             return None
-        return self._in_our_classes(parsed.base, parsed.rest, self.port(parsed.base, parsed.rest, None))
-
-    def port(self, owner: str, port: str, rewiring: Rewiring | None) -> str:
-        """The node of a port, under the owner's own wiring or a rewired one."""
-        if port in BATCH_PORTS:
-            return self._input(port, BATCH_PORTS[port])
-        if rewiring and port in rewiring.ports:
-            return rewiring.ports[port]
-        text = f"{owner}.{port}"
-        if text in self.given:
-            return self._given(text)
-        spec = self.detectors[owner].ports[port]
-        stage = self._stage(owner, spec.stage, rewiring)
-        name = text if self.graph[stage].name == f"{owner}:{spec.stage}" else f"{stage}.{port}"
-        if name not in self.graph:
-            self.graph.add(
-                Node(
-                    name,
-                    Role.PICK,
-                    {"stage": stage},
-                    owner=owner,
-                    key=spec.key,
-                    port=spec,
-                    value=Value(spec.kind, strides=spec.strides, form=spec.form),
-                )
-            )
-        return name
+        return self.wiring.in_our_classes(parsed.base, parsed.rest, self.port(parsed.base, parsed.rest))
 
     def _called(self, rewiring: Rewiring, port: str) -> str:
-        return self._in_our_classes(rewiring.owner, port, self.port(rewiring.owner, port, rewiring))
+        return self.wiring.in_our_classes(rewiring.owner, port, self.wiring.port(rewiring.owner, port, rewiring))
 
-    def _in_our_classes(self, owner: str, port: str, node: str) -> str:
-        """A teacher's class scores and labels as the method sees them: in the student's order."""
-        order = self._labels[owner]
-        return node if order is None else order.translate(self.graph, node, port, outward=True)
-
-    def _stage(self, owner: str, stage: str, rewiring: Rewiring | None) -> str:
-        if rewiring and not self._depends(owner, stage, rewiring):
-            rewiring = None
-        key = (owner, stage, rewiring.name if rewiring else "")
-        if key in self._stages:
-            return self._stages[key]
-        run = self.detectors[owner].stages[stage]
-        inputs = {
-            argument: self._stage_input(owner, stage, argument, port, rewiring) for argument, port in run.inputs.items()
-        }
-        options = {**run.options, **(rewiring.options.get(stage, {}) if rewiring else {})}
-        name = f"{rewiring.name}:{stage}" if rewiring else f"{owner}:{stage}"
-        self._stages[key] = self.graph.add(
-            Node(name, Role.STAGE, dict(inputs), options, owner=owner, stage=stage, run=run, value=Value(LOSSES))
-        )
-        return name
-
-    def _stage_input(self, owner: str, stage: str, argument: str, port: str, rewiring: Rewiring | None) -> str:
-        if rewiring and (stage, argument) in rewiring.arguments:
-            return rewiring.arguments[stage, argument]
-        node, order = self.port(owner, port, rewiring), self._labels[owner]
-        return order.translate(self.graph, node, port, outward=False) if order and port == "targets.labels" else node
-
-    def _depends(self, owner: str, stage: str, rewiring: Rewiring) -> bool:
-        """True when the stage, or one it needs, is touched by the rewiring."""
-        if stage in rewiring.options or any(s == stage for s, _ in rewiring.arguments):
-            return True
-        detector = self.detectors[owner]
-        for port in detector.stages[stage].inputs.values():
-            if port in rewiring.ports:
-                return True
-            if port not in BATCH_PORTS and self._depends(owner, detector.ports[port].stage, rewiring):
-                return True
-        return False
-
-    def _interior(self, parsed: Reference, detector: Detector, path: Steps) -> str | None:
-        """The output of a submodule: the stage that runs it is asked to hand it out as well."""
-        modules = dict(detector.model.named_modules())
-        if parsed.module not in modules:
-            self.document.report(
-                path, f'{parsed.base} has no module "{parsed.module}".{choices(parsed.module, modules)}'
-            )
+    def _interior(self, parsed: Reference, path: Steps) -> str | None:
+        try:
+            return self.wiring.interior(parsed)
+        except LookupError as error:
+            self.document.report(path, str(error.args[0]))
             return None
-        wanted = modules[parsed.module]
-        stage = next((n for n, s in detector.stages.items() if any(m is wanted for m in s.run.modules())), None)
-        if stage is None:
-            self.document.report(path, f'"{parsed.module}" is run by no stage of {detector.name}')
-            return None
-        node = self.graph[self._stage(parsed.base, stage, None)]
-        node.options.setdefault("taps", {})[parsed.module] = wanted
-        name = parsed.whole
-        if name not in self.graph:
-            spec = PortSpec(ANY, stage, f"@{parsed.module}", node=_node_of_stage(detector, stage))
-            self.graph.add(
-                Node(
-                    name, Role.PICK, {"stage": node.name}, owner=parsed.base, key=spec.key, port=spec, value=Value(ANY)
-                )
-            )
-        return name
+
+    def port(self, owner: str, port: str) -> str:
+        """The node of a port under the owner's own wiring."""
+        return self.wiring.port(owner, port)
 
     # nodes of the method
 
@@ -316,12 +224,12 @@ class Builder:
                 return None
             shared = self.method.modules[entry.module]
             options, operation, weights = {**shared.arguments, **options}, shared.op, entry.module
-        return self._op(name, operation or "", options, path, share=entry.share == "levels", weights=weights)
+        return self.op(name, operation or "", options, path, share=entry.share == "levels", weights=weights)
 
     def _prepared(self, name: str, entry: Preparation) -> str | None:
-        return self._op(name, entry.op, dict(entry.arguments), ("prepare", name), prepared=True)
+        return self.op(name, entry.op, dict(entry.arguments), ("prepare", name), prepared=True)
 
-    def _op(
+    def op(
         self,
         name: str,
         operation: str,
@@ -353,7 +261,7 @@ class Builder:
                         path, f'{op.name} needs the input "{key}" ({wanted.kind}); write {key}: REFERENCE'
                     )
                 continue
-            operand = self._operand(text, wanted.many, (*path, key))
+            operand = self.operand(text, wanted.many, (*path, key))
             if operand is None:
                 broken = True  # the fault may have been recorded where the named node was built
             else:
@@ -377,7 +285,8 @@ class Builder:
             )
         )
 
-    def _operand(self, text: Any, many: bool, path: Steps) -> Operand | None:
+    def operand(self, text: Any, many: bool, path: Steps) -> Operand | None:
+        """One reference, or with ``many`` a tuple of them; None after recording a fault."""
         if not many:
             return self.reference(text, path)
         texts = text if isinstance(text, (list, tuple)) else [text]
@@ -470,69 +379,7 @@ class Builder:
             self.graph.add(Node(name, Role.PICK, {"stage": built}, key=parsed.rest))
         return name
 
-    # terms
-
-    def _term(self, name: str, entry: TermEntry) -> None:
-        path: Steps = ("terms", name)
-        if (entry.loss is None) == (entry.value is None):
-            self.document.report(path, "a term has exactly one of loss: and value:")
-            return
-        inputs: dict[str, Operand | None] = {}
-        if entry.loss is not None and entry.loss in OPS and not entry.loss.startswith("loss."):
-            self.document.report(
-                (*path, "loss"), f'{entry.loss} is no loss (those are called loss.*); make it a node and compare its value'
-            )
-            return
-        if entry.loss is not None:
-            inputs["value"] = self._op(f"{name}.loss", entry.loss, dict(entry.arguments), path, weights=f"{name}.loss")
-        else:
-            inputs["value"] = self.reference(entry.value, (*path, "value"))
-            for key in entry.arguments:
-                self.document.report((*path, key), f'unknown key "{key}" in a term with value:')
-        inputs["factors"] = self._operand(list(entry.factors), True, (*path, "factors"))
-        rows = entry.rows if isinstance(entry.rows, str) or entry.rows is None else list(entry.rows)
-        inputs["rows"] = self._operand([] if rows is None else rows, True, (*path, "rows"))
-        divisors = [d for d in entry.reduce.over if isinstance(d, str) and not is_word(d)]
-        inputs["over"] = self._operand(divisors, True, (*path, "reduce", "over"))
-        if inputs["value"] is not None and (loss := self.graph[str(inputs["value"])]).role is Role.OP:
-            inputs["student"] = loss.inputs.get("student")
-        ready: dict[str, Operand] = {k: v for k, v in inputs.items() if v is not None}
-        if not {"value", "factors", "rows", "over"} <= set(ready):
-            return
-        self.graph.add(Node(f"kd/{name}", Role.TERM, ready, path=path, term=entry))
-
-    def _detector_terms(self) -> None:
-        if "student" not in self.detectors:
-            return
-        losses, changes = self.detectors["student"].losses, self.method.detector_terms
-        for name in changes:
-            if name not in losses:
-                self.document.report(
-                    ("terms", f"det.{name}"), f'the student has no loss "{name}".{choices(name, losses)}'
-                )
-        for name, port in losses.items():
-            entry = changes.get(name, TermEntry())
-            if not entry.drop:
-                value = self.port("student", port, None)
-                self.graph.add(
-                    Node(f"det/{name}", Role.TERM, {"value": value}, path=("terms", f"det.{name}"), term=entry)
-                )
-
-
-WORDS = {"rows", "elements", "b", "c", "y", "x", "n", "r", "q", "h", "k", "e", "i", "j", "m"}
-
-
-def is_word(divisor: str) -> bool:
-    """True for axis names and the words ``rows`` and ``elements`` in ``over``, which are no references."""
-    return divisor in WORDS
-
 
 def _declared_kind(op: Op, output: str) -> Kind | None:
     gives = op.gives.get(output) if isinstance(op.gives, Mapping) else op.gives
     return gives if isinstance(gives, Kind) else None
-
-
-def _node_of_stage(detector: Detector, stage: str) -> str | None:
-    """Taxonomy node of a stage's ports, for taps inside it."""
-    nodes: list[str] = [p.node for p in detector.ports.values() if p.stage == stage and p.node]
-    return nodes[0] if nodes else None

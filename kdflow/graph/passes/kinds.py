@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from kdflow.graph.build import is_word
 from kdflow.graph.node import Graph, Node, Role, Value
+from kdflow.graph.terms import is_word
 from kdflow.kinds import ANY, LAYERS, MAP, PYRAMID, SCALAR, Kind, stacked
 from kdflow.spec.load import Document, Steps
 

@@ -1,0 +1,146 @@
+"""The detectors in the graph: their stages with their own wiring, or rewired by a call of the method."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from kdflow.errors import choices
+from kdflow.graph.classes import ClassOrder
+from kdflow.graph.node import Graph, Node, Role, Value
+from kdflow.kinds import ANY, LOSSES
+from kdflow.ports import BATCH_PORTS, Call, Detector, PortSpec
+from kdflow.spec.reference import Reference
+
+
+@dataclass
+class Rewiring:
+    """What a call replaces: whole ports, single arguments of stages, and options of stages."""
+
+    name: str
+    owner: str
+    call: Call
+    ports: dict[str, str] = field(default_factory=dict)
+    arguments: dict[tuple[str, str], str] = field(default_factory=dict)
+    options: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+class Wiring:
+    """Adds stages and ports of detectors to a graph, each once.
+
+    Args:
+        graph: Receives the nodes.
+        detectors: Owner (``student``, ``teacher``, ...) -> detector.
+        given: References whose values are given: the graph is cut there.
+        source: Adds the node of a batch value or given value.
+    """
+
+    def __init__(
+        self, graph: Graph, detectors: Mapping[str, Detector], given: Mapping[str, Any], source: Callable[[str], str]
+    ) -> None:
+        self.graph = graph
+        self.detectors = detectors
+        self.given = given
+        self.source = source
+        self.orders = {owner: ClassOrder.of(detectors, owner) for owner in detectors}
+        self._stages: dict[tuple[str, str, str], str] = {}
+
+    def port(self, owner: str, port: str, rewiring: Rewiring | None = None) -> str:
+        """The node of a port, under the owner's own wiring or a rewired one."""
+        if port in BATCH_PORTS:
+            return self.source(port)
+        if rewiring and port in rewiring.ports:
+            return rewiring.ports[port]
+        text = f"{owner}.{port}"
+        if text in self.given:
+            return self.source(text)
+        spec = self.detectors[owner].ports[port]
+        stage = self.stage(owner, spec.stage, rewiring)
+        name = text if self.graph[stage].name == f"{owner}:{spec.stage}" else f"{stage}.{port}"
+        if name not in self.graph:
+            self.graph.add(
+                Node(
+                    name,
+                    Role.PICK,
+                    {"stage": stage},
+                    owner=owner,
+                    key=spec.key,
+                    port=spec,
+                    value=Value(spec.kind, strides=spec.strides, form=spec.form),
+                )
+            )
+        return name
+
+    def stage(self, owner: str, stage: str, rewiring: Rewiring | None) -> str:
+        """The node of a stage; a rewiring that does not touch it shares the owner's own."""
+        if rewiring and not self._depends(owner, stage, rewiring):
+            rewiring = None
+        key = (owner, stage, rewiring.name if rewiring else "")
+        if key in self._stages:
+            return self._stages[key]
+        run = self.detectors[owner].stages[stage]
+        inputs = {
+            argument: self._stage_input(owner, stage, argument, port, rewiring) for argument, port in run.inputs.items()
+        }
+        options = {**run.options, **(rewiring.options.get(stage, {}) if rewiring else {})}
+        name = f"{rewiring.name}:{stage}" if rewiring else f"{owner}:{stage}"
+        self._stages[key] = self.graph.add(
+            Node(name, Role.STAGE, dict(inputs), options, owner=owner, stage=stage, run=run, value=Value(LOSSES))
+        )
+        return name
+
+    def _stage_input(self, owner: str, stage: str, argument: str, port: str, rewiring: Rewiring | None) -> str:
+        if rewiring and (stage, argument) in rewiring.arguments:
+            return rewiring.arguments[stage, argument]
+        node, order = self.port(owner, port, rewiring), self.orders[owner]
+        return order.translate(self.graph, node, port, outward=False) if order and port == "targets.labels" else node
+
+    def _depends(self, owner: str, stage: str, rewiring: Rewiring) -> bool:
+        """True when the stage, or one it needs, is touched by the rewiring."""
+        if stage in rewiring.options or any(s == stage for s, _ in rewiring.arguments):
+            return True
+        detector = self.detectors[owner]
+        for port in detector.stages[stage].inputs.values():
+            if port in rewiring.ports:
+                return True
+            if port not in BATCH_PORTS and self._depends(owner, detector.ports[port].stage, rewiring):
+                return True
+        return False
+
+    def in_our_classes(self, owner: str, port: str, node: str) -> str:
+        """A teacher's class scores and labels as the method sees them: in the student's order."""
+        order = self.orders[owner]
+        return node if order is None else order.translate(self.graph, node, port, outward=True)
+
+    def interior(self, parsed: Reference) -> str:
+        """The output of a submodule: the stage that runs it is asked to hand it out as well.
+
+        Raises:
+            LookupError: No such module, or no stage runs it; the text says so.
+        """
+        detector = self.detectors[parsed.base]
+        modules = dict(detector.model.named_modules())
+        if parsed.module not in modules:
+            raise LookupError(f'{parsed.base} has no module "{parsed.module}".{choices(parsed.module, modules)}')
+        wanted = modules[parsed.module]
+        stage = next((n for n, s in detector.stages.items() if any(m is wanted for m in s.run.modules())), None)
+        if stage is None:
+            raise LookupError(f'"{parsed.module}" is run by no stage of {detector.name}')
+        node = self.graph[self.stage(parsed.base, stage, None)]
+        node.options.setdefault("taps", {})[parsed.module] = wanted
+        name = parsed.whole
+        if name not in self.graph:
+            spec = PortSpec(ANY, stage, f"@{parsed.module}", node=_node_of_stage(detector, stage))
+            self.graph.add(
+                Node(
+                    name, Role.PICK, {"stage": node.name}, owner=parsed.base, key=spec.key, port=spec, value=Value(ANY)
+                )
+            )
+        return name
+
+
+def _node_of_stage(detector: Detector, stage: str) -> str | None:
+    """Taxonomy node of a stage's ports, for taps inside it."""
+    nodes: list[str] = [p.node for p in detector.ports.values() if p.stage == stage and p.node]
+    return nodes[0] if nodes else None
