@@ -18,7 +18,7 @@ from kdflow.engine.loop import train_step
 from kdflow.engine.machine import Machine
 from kdflow.engine.phases import lay_out
 from kdflow.engine.training import Training
-from kdflow.experiment.setup import Setting, prepare, read_method
+from kdflow.experiment.setup import Setting, Teachers, prepare, read_method
 from kdflow.ports import Batch
 
 PAIRS = Path(__file__).parent / "pairs"
@@ -92,9 +92,20 @@ def find_pair(name: str) -> str | Path:
 
 
 def open_setting(
-    pair: str, method: str, *, size: int | None, batch: int, precision: str, seed: int = 0
+    pair: str,
+    method: str,
+    *,
+    size: int | None,
+    batch: int,
+    precision: str,
+    seed: int = 0,
+    changes: Mapping[str, Any] | None = None,
+    teachers: Teachers | None = None,
 ) -> Setting:
-    """The compiled method on the pair: norms frozen, nothing in the step but forward, backward and SGD."""
+    """The compiled method on the pair: norms frozen, nothing in the step but forward, backward and SGD.
+
+    ``changes`` are further overrides; settings with the same ``teachers`` hold their teachers in common.
+    """
     overrides: dict[str, Any] = {
         "student.norm": "frozen", "teacher.norm": "frozen", "data.fixed": True,
         "recipe.optimizer": {"name": "sgd", "lr": RATE, "momentum": MOMENTUM, "weight_decay": DECAY},
@@ -103,7 +114,8 @@ def open_setting(
     }
     if size is not None:
         overrides["data.size"] = size
-    return prepare(read_method(method), find_pair(pair), overrides=overrides, seed=seed)
+    overrides |= changes or {}
+    return prepare(read_method(method), find_pair(pair), overrides=overrides, seed=seed, teachers=teachers)
 
 
 def make_samples(setting: Setting, device: str, count: int = 4, seed: int = 0) -> list[Sample]:

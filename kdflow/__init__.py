@@ -3,6 +3,7 @@
     import kdflow
 
     result = kdflow.run("defeat", steps=100)             # declare, check, compile, train, evaluate, record
+    found = kdflow.search("defeat", trials=20)           # Optuna over what the spec marks search:
     plan = kdflow.compile("pkd", values={...})           # a formula on given tensors, without any detector
     print(kdflow.results(by="taxonomy", published=True)) # what was measured, beside what was published
 
@@ -17,7 +18,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from kdflow.api import compile, load, results, run
+    from kdflow.api import compile, load, report, results, run, search
     from kdflow.errors import KdflowError, SpecError
     from kdflow.graph.plan import Plan
     from kdflow.operation import op
@@ -29,7 +30,9 @@ __all__ = [
     "load",
     "compile",
     "run",
+    "search",
     "results",
+    "report",
     "Plan",
     "Method",
     "Bench",
@@ -44,6 +47,7 @@ _PLACES = {
     "compile": "kdflow.api",
     "run": "kdflow.api",
     "results": "kdflow.api",
+    "report": "kdflow.api",
     "Plan": "kdflow.graph.plan",
     "Method": "kdflow.spec.method",
     "Bench": "kdflow.spec.bench",
@@ -54,6 +58,8 @@ _PLACES = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "search":  # the package itself, which can be called
+        return importlib.import_module("kdflow.search")
     if name not in _PLACES:
         raise AttributeError(f"module kdflow has no name {name!r}")
     value = getattr(importlib.import_module(_PLACES[name]), name)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from kdflow.errors import UsageError
 from kdflow.experiment.run import run
 from kdflow.experiment.setup import prepare, read_method
+from kdflow.search.call import search
 from kdflow.spec.resolve import MethodSpec
 
 if TYPE_CHECKING:
@@ -105,10 +106,38 @@ def results(
     return query(records, by, where, against, metric, ablations)
 
 
+def report(
+    folder: str | Path,
+    where: str = "",
+    *,
+    against: str = "baseline",
+    metric: str = "AP",
+    ablations: bool = False,
+    store: str | Path | None = None,
+) -> Path:
+    """Write ``index.html`` into ``folder``: one page with all results, without script and without network; returns its path.
+
+    Args:
+        folder: It is made where it is not there.
+        where: As in :func:`results`; for measured and published records.
+        against: As in :func:`results`.
+        metric: As in :func:`results`.
+        ablations: As in :func:`results`.
+        store: As in :func:`results`.
+
+    Raises:
+        UsageError: An unknown metric, or a filter that cannot be read.
+        KdflowError: The store cannot be opened.
+    """
+    from kdflow.results.report import write_report
+
+    return write_report(Path(folder), _uri(store), where, against, metric, ablations)
+
+
 def _uri(store: str | Path | None) -> str | None:
     if isinstance(store, str) and "://" in store:
         return store
     return None if store is None else f"sqlite:///{Path(store).absolute() / 'mlflow.db'}"
 
 
-__all__ = ["compile", "load", "results", "run"]
+__all__ = ["compile", "load", "report", "results", "run", "search"]

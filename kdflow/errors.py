@@ -68,6 +68,17 @@ class InvariantError(KdflowError, RuntimeError):
         super().__init__(f"{culprit}: {message}")
 
 
+class LostProcessError(KdflowError, RuntimeError):
+    """Another process of the same run died or cannot be reached, so this one cannot go on."""
+
+    def __init__(self, rank: int, processes: int, words: str) -> None:
+        super().__init__(
+            f"process {rank} of {processes} lost the link to another process of this run, which has ended or cannot be reached "
+            f"({words}). What was done since the last checkpoint is lost; look for the first error of another process, then "
+            "start all processes again with --resume"
+        )
+
+
 def choices(word: str, known: Iterable[str], limit: int = 12) -> str:
     """The end of a message about an unknown ``word``: close matches, then what exists."""
     names = sorted(set(known))

@@ -90,6 +90,8 @@ class Op:
             take any tensor but cannot take all.
         infer: For functions whose result sizes depend on data: called like the function on fake tensors, returns fake tensors of
             plausible size. None where the function itself runs on fake tensors.
+        source: The same value as a Python expression without kdflow, with ``{name}`` for inputs and options; empty where there
+            is none. Only such ops may stand in the wiring of an exported student.
     """
 
     name: str
@@ -101,6 +103,7 @@ class Op:
     zero_at_equality: bool = False
     example: Mapping[str, Any] = field(default_factory=dict)
     infer: Callable[..., Any] | None = None
+    source: str = ""
 
     @property
     def is_module(self) -> bool:
@@ -132,8 +135,12 @@ class Op:
 
     @cached_property
     def metas(self) -> dict[str, str]:
-        """Parameters that the compiler fills in: parameter name -> what is wanted (``strides``, ``canvas``)."""
-        return {n: m.name for n, m in _read(self.call, self.defaults).items() if isinstance(m, Meta)}
+        """Parameters that the compiler fills in: parameter name -> what is wanted (``strides``, ``canvas``, ``axes``).
+
+        A module takes strides and axes when it is made, and the canvas with every call.
+        """
+        sources = [self.call, typing.cast(Any, self.target).__init__] if self.is_module else [self.call]
+        return {n: m.name for s in sources for n, m in _read(s, self.defaults).items() if isinstance(m, Meta)}
 
     @cached_property
     def options(self) -> type[BaseModel]:
@@ -143,8 +150,8 @@ class Op:
         hints = typing.get_type_hints(source, include_extras=True)
         filled_elsewhere = {"self", *_read(source, {})}
         for name, parameter in inspect.signature(source).parameters.items():
-            if name in filled_elsewhere:
-                continue
+            if name in filled_elsewhere or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+                continue  # a module without a constructor of its own takes anything, and no option
             default = ... if parameter.default is inspect.Parameter.empty else parameter.default
             fields[name] = (hints[name], default)
         return create_model(self.name, __config__=ConfigDict(extra="forbid", strict=False, frozen=True), **fields)
@@ -173,6 +180,7 @@ def op(
     zero_at_equality: bool = False,
     example: Mapping[str, Any] | None = None,
     infer: Callable[..., Any] | None = None,
+    source: str = "",
 ) -> Callable[[T], T]:
     """Register a function or module class as the operation ``name``; see :class:`Op` for the arguments.
 
@@ -182,7 +190,8 @@ def op(
     def register(target: T) -> T:
         rule = gives if gives is not None else _return_kind(target)
         OPS.add(
-            name, Op(name, target, rule, defaults or {}, stochastic, no_grad, zero_at_equality, example or {}, infer)
+            name,
+            Op(name, target, rule, defaults or {}, stochastic, no_grad, zero_at_equality, example or {}, infer, source),
         )
         return target
 

@@ -68,6 +68,8 @@ class Stage:
             fake tensors of plausible size. None where the stage itself runs on fake tensors.
         options: Keyword arguments a call may pass (``from_block``), with their defaults.
         dense: True when it runs without data-dependent shapes, so it may be compiled.
+        library: Path of the model's own module that does this stage's work in the library's forward pass: called there once,
+            with the stage's first input as its first argument. An exported student is rewired at such modules.
     """
 
     run: nn.Module
@@ -77,6 +79,7 @@ class Stage:
     infer: Callable[..., dict[str, Any]] | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     dense: bool = False
+    library: str = ""
 
 
 @dataclass(frozen=True)
@@ -274,6 +277,8 @@ def _ports() -> dict[str, StandardPort]:
         "roi.matched_boxes": (k.BOXES, none, "ground-truth box of each sampled proposal, per image"),
         "roi.levels": (k.ROW_VALUES, none, "(N,) pyramid level each proposal is pooled from"),
         "roi.features": (k.ROW_BLOCKS, roi, "pooled (N, C, 7, 7) blocks"),
+        "roi.fc1": (k.ROWS, roi, "(N, D) first layer of the box head before its ReLU"),
+        "roi.fc2": (k.ROWS, roi, "(N, D) second layer of the box head before its ReLU"),
         "roi.embedding": (k.ROWS, roi, "(N, D) output of the box head before the predictors"),
         "roi.logits": (k.ROWS, roi, "(N, K+1) class scores, background last"),
         "roi.deltas": (k.ROWS, roi, "(N, 4(K+1)) box deltas per class, background last"),

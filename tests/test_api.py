@@ -13,7 +13,9 @@ NAMES = [
     "load",
     "compile",
     "run",
+    "search",
     "results",
+    "report",
     "Plan",
     "Method",
     "Bench",
@@ -82,6 +84,14 @@ def test_compile_reports_all_faults():
 def test_compile_refuses_options_that_do_not_belong_together(options):
     with pytest.raises(UsageError):
         kdflow.compile("fitnet", **options)
+
+
+def test_search_is_a_package_that_can_be_called() -> None:
+    import kdflow.search.study
+
+    assert kdflow.search.study.Request().trials is None
+    with pytest.raises(UsageError, match="tpe"):
+        kdflow.search("fitnet", sampler="tpee")
 
 
 def test_results_is_the_function_also_after_its_subpackage_was_imported() -> None:

@@ -107,3 +107,22 @@ class Toy:
 def toys(teacher_width: int = 4) -> dict[str, Any]:
     torch.manual_seed(0)
     return {"student": Toy(), "teacher": Toy(width=teacher_width)}
+
+
+class Detect(nn.Module):
+    def forward(self, logits: list[Tensor]) -> dict[str, Any]:
+        return {"detections": [{"scores": scores.flatten()} for scores in torch.cat(logits, dim=1)]}
+
+
+@dataclass
+class Seeing(Toy):
+    """A toy that predicts: its class scores, as they are."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.stages["detect"] = Stage(Detect(), {"logits": "head.logits"}, ("detections",))
+        self.ports["detections"] = standard_port("detections", self.family, "detect", "detections")
+
+    def predict(self, images: Tensor, image_sizes: list[tuple[int, int]]) -> list[dict[str, Tensor]]:
+        logits = [self.model.head(layer(self.model.backbone(images))) for layer in self.model.neck]
+        return [{"scores": s.flatten()} for s in torch.cat([x.flatten(2).transpose(1, 2) for x in logits], dim=1)]

@@ -37,6 +37,7 @@ def ablate(
     Weights are set to 0, so that all else stays as it is. Says what each node brings alone, and what is lost without it.
     """
     from kdflow.experiment.ablate import distinct, judge, plan_ablation, shared
+    from kdflow.experiment.nesting import nested
     from kdflow.experiment.session import open_session
     from kdflow.experiment.sweep import run_jobs
 
@@ -50,7 +51,8 @@ def ablate(
     with open_session(device) as session:
         parts, jobs = plan_ablation(spec, bench, range(seeds), changes, steps=steps, session=session)
         runs = distinct(jobs)
-        results = list(run_jobs(runs, session, output, resume=resume, hooks=listeners, notify=note))
+        done = run_jobs(runs, session, output, resume=resume, hooks=listeners(), notify=note)
+        results = list(nested(runs, done, output, "ablation"))
     found = judge(parts, shared(jobs, results), metric)
     if json:
         say_json(asdict(found))

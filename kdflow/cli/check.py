@@ -15,6 +15,7 @@ from kdflow.errors import Fault, KdflowError, SpecError, UsageError
 
 if TYPE_CHECKING:
     from kdflow.experiment.setup import Setting
+    from kdflow.experiment.shelf import Shelf
 
 SpecsOrNone = Annotated[
     list[str] | None,
@@ -57,7 +58,7 @@ def check(
         raise UsageError("name a spec to check, or a bench with --bench")
     changes = overrides_of(sets)
     named = list(specs) if specs else [str(bench)]
-    verdicts = [verdict_of(name, bench if specs else None, changes, is_bench=not specs) for name in named]
+    verdicts = verdicts_of(named, bench if specs else None, changes, is_bench=not specs)
     good = [verdict for verdict in verdicts if not verdict.faults]
     if json:
         say_json([{"name": v.name, **v.facts, "faults": [vars(f) for f in v.faults]} for v in verdicts])
@@ -74,13 +75,25 @@ def raise_all(verdicts: Sequence[Verdict]) -> None:
         raise SpecError(faults)
 
 
-def verdict_of(name: str, bench: str | None, overrides: dict[str, Any], is_bench: bool = False) -> Verdict:
+def verdicts_of(
+    names: Sequence[str], bench: str | None, overrides: dict[str, Any], is_bench: bool = False
+) -> list[Verdict]:
+    """Check files one by one; the detectors of a bench are built once for all of them."""
+    from kdflow.experiment.shelf import Shelf
+
+    shelf = Shelf()
+    return [verdict_of(name, bench, overrides, is_bench, shelf) for name in names]
+
+
+def verdict_of(
+    name: str, bench: str | None, overrides: dict[str, Any], is_bench: bool = False, shelf: Shelf | None = None
+) -> Verdict:
     """Check one file; nothing that is wrong with it raises."""
     try:
         facts = (
-            _bench_facts(name, overrides)
+            _bench_facts(name, overrides, shelf)
             if is_bench or _looks_like_a_bench(name)
-            else _method_facts(name, bench, overrides)
+            else _method_facts(name, bench, overrides, shelf)
         )
     except SpecError as error:
         return Verdict(name, {}, error.faults)
@@ -107,17 +120,17 @@ def _looks_like_a_bench(name: str) -> bool:
     return "bench" in data and not {"method", "nodes", "terms"} & set(data)
 
 
-def _method_facts(name: str, bench: str | None, overrides: dict[str, Any]) -> dict[str, Any]:
+def _method_facts(name: str, bench: str | None, overrides: dict[str, Any], shelf: Shelf | None) -> dict[str, Any]:
     from kdflow.experiment.setup import prepare, read_method
 
-    setting: Setting = prepare(read_method(name), bench, overrides=overrides)
+    setting: Setting = prepare(read_method(name), bench, overrides=overrides, shelf=shelf)
     terms = {term.name: list(term.nodes) for term in setting.plan.terms if term.is_distillation}
     return {"method": setting.method.method, "bench": setting.bench.bench, "terms": terms}
 
 
-def _bench_facts(name: str, overrides: dict[str, Any]) -> dict[str, Any]:
+def _bench_facts(name: str, overrides: dict[str, Any], shelf: Shelf | None) -> dict[str, Any]:
     from kdflow.experiment.setup import check_bench, find_bench
 
-    bench, detectors = check_bench(find_bench(name), overrides)
+    bench, detectors = check_bench(find_bench(name), overrides, shelf)
     found = {owner: f"{detector.name} ({detector.family})" for owner, detector in detectors.items()}
     return {"bench": bench.bench, "detectors": found, "path": str(Path(name))}

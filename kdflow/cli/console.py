@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,11 @@ if TYPE_CHECKING:
 def plain(text: str) -> str:
     """A docstring's text without the marks of its markup."""
     return text.replace("``", "")
+
+
+def is_first() -> bool:
+    """True in the process that speaks for all: the only one, or the first that torchrun or Slurm has started."""
+    return os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0"
 
 
 def say(text: str) -> None:

@@ -10,7 +10,7 @@ from kdflow.cli.console import columns, plain, say, say_json
 from kdflow.cli.options import JsonOption, overrides_of
 
 if TYPE_CHECKING:
-    from kdflow.ports import Detector
+    from kdflow.ports import Detector, PortSpec
 
 Name = Annotated[str | None, typer.Argument(metavar="[NAME]", help="A detector; without it all are listed.")]
 Sets = Annotated[
@@ -32,11 +32,11 @@ def detectors(
     from kdflow.ports import DETECTORS
 
     if name is None:
-        found = [{"name": n, **_family(n)} for n in DETECTORS.names()]
         if json:
-            say_json(found)
+            say_json([{"name": n, **_family(n), "ports": offered(n)} for n in DETECTORS.names()])
         else:
-            rows = [(f["name"], f["family"], f["library"], f["licence"], f["doc"]) for f in found]
+            found = [(n, _family(n)) for n in DETECTORS.names()]
+            rows = [(n, f["family"], f["library"], f["licence"], f["doc"]) for n, f in found]
             say(columns(rows, head=("detector", "family", "library", "licence", "")))
         return
     facts = facts_of(name, size, overrides_of(sets))
@@ -51,6 +51,30 @@ def _family(name: str) -> dict[str, Any]:
 
     family = DETECTORS.get(name)
     return {"family": family.family, "library": family.library, "licence": family.licence, "doc": family.doc}
+
+
+def offered(name: str) -> list[dict[str, Any]]:
+    """Ports of a detector under its default options, without shapes; its model is built without weights or memory."""
+    import torch
+
+    from kdflow.ports import DETECTORS
+
+    with torch.device("meta"):
+        built = DETECTORS.get(name).build(classes=("a", "b"))
+    return [described(port, spec) for port, spec in built.ports.items()]
+
+
+def described(port: str, spec: PortSpec) -> dict[str, Any]:
+    """What a port declares, as plain data."""
+    return {
+        "name": port,
+        "kind": spec.kind.name,
+        "node": spec.node,
+        "strides": list(spec.strides),
+        "channels": list(spec.channels),
+        "form": spec.form,
+        "doc": spec.doc,
+    }
 
 
 def facts_of(name: str, size: int = 128, options: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -85,19 +109,7 @@ def facts_of(name: str, size: int = 128, options: dict[str, Any] | None = None) 
         "name": name,
         **_family(name),
         "options": [vars(option) for option in describe_options(family.options, spoken)],
-        "ports": [
-            {
-                "name": port,
-                "kind": spec.kind.name,
-                "node": spec.node,
-                "strides": list(spec.strides),
-                "channels": list(spec.channels),
-                "form": spec.form,
-                "shape": shapes.get(port, ""),
-                "doc": spec.doc,
-            }
-            for port, spec in built.ports.items()
-        ],
+        "ports": [{**described(port, spec), "shape": shapes.get(port, "")} for port, spec in built.ports.items()],
         "calls": [
             {
                 "name": call,

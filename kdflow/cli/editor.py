@@ -61,7 +61,7 @@ def _method(definitions: Schema) -> Schema:
     ops = {name: OPS.get(name) for name in OPS}
     losses = {name: op for name, op in ops.items() if name.startswith("loss.")}
     prepared = {name: op for name, op in ops.items() if op.observes}
-    definitions["module"] = _chosen_by("op", ops, _own(ModuleEntry, definitions), options_only=True)
+    definitions["module"] = _module(ops, definitions)
     definitions["node"] = _node(ops, definitions)
     definitions["prepare"] = _chosen_by("op", prepared, _own(Preparation, definitions))
     definitions["term"] = _term(losses, definitions)
@@ -88,6 +88,18 @@ def _mapping(definition: str) -> Schema:
 def _own(model: type[BaseModel], definitions: Schema) -> Schema:
     """Properties of a model itself, without those that its op adds."""
     return dict(_model(model, definitions)["properties"])
+
+
+def _module(ops: Mapping[str, Op], definitions: Schema) -> Schema:
+    """The layers of an op, or a copy of a call."""
+    own = _own(ModuleEntry, definitions)
+    copied = {key: value for key, value in own.items() if key != "op"}
+    layers = {key: value for key, value in own.items() if key == "op"}
+    return {
+        "if": {"required": ["copy"]},
+        "then": {"type": "object", "properties": copied, "additionalProperties": False},
+        "else": _chosen_by("op", ops, layers, options_only=True),
+    }
 
 
 def _node(ops: Mapping[str, Op], definitions: Schema) -> Schema:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kdflow.cli.console import say, say_json
-from kdflow.cli.options import BenchOption, OutputFile, SetOption, Spec, overrides_of
+from kdflow.cli.options import BenchOption, JsonOption, OutputFile, SetOption, Spec, overrides_of
 
 if TYPE_CHECKING:
     from kdflow.experiment.setup import Setting
@@ -30,14 +30,16 @@ def explain(
     format: Annotated[Form, typer.Option("--format", help="code shows the generated training step.")] = Form.text,
     sets: SetOption = None,
     output: OutputFile = None,
+    json: JsonOption = False,
 ) -> None:
     """Show the graph of a method on a bench.
 
-    Taps and their shapes, nodes, terms, adapters, and which teacher stages run at all.
+    Taps and their shapes, nodes, terms, adapters, and which teacher stages run at all. --json is --format json.
     """
     from kdflow.experiment.setup import prepare, read_method
 
     setting = prepare(read_method(spec), bench, overrides=overrides_of(sets))
+    format = Form.json if json else format
     if format is Form.json and output is None:
         from kdflow.graph.draw import as_json
 
@@ -51,7 +53,7 @@ def explain(
 
 
 def _text(setting: Setting, form: Form) -> str:
-    import json
+    from json import dumps
 
     from kdflow.graph import draw
 
@@ -63,7 +65,7 @@ def _text(setting: Setting, form: Form) -> str:
         return setting.plan.code
     shares = teacher_shares(setting)
     if form is Form.json:
-        return json.dumps(draw.as_json(setting.plan, shares), indent=2, ensure_ascii=False) + "\n"
+        return dumps(draw.as_json(setting.plan, shares), indent=2, ensure_ascii=False) + "\n"
     return draw.as_text(setting.plan, shares)
 
 

@@ -18,12 +18,14 @@ from kdflow.cli import (
     check,
     data,
     detectors,
+    diff,
     doctor,
     explain,
     matrix,
     methods,
     new,
     ops,
+    report,
     results,
     run,
     schema,
@@ -32,7 +34,7 @@ from kdflow.cli import (
     taxonomy,
 )
 from kdflow.cli.console import note
-from kdflow.errors import InvariantError, KdflowError
+from kdflow.errors import InvariantError, KdflowError, LostProcessError
 
 GOOD, FAULT, MISTAKE, INTERRUPTED = 0, 1, 2, 130
 
@@ -46,11 +48,13 @@ app = typer.Typer(
 app.command("run")(run.run)
 app.command("check")(check.check)
 app.command("explain")(explain.explain)
+app.command("diff")(diff.diff)
 app.command("search")(search.search)
 app.command("sweep")(sweep.sweep)
 app.command("ablate")(ablate.ablate)
 app.command("matrix")(matrix.matrix)
 app.command("results")(results.results)
+app.command("report")(report.report)
 app.command("new")(new.new)
 app.command("methods")(methods.methods)
 app.command("taxonomy")(taxonomy.taxonomy)
@@ -108,7 +112,7 @@ def _tell(error: Exception) -> int:
         traceback.print_exception(error)
     if isinstance(error, KdflowError):
         note(str(error))
-        return FAULT if isinstance(error, InvariantError) else MISTAKE
+        return FAULT if isinstance(error, (InvariantError, LostProcessError)) else MISTAKE
     words = (str(error).strip().splitlines() or [""])[0]
     note(f"kdflow failed: {type(error).__name__}: {words} (KDFLOW_TRACEBACK=1 shows where)")
     return FAULT

@@ -15,55 +15,84 @@ class ProgressHook(Silent):
     """Shows what a run does.
 
     Args:
-        title: Words in front of the bar (method, bench, seed).
+        title: Words in front of the bar (method, bench, seed), while the run's own student learns.
         console: Where to write; stderr by default.
+        bars: Bars that several runs show at once; a bar of its own by default.
     """
 
-    def __init__(self, title: str, console: Console | None = None) -> None:
+    def __init__(self, title: str, console: Console | None = None, bars: Bars | None = None) -> None:
         self.title = title
-        self.console = console or stderr_console()
-        self._bar: Any = None
+        self.subject = title
+        self.console = bars.console if bars else console or stderr_console()
+        self.bars = bars or Bars(self.console)
         self._task: Any = None
 
     def run_started(self, event: RunStarted) -> None:
         """Say where the run stands, and open the bar."""
+        self.subject = event.subject or self.title
         for sentence in event.notes:
             self._line(sentence)
         resumed = f", resumed from step {event.resumed_from_step}" if event.resumed_from_step else ""
-        self._line(f"{self.title}: {event.total_steps} steps on {event.device}{resumed}")
+        self._line(f"{self.subject}: {event.total_steps} steps on {event.device}{resumed}")
         if self.console.is_terminal:
-            self._bar = _bar(self.console)
-            self._bar.start()
-            self._task = self._bar.add_task(
-                self.title, total=event.total_steps, completed=event.resumed_from_step, numbers=""
-            )
+            self._task = self.bars.add(self.subject, event.total_steps, event.resumed_from_step)
 
     def step_ended(self, event: StepEvent) -> None:
         """Move on to this step."""
         numbers = f"loss {event.total:.4g}  {event.step_time * 1000:.0f} ms/step"
-        if self._bar is not None:
-            self._bar.update(self._task, completed=event.step, numbers=numbers)
+        if self._task is not None:
+            self.bars.update(self._task, event.step, numbers)
         else:
-            self._line(f"{self.title}: step {event.step}/{event.total_steps}  {numbers}")
+            self._line(f"{self.subject}: step {event.step}/{event.total_steps}  {numbers}")
 
     def evaluation_ended(self, event: EvaluationEvent) -> None:
         """Say the metric that chooses the best student."""
         best = ", the best so far" if event.is_best else ""
-        self._line(f"{self.title}: {event.metric} {event.value:.2f} at step {event.step}{best}")
+        self._line(f"{self.subject}: {event.metric} {event.value:.2f} at step {event.step}{best}")
 
     def run_ended(self, event: RunEnded) -> None:
         """Close the bar."""
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
+        if self._task is not None:
+            self.bars.remove(self._task)
+            self._task = None
         if event.status != "finished":
-            self._line(f"{self.title}: {event.status} at step {event.step}: {event.reason}")
+            self._line(f"{self.subject}: {event.status} at step {event.step}: {event.reason}")
 
     def _line(self, text: str) -> None:
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-def _bar(console: Console) -> Any:
+class Bars:
+    """Bars of all runs that go on at once, on screen as long as there is one (a terminal shows one set of bars only).
+
+    Args:
+        console: Where to draw; stderr by default.
+    """
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or stderr_console()
+        self._progress: Any = None
+
+    def add(self, title: str, total: int, completed: int) -> Any:
+        """A bar more; returns its handle."""
+        if self._progress is None:
+            self._progress = _progress(self.console)
+            self._progress.start()
+        return self._progress.add_task(title, total=total, completed=completed, numbers="")
+
+    def update(self, task: Any, completed: int, numbers: str) -> None:
+        """Move one bar."""
+        self._progress.update(task, completed=completed, numbers=numbers)
+
+    def remove(self, task: Any) -> None:
+        """Take one bar away; with the last one the screen is given back."""
+        self._progress.remove_task(task)
+        if not self._progress.task_ids:
+            self._progress.stop()
+            self._progress = None
+
+
+def _progress(console: Console) -> Any:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     return Progress(

@@ -7,13 +7,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kdflow.cli.console import note, say, say_json
+from kdflow.cli.console import is_first, note, say, say_json
 from kdflow.cli.options import BenchOption, JsonOption, SetOption, Specs, overrides_of
 from kdflow.errors import InvariantError
 
 if TYPE_CHECKING:
     from kdflow.experiment.run import RunResult
 
+Together = Annotated[
+    bool,
+    typer.Option(
+        "--together", help="Train all at once: one stream of batches, one pass of the teacher, equal results."
+    ),
+]
 Precision = Annotated[str | None, typer.Option(help="fp32, bf16 or fp16; without it the recipe's.")]
 
 
@@ -24,14 +30,18 @@ def run(
     steps: Annotated[int | None, typer.Option(min=1, help="Length of the run; without it the recipe's.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, or cuda:1.")] = "auto",
     precision: Precision = None,
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="torch.compile for what is dense; pays on GPUs only.")
+    ] = False,
     sets: SetOption = None,
     output: Annotated[Path, typer.Option(metavar="DIR", help="Folder of runs: checkpoints, students, records.")] = Path(
         "kdflow-runs"
     ),
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint of this very run.")] = False,
+    together: Together = False,
     json: JsonOption = False,
 ) -> None:
-    """Train and evaluate methods, one after the other.
+    """Train and evaluate methods, one after the other, or side by side with --together.
 
     The student of every run is written without any need of kdflow, and its numbers are recorded ("kdflow results").
     """
@@ -42,22 +52,23 @@ def run(
         "steps": steps,
         "device": device,
         "precision": precision,
+        "compiled": compiled,
         "overrides": overrides,
         "output": output,
         "resume": resume,
     }
     if len(specs) > 1:
         _check_first(specs, bench, overrides)
-    good = [_one(spec, settings, json) for spec in specs]
+    good = _all_at_once(specs, settings, json) if together else [_one(spec, settings, json) for spec in specs]
     if not all(good):
         raise typer.Exit(1)
 
 
 def _check_first(specs: list[str], bench: str | None, overrides: dict[str, Any]) -> None:
     """A mistake in the last spec should not show after the others have run for hours."""
-    from kdflow.cli.check import raise_all, verdict_of
+    from kdflow.cli.check import raise_all, verdicts_of
 
-    raise_all([verdict_of(spec, bench, overrides) for spec in specs])
+    raise_all(verdicts_of(specs, bench, overrides))
 
 
 def _one(spec: str, settings: dict[str, Any], json: bool) -> bool:
@@ -67,17 +78,45 @@ def _one(spec: str, settings: dict[str, Any], json: bool) -> bool:
 
     hook = ProgressHook(f"{Path(spec).stem}, seed {settings['seed']}")
     try:
-        result = run_method(spec, hooks=(hook,), notify=note, **settings)
+        result = run_method(spec, hooks=(hook,), notify=_remark, **settings)
     except InvariantError as error:
         note(f"{spec}: {error}")
         return False
+    _tell(result, json)
+    if result.status == "interrupted":
+        raise typer.Exit(1)  # whoever stopped this run did not ask for the next one
+    return bool(result.status == "finished")
+
+
+def _remark(text: str) -> None:
+    if is_first():
+        note(text)
+
+
+def _all_at_once(specs: list[str], settings: dict[str, Any], json: bool) -> list[bool]:
+    """All runs side by side; which of them finished."""
+    from kdflow.cli.progress import Bars, ProgressHook
+    from kdflow.experiment.together import Request, run_together
+
+    own = {key: settings.pop(key) for key in ("bench", "seed", "overrides")}
+    bars = Bars()
+    requests = [
+        Request(spec, hooks=(ProgressHook(f"{Path(spec).stem}, seed {own['seed']}", bars=bars),), **own)
+        for spec in specs
+    ]
+    results = run_together(requests, notify=_remark, **settings)
+    for result in results:
+        _tell(result, json)
+    return [result.status == "finished" for result in results]
+
+
+def _tell(result: RunResult, json: bool) -> None:
+    if not is_first():
+        return
     if json:
         say_json(result.as_json(), compact=True)
     else:
         say(_sentence(result))
-    if result.status == "interrupted":
-        raise typer.Exit(1)  # whoever stopped this run did not ask for the next one
-    return bool(result.status == "finished")
 
 
 def _sentence(result: RunResult) -> str:
@@ -89,4 +128,6 @@ def _sentence(result: RunResult) -> str:
         lines[0] += f"  {result.step_ms:.0f} ms/step"
     if result.student_path:
         lines.append(f"  student: {result.student_path}")
+    if result.status == "failed":
+        lines.append(f"  {result.reason}")
     return "\n".join(lines)

@@ -18,7 +18,10 @@ Trials = Annotated[
 ]
 Metrics = Annotated[
     list[str] | None,
-    typer.Option("--metric", help="Judged on the validation split; AP unless told. Repeated, also with step_ms: a Pareto front."),
+    typer.Option(
+        "--metric",
+        help="Judged on the validation split; AP unless told. Repeated, also with step_ms or added_parameters: a Pareto front.",
+    ),
 ]
 Includes = Annotated[
     list[str] | None,
@@ -51,14 +54,17 @@ def search(
     write: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the method with the best values filled in.")
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the study of this name, or join its workers.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the study of this name.")] = False,
+    join: Annotated[
+        bool, typer.Option("--join", help="Begin the study or join its workers: the same command on every machine.")
+    ] = False,
     json: JsonOption = False,
 ) -> None:
     """Search the values that a spec marks with search:, and others on request.
 
     Trials are judged on the validation split; the best one's student is then measured once on the test split. A failed trial is
-    recorded with its reason and does not end the study. Ctrl-C keeps everything. More workers: start the same command with
-    --resume, on any machine that reaches the storage.
+    recorded with its reason and does not end the study. Ctrl-C keeps everything, and --resume goes on. Several workers: start
+    the same command with --join on every machine that reaches the storage.
     """
     from kdflow.search.study import Request
     from kdflow.search.study import search as run_search
@@ -66,7 +72,7 @@ def search(
     request = Request(
         trials=trials, bench=bench, study=study, storage=storage, sampler=sampler, pruner=pruner, metrics=tuple(metric or ()),
         include=tuple(include or ()), overrides=overrides_of(sets), steps=steps, seed=seed, timeout=timeout, resume=resume,
-        device=device, output=output, write=write,
+        join=join, device=device, output=output, write=write,
     )
     try:
         outcome = run_search(spec, request, note)

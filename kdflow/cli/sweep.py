@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +13,7 @@ from kdflow.cli.options import JsonOption, Specs
 from kdflow.errors import UsageError
 
 if TYPE_CHECKING:
+    from kdflow.experiment.session import Session
     from kdflow.experiment.sweep import Job, JobResult
 
 Seeds = Annotated[int, typer.Option(min=1, help="Seeds 0, 1, ... per setting.")]
@@ -24,6 +25,7 @@ Benches = Annotated[list[str] | None, typer.Option("--bench", metavar="BENCH", h
 Resume = Annotated[bool, typer.Option("--resume", help="Run exactly what is missing or failed.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="List the jobs with what is known of them; run nothing.")]
 Output = Annotated[Path, typer.Option(metavar="DIR", help="Folder of runs.")]
+Together = Annotated[int, typer.Option(min=1, metavar="K", help="Train up to K jobs of one bench and seed side by side.")]
 Steps = Annotated[int | None, typer.Option(min=1, help="Length of every run; without it the recipe's.")]
 
 
@@ -37,28 +39,55 @@ def sweep(
     output: Output = Path("kdflow-runs"),
     dry_run: DryRun = False,
     resume: Resume = False,
+    together: Together = 1,
     json: JsonOption = False,
 ) -> None:
     """Run every combination of methods, benches, values and seeds.
 
-    A job is known by the hash of its resolved run. A job that fails is recorded and does not stop the others; the exit code is 1
-    when one did.
+    With --together 4, up to four jobs of one bench and seed are trained side by side on one pass of the teacher; the results
+    are the same. A job is known by the hash of its resolved run. A job that fails is recorded and does not stop the others;
+    the exit code is 1 when one did.
     """
+    from kdflow.experiment.nesting import nested
     from kdflow.experiment.session import open_session
-    from kdflow.experiment.sweep import plan_jobs, run_jobs
+    from kdflow.experiment.sweep import run_jobs
 
-    values = values_of(sets)
+    plan = planner(specs, bench, seeds, values_of(sets), steps)
     if dry_run:
-        show_jobs(plan_jobs(specs, bench or [None], range(seeds), values, steps=steps), output, json)
+        show_jobs(plan(None), output, json)
         return
     with open_session(device) as session:
-        jobs = plan_jobs(specs, bench or [None], range(seeds), values, steps=steps, session=session)
-        results = list(run_jobs(jobs, session, output, resume=resume, hooks=listeners, notify=note))
+        jobs = plan(session)
+        done = run_jobs(jobs, session, output, resume=resume, together=together, hooks=listeners(), notify=note)
+        results = list(nested(jobs, done, output))
     if json:
         say_json([result_json(result) for result in results])
     else:
         say(table(results))
     end(jobs, results)
+
+
+def planner(
+    specs: Sequence[str], benches: Sequence[str] | None, seeds: int, values: dict[str, list[Any]], steps: int | None
+) -> Callable[[Session | None], list[Job]]:
+    """What plans the jobs: of the command line, or of the file with ``sweep:`` that is its only SPEC.
+
+    Raises:
+        SpecError, UsageError: The file is wrong, or the command line says again what the file says.
+    """
+    from kdflow.experiment.sweep import plan_jobs
+    from kdflow.experiment.sweep_file import read_sweep
+
+    path = Path(specs[0])
+    found = read_sweep(path) if len(specs) == 1 and path.is_file() else None
+    if found is None:
+        return lambda session: plan_jobs(specs, benches or [None], range(seeds), values, steps=steps, session=session)
+    if benches or seeds != 1 or values:
+        raise UsageError(f"{path} says itself what is swept; leave --bench, --seeds and --set out, or change the file")
+    return lambda session: plan_jobs(
+        found.methods, found.benches or [None], found.seeds, {}, points=found.all_points(), steps=steps or found.steps,
+        session=session,
+    )
 
 
 def values_of(pairs: Sequence[str] | None) -> dict[str, list[Any]]:
@@ -78,11 +107,12 @@ def values_of(pairs: Sequence[str] | None) -> dict[str, list[Any]]:
     return values
 
 
-def listeners(job: Job) -> tuple[Any, ...]:
-    """Progress of one job."""
-    from kdflow.cli.progress import ProgressHook
+def listeners() -> Callable[[Job], tuple[Any, ...]]:
+    """Progress of each job; those that go on at once share the screen."""
+    from kdflow.cli.progress import Bars, ProgressHook
 
-    return (ProgressHook(job.name),)
+    bars = Bars()
+    return lambda job: (ProgressHook(job.name, bars=bars),)
 
 
 def show_jobs(jobs: Sequence[Job], output: Path, json: bool) -> None:

@@ -96,6 +96,34 @@ class TimmPyramid(nn.Module):
         return self.fpn(OrderedDict((str(i), m) for i, m in enumerate(self.body(pixels))))
 
 
+class Levels(nn.Module):
+    """The pyramid without its finest levels, which are there for methods and not for the head."""
+
+    def __init__(self, first: int) -> None:
+        super().__init__()
+        self.first = first
+
+    def forward(self, maps: list[Tensor]) -> list[Tensor]:
+        """Levels ``first``, ``first + 1``, ..."""
+        return maps[self.first :]
+
+
+class BranchedPyramid(nn.Module):
+    """A backbone with a pyramid whose first levels the head does not read; parameter names of ``BackboneWithFPN``."""
+
+    def __init__(self, pyramid: Any, first: int) -> None:
+        super().__init__()
+        self.body, self.fpn, self.levels = pyramid.body, pyramid.fpn, Levels(first)
+        self.out_channels = pyramid.out_channels
+
+    def forward(self, pixels: Tensor) -> dict[str, Tensor]:
+        """The levels that the head reads."""
+        maps = self.body(pixels)
+        named = maps if isinstance(maps, dict) else OrderedDict((str(i), m) for i, m in enumerate(maps))
+        read = self.levels(list(self.fpn(named).values()))
+        return OrderedDict((str(i), m) for i, m in enumerate(read))
+
+
 class Body(nn.Module):
     """Stage: the backbone without its pyramid."""
 
@@ -298,6 +326,30 @@ def _timm_lines(spec: BackboneSpec, channels: list[int], pool: str) -> list[str]
     ]
 
 
+BRANCHED_SOURCE = [
+    "class Levels(nn.Module):",
+    "    def __init__(self, first):",
+    "        super().__init__()",
+    "        self.first = first",
+    "",
+    "    def forward(self, maps):",
+    "        return maps[self.first :]",
+    "",
+    "",
+    "class BranchedPyramid(nn.Module):",
+    "    def __init__(self, pyramid, first):",
+    "        super().__init__()",
+    "        self.body, self.fpn, self.levels = pyramid.body, pyramid.fpn, Levels(first)",
+    "        self.out_channels = pyramid.out_channels",
+    "",
+    "    def forward(self, pixels):",
+    "        maps = self.body(pixels)",
+    "        named = maps if isinstance(maps, dict) else OrderedDict((str(i), m) for i, m in enumerate(maps))",
+    "        read = self.levels(list(self.fpn(named).values()))",
+    "        return OrderedDict((str(i), m) for i, m in enumerate(read))",
+    "",
+    "",
+]
 _P6P7_SOURCE = [
     "class P6P7(LastLevelP6P7):",
     "    def forward(self, p, c, names):",

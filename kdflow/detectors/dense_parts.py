@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kdflow.detectors import dense_stages as dense
-from kdflow.detectors.torchvision_parts import TARGETS, Anchors, inner, loss_ports, port
+from kdflow.detectors.torchvision_parts import PIXELS, TARGETS, Anchors, inner, loss_ports, port
 from kdflow.kinds import DENSE_VALUES
 from kdflow.ports import Call, PortSpec, Stage
 
@@ -28,6 +28,7 @@ class DenseForm:
         scores: ``sigmoid`` or ``softmax``.
         deltas: ``deltas`` or ``distances``.
         bins: Numbers per edge of ``distribution``.
+        maps: Port that the head reads.
     """
 
     strides: tuple[int, ...]
@@ -38,6 +39,7 @@ class DenseForm:
     scores: str = "sigmoid"
     deltas: str = "deltas"
     bins: int = 0
+    maps: str = "neck"
 
 
 def head_stages(towers: dense.Towers, predict: Any, form: DenseForm) -> dict[str, Stage]:
@@ -45,14 +47,14 @@ def head_stages(towers: dense.Towers, predict: Any, form: DenseForm) -> dict[str
     tail = dense.Tail(towers, predict, ("logits", *form.outputs))
     features = {"cls": "head.cls_tower", "box": "head.box_tower"}
     return {
-        "head.towers": Stage(towers, {"maps": "neck"}, towers.outputs, dense=True),
+        "head.towers": Stage(towers, {"maps": form.maps}, towers.outputs, dense=True),
         "head.tail": Stage(tail, features, tail.outputs, options={"from_block": None}, dense=True),
     }
 
 
-def anchor_stage(generator: Any) -> dict[str, Stage]:
-    """The library's anchors as priors."""
-    return {"head.priors": Stage(Anchors(generator), {"pixels": "normalize.pixels", "maps": "neck"}, ("anchors",))}
+def anchor_stage(generator: Any, maps: str = "neck") -> dict[str, Stage]:
+    """The library's anchors as priors, on the maps that the head reads."""
+    return {"head.priors": Stage(Anchors(generator), {"pixels": "normalize.pixels", "maps": maps}, ("anchors",))}
 
 
 def assign_stages(assign: Any, classes: int, inputs: dict[str, str] | None = None) -> dict[str, Stage]:
@@ -135,12 +137,13 @@ def tower_ports(form: DenseForm, levels: dict[str, Any]) -> dict[str, PortSpec]:
 def dense_calls(form: DenseForm, losses: Sequence[str]) -> dict[str, Call]:
     """What a method may run again."""
     outputs = ("logits", *form.outputs, "boxes", *(("cls_tower", "box_tower") if form.blocks else ()))
-    inputs, options = {"features": "neck"}, {}
+    inputs, options = {"features": form.maps}, {}
     if form.blocks:
         inputs |= {"cls_tower": "head.tail:cls", "box_tower": "head.tail:box"}
         options = {"from_block": "head.tail"}
     assigned = ("indices", "positive", "weights", "matched_boxes", "labels")
     return {
+        "backbone": PIXELS,
         "head": Call(
             inputs,
             {n: f"head.{n}" for n in outputs},

@@ -142,11 +142,10 @@ def decoder_ports(length: int, width: int, form: str, references: str, attention
     return ports
 
 
-def calls(criterion: Criterion, references: bool) -> dict[str, Call]:
-    """What a method may run again."""
-    results = {
-        n: f"decoder.{n}" for n in ("states", "logits", "boxes", "queries", *(("references",) if references else ()))
-    }
+def calls(criterion: Criterion, ports: Mapping[str, PortSpec]) -> dict[str, Call]:
+    """What a method may run again; of the decoder's results those that are ports."""
+    words = ("states", "logits", "boxes", "queries", "references", "self_attention", "cross_attention")
+    results = {n: f"decoder.{n}" for n in words if f"decoder.{n}" in ports}
     memory = {"memory": "encoder.memory"}
     return {
         "encoder": Call({"features": "neck"}, memory, doc="encoder on another map"),
@@ -176,7 +175,7 @@ def assemble(
     matching, matching_ports = matching_stages(criterion)
     found = {**ports, **matching_ports}
     losses = {p.removeprefix("losses."): p for p in found if p.startswith("losses.")}
-    again = calls(criterion, "decoder.references" in found)
+    again = calls(criterion, found)
     whole = {**stages, **matching, "postprocess": detection_stage(postprocess)}
     return HfDetector(name, tuple(classes), model, found, whole, again, losses, size_divisor=1)
 

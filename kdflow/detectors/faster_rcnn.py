@@ -14,6 +14,7 @@ from kdflow.detectors.backbones import BackboneSpec, Norm, backbone_source, buil
 from kdflow.detectors.normalize import IMAGENET_MEAN, IMAGENET_STD, Normalize
 from kdflow.detectors.options import typed_options
 from kdflow.detectors.torchvision_parts import (
+    PIXELS,
     TARGETS,
     Anchors,
     ClassRows,
@@ -138,9 +139,10 @@ def roi_ports(width: int, hidden: int, classes: int) -> dict[str, PortSpec]:
 def calls() -> dict[str, Call]:
     """What a method may run again."""
     regions = ("features", "levels", "fc1", "fc2", "embedding", "logits", "deltas", "decoded")
-    sampled = ("boxes", "labels", "positive", "negative", "matched_boxes")
+    sampled = ("boxes", "labels", "positive", "negative", "matched_boxes", "targets")
     proposed = ("logits", "deltas", "anchors", "proposals", "scores")
     return {
+        "backbone": PIXELS,
         "rpn": Call({"features": "neck"}, {n: f"rpn.{n}" for n in proposed}, doc="region proposals on other maps"),
         "roi": Call(
             {"features": "roi.pool:maps", "boxes": "roi.boxes"},

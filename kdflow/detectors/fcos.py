@@ -14,7 +14,14 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.fcos import FCOSHead
 
 from kdflow.detectors import dense_stages as dense
-from kdflow.detectors.backbones import BackboneSpec, Norm, backbone_source, build_backbone
+from kdflow.detectors.backbones import (
+    BRANCHED_SOURCE,
+    BackboneSpec,
+    BranchedPyramid,
+    Norm,
+    backbone_source,
+    build_backbone,
+)
 from kdflow.detectors.dense_parts import (
     FAMILY,
     DenseForm,
@@ -34,16 +41,32 @@ from kdflow.detectors.torchvision_parts import (
     check_groups,
     feature_ports,
     feature_stages,
+    inner,
     model_source,
     pyramid,
 )
 from kdflow.errors import UsageError
-from kdflow.ports import DETECTORS, DetectorFamily, Stage
+from kdflow.kinds import PYRAMID
+from kdflow.ports import DETECTORS, DetectorFamily, PortSpec, Stage
 
 NAME = "fcos"
 LOSSES = ("classification", "bbox_regression", "bbox_ctrness")
 LIBRARY = {"logits": "cls_logits", "deltas": "bbox_regression", "centerness": "bbox_ctrness"}
 PREPARE = {"centerness": lambda values: values[..., None]}
+WHOLE_STRIDES = 128
+"""Canvas sides that every stride of the pyramid divides."""
+
+
+class ReadLevels(nn.Module):
+    """Stage: the levels that the head reads, where the pyramid has more."""
+
+    def __init__(self, levels: nn.Module) -> None:
+        super().__init__()
+        self.levels = levels
+
+    def forward(self, maps: list[Tensor]) -> dict[str, Any]:
+        """``maps``: pyramid levels, finest first."""
+        return {"maps": self.levels(maps)}
 
 
 class Predict(nn.Module):
@@ -78,14 +101,19 @@ def match(model: Any, priors: list[Tensor], boxes: list[Tensor]) -> Tensor:
 def stages(model: Any, normalize: Normalize, form: DenseForm) -> dict[str, Stage]:
     """All stages in the library's order."""
     head = model.head
+    read = {}
+    if form.maps != "neck":
+        levels = ReadLevels(model.backbone.levels)
+        read = {form.maps: Stage(levels, {"maps": "neck"}, ("maps",), library="backbone.levels")}
     towers = dense.Towers(dense.Tower(head.classification_head.conv), dense.Tower(head.regression_head.conv))
     decode = dense.Decode(model.box_coder.decode)
     loss = dense.DenseLoss(head, LOSSES, dense.head_loss, LIBRARY, prepare=PREPARE)
     detect = dense.DenseDetect(model, dense.per_level, LIBRARY, prepare=PREPARE)
     return {
         **feature_stages(normalize, *pyramid(model)),
+        **read,
         **head_stages(towers, Predict(head), form),
-        **anchor_stage(model.anchor_generator),
+        **anchor_stage(model.anchor_generator, form.maps),
         "head.decode": Stage(decode, {"deltas": "head.deltas", "priors": "head.priors"}, ("boxes",)),
         **assign_stages(dense.Assign(model, match), form.classes),
         **last_stages(loss, detect, form),
@@ -102,6 +130,7 @@ def build_fcos(
     norm: Norm = "batch",
     trainable_layers: int | None = None,
     first_level: Literal[2, 3] = 3,
+    head_from: Literal[2, 3] | None = None,
     p6_from: Literal["p5", "c5"] = "p5",
     tower_blocks: int = 4,
     radius: float = 1.5,
@@ -124,6 +153,8 @@ def build_fcos(
         norm: ``batch``, or ``frozen`` for BatchNorms that are constants (for pretrained backbones).
         trainable_layers: Backbone stages that train, counted from the last; none: 3 with pretrained weights, else 5 (all).
         first_level: 2 adds P2 (stride 4) to pyramid and head.
+        head_from: 3 with ``first_level: 2`` keeps P2 from the head, which is then as usual on P3..P7; methods find P2 in
+            ``neck``, and what the head reads in ``head.maps``. None: the head reads all levels.
         p6_from: What P6 is computed from.
         tower_blocks: Blocks per tower.
         radius: Cells around an object's centre that may be positive, in strides.
@@ -139,6 +170,9 @@ def build_fcos(
     check_groups(NAME, neck)
     if tower_blocks < 1:
         raise UsageError(f"{NAME}: tower_blocks must be at least 1, not {tower_blocks}")
+    spare = 0 if head_from is None else head_from - first_level
+    if spare < 0:
+        raise UsageError(f"{NAME}: the head cannot read P{head_from} where the pyramid begins with P{first_level}")
     spec = BackboneSpec(
         backbone,
         neck,
@@ -159,12 +193,16 @@ def build_fcos(
         "detections_per_img": detections,
         "topk_candidates": candidates,
     }
-    strides = tuple(2**level for level in spec.levels)
+    strides = tuple(2**level for level in spec.levels[spare:])
     sizes, ratios = tuple((s,) for s in strides), ((1.0,),) * len(strides)
     body, channels = build_backbone(spec)
+    if spare:
+        body = BranchedPyramid(body, spare)
+        settings["size_divisible"] = WHOLE_STRIDES
     head = FCOSHead(neck, 1, len(classes), tower_blocks)
     model = FCOS(body, len(classes), anchor_generator=AnchorGenerator(sizes, ratios), head=head, **settings)
-    form = DenseForm(strides, neck, len(classes), ("deltas", "centerness"), tower_blocks, deltas="distances")
+    outputs, maps = ("deltas", "centerness"), "head.maps" if spare else "neck"
+    form = DenseForm(strides, neck, len(classes), outputs, tower_blocks, deltas="distances", maps=maps)
     normalize = Normalize(image_mean, image_std)
     lines = [
         f"model = FCOS(backbone, {len(classes)}, anchor_generator=AnchorGenerator({sizes}, {ratios}),",
@@ -177,21 +215,35 @@ def build_fcos(
         FAMILY,
         classes,
         model,
-        {**feature_ports(spec, channels, FAMILY), **dense_ports(form, LOSSES)},
+        {**feature_ports(spec, channels, FAMILY), **read_ports(form), **dense_ports(form, LOSSES)},
         stages(model, normalize, form),
         dense_calls(form, LOSSES),
         {n: f"losses.{n}" for n in LOSSES},
-        size_divisor=32,
+        size_divisor=WHOLE_STRIDES if spare else 32,
         normalize=normalize,
         label_offset=0,
-        code=source(spec, channels, lines),
+        code=source(spec, channels, lines, spare),
         class_rows={"head.classification_head.cls_logits": ClassRows()},
     )
 
 
-def source(spec: BackboneSpec, channels: Sequence[int], lines: Sequence[str]) -> str:
-    """Python that builds the model without kdflow."""
+def read_ports(form: DenseForm) -> dict[str, PortSpec]:
+    """What the head reads, where it is not the whole pyramid."""
+    if form.maps == "neck":
+        return {}
+    count = len(form.strides)
+    details: dict[str, Any] = {"channels": (form.width,) * count, "strides": form.strides, "length": count}
+    doc = "pyramid levels that the head reads, finest first"
+    return {form.maps: inner(form.maps, "maps", doc, PYRAMID, node="cnn/neck", **details)}
+
+
+def source(spec: BackboneSpec, channels: Sequence[int], lines: Sequence[str], spare: int = 0) -> str:
+    """Python that builds the model without kdflow; ``spare`` levels of the pyramid are not read by the head."""
     imports, definitions, body = backbone_source(spec, channels)
+    if spare:
+        definitions = [*definitions, *BRANCHED_SOURCE]
+        imports += ["from collections import OrderedDict", "from torch import nn"]
+        body = [*body, f"backbone = BranchedPyramid(backbone, {spare})"]
     imports += [
         "from torchvision.models.detection import FCOS",
         "from torchvision.models.detection.anchor_utils import AnchorGenerator",

@@ -7,6 +7,7 @@ Sources: Li et al., NeurIPS 2020 (GFL); Zhang et al., CVPR 2020 (ATSS); mmdetect
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections import OrderedDict
 from typing import Any
 
@@ -63,7 +64,7 @@ def square_priors(maps: list[Tensor], strides: tuple[int, ...], side: float) -> 
     return found
 
 
-class PointHead(nn.Module):
+class PointHead(nn.Module, ABC):
     """What both heads share: towers, strides, initial weights.
 
     Args:
@@ -103,17 +104,17 @@ class PointHead(nn.Module):
                 found.setdefault(name, []).append(value)
         return found
 
+    @abstractmethod
     def predict(self, classes: Tensor, boxes: Tensor, level: int) -> dict[str, Tensor]:
         """Outputs of one level from the features of both towers."""
-        raise NotImplementedError
 
+    @abstractmethod
     def decode(self, outputs: dict[str, Tensor], priors: Tensor, level: int) -> Tensor:
         """(B, H*W, 4) xyxy boxes of one level, not clipped."""
-        raise NotImplementedError
 
+    @abstractmethod
     def scores(self, outputs: dict[str, Tensor]) -> Tensor:
         """(B, H*W, K) scores of one level."""
-        raise NotImplementedError
 
 
 class GFLHead(PointHead):

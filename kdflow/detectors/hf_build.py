@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from kdflow.detectors.weights import fit, read_state
 from kdflow.errors import UsageError, choices
@@ -19,6 +21,15 @@ RESNETS: Mapping[str, dict[str, Any]] = {
     "resnet101": {"layer_type": "bottleneck", "hidden_sizes": [256, 512, 1024, 2048], "depths": [3, 4, 23, 3]},
 }
 TIMM = "timm:"
+SYNONYMS: Mapping[str, str] = {
+    "aeroplane": "airplane",
+    "diningtable": "dining table",
+    "motorbike": "motorcycle",
+    "pottedplant": "potted plant",
+    "sofa": "couch",
+    "tvmonitor": "tv",
+}
+"""VOC's names of classes that COCO has as well; published models use either."""
 
 
 def backbone_config(
@@ -78,7 +89,8 @@ def build_model(
         settings: Keywords of its configuration class.
         classes: Class names in label order.
         weights: None for random weights; a file with a state dict, loaded strictly; a folder that ``save_pretrained`` wrote or a
-            hub name, whose own configuration and class names then count instead of ``settings`` and ``classes``.
+            hub name, whose own configuration then counts instead of ``settings``. Where it knows all of ``classes`` by name, the
+            model becomes a detector of these; its own names count otherwise.
         attention: ``sdpa`` or ``eager``.
 
     Raises:
@@ -92,9 +104,9 @@ def build_model(
         names = tuple(classes)
     else:
         model = pretrained(model_class, weights)
-        names = names_of(model.config, classes, weights)
+        model, names = of_classes(model, names_of(model.config, classes, weights), classes)
     if attention == "eager":
-        model.set_attn_implementation(attention)
+        model.set_attn_implementation({"": attention})  # the backbone has no attention to set
     return model, names
 
 
@@ -103,9 +115,23 @@ def fresh(model_class: Any, settings: Mapping[str, Any], classes: Sequence[str])
     from huggingface_hub.errors import StrictDataclassError
 
     try:
-        return model_class(model_class.config_class(**settings, **class_names(classes)))
+        model = model_class(model_class.config_class(**settings, **class_names(classes)))
     except (ValueError, StrictDataclassError) as error:
         raise UsageError(f"{model_class.__name__} refuses these options: {error.__cause__ or error}") from error
+    _open_branches(model)
+    return model
+
+
+def _open_branches(model: nn.Module) -> None:
+    """Let constant BatchNorms scale by 1 where they would by 0.
+
+    timm starts the last norm of a residual branch at 0; as a constant that would cut the branch off for good.
+    """
+    for module in model.modules():
+        if type(module).__name__.endswith("FrozenBatchNorm2d"):
+            weight = cast(Tensor, module.weight)
+            if not weight.is_meta and not weight.any():
+                weight.fill_(1.0)
 
 
 def pretrained(model_class: Any, name: str) -> Any:
@@ -135,6 +161,41 @@ def names_of(config: Any, classes: Sequence[str], source: str) -> tuple[str, ...
             f'"{source}" has {len(stored)} classes without names, but {len(classes)} are asked for: {", ".join(classes)}'
         )
     return tuple(classes)
+
+
+def of_classes(model: Any, names: Sequence[str], classes: Sequence[str]) -> tuple[Any, tuple[str, ...]]:
+    """The model with the class rows of ``classes`` alone, in their order; itself where it does not know all of them.
+
+    Published COCO models often have a row per category id, gaps included, and some call a class by its older name.
+    """
+    known = [SYNONYMS.get(name, name) for name in names]
+    wanted = [SYNONYMS.get(name, name) for name in classes]
+    if tuple(names) == tuple(classes) or not set(wanted) <= set(known):
+        return model, tuple(names)
+    chosen = torch.tensor([known.index(name) for name in wanted])
+    state = dict(model.state_dict())
+    for key in class_rows(model):
+        rows = state[key]
+        background = torch.arange(len(known), len(rows))  # no object, or the padding of an embedding
+        state[key] = rows[torch.cat([chosen, background])]
+    config = copy.deepcopy(model.config)
+    narrowed = type(model)(_named(config, classes))
+    narrowed.load_state_dict(state, strict=True)
+    return narrowed.train(model.training), tuple(classes)
+
+
+def class_rows(model: Any) -> list[str]:
+    """Entries of the state dict with a row per class."""
+    wider = _named(copy.deepcopy(model.config), [str(i) for i in range(model.config.num_labels + 1)])
+    with torch.device("meta"):
+        other = type(model)(wider).state_dict()
+    return [key for key, value in model.state_dict().items() if value.shape != other[key].shape]
+
+
+def _named(config: Any, classes: Sequence[str]) -> Any:
+    for key, value in class_names(classes).items():
+        setattr(config, key, value)
+    return config
 
 
 def load_file(module: nn.Module, file: Path, classes: Sequence[str] = ()) -> None:

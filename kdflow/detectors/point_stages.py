@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -138,7 +139,7 @@ class PointTargets:
         self.count = mean_over_ranks(per_image.clamp(min=1).sum().float()).clamp(min=1)
 
 
-class PointLoss(Held):
+class PointLoss(Held, ABC):
     """Base of the losses: sums the levels of :meth:`per_level`.
 
     Args:
@@ -165,9 +166,9 @@ class PointLoss(Held):
         found = self.per_level(targets, **{name: [single(v) for v in levels] for name, levels in outputs.items()})
         return {name: torch.stack(levels).sum() * self.weights[name] for name, levels in found.items()}
 
+    @abstractmethod
     def per_level(self, targets: PointTargets, **outputs: list[Tensor]) -> dict[str, list[Tensor]]:
         """Unweighted terms, one number per level."""
-        raise NotImplementedError
 
     def infer(self, priors: list[Tensor], **rest: Any) -> dict[str, Any]:
         """Scalars."""

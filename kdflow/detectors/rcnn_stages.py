@@ -172,8 +172,15 @@ class RoiPool(nn.Module):
 
     def forward(self, maps: list[Tensor], boxes: list[Tensor], image_sizes: ImageSizes) -> dict[str, Any]:
         """``features`` (N, C, 7, 7) and ``levels`` (N,)."""
+        self._forget_scales()
         features = self.pool(OrderedDict(zip(self.names, maps)), list(boxes), image_sizes)
-        return {"features": features, "levels": self.pool.map_levels(list(boxes))}
+        levels = self.pool.map_levels(list(boxes))
+        self._forget_scales()
+        return {"features": features, "levels": levels}
+
+    def _forget_scales(self) -> None:
+        """The library keeps the strides of the first maps it sees; a call may bring maps of others."""
+        self.pool.scales = self.pool.map_levels = None
 
     def infer(self, maps: list[Tensor], boxes: list[Tensor], image_sizes: ImageSizes) -> dict[str, Any]:
         """One block per box."""

@@ -21,6 +21,11 @@ from kdflow.ports import Call, PortSpec, Stage, standard_port
 
 ImageSizes = list[tuple[int, int]]
 TARGETS = {"boxes": "targets.checked_boxes", "labels": "targets.checked_labels"}
+PIXELS = Call(
+    {"pixels": "backbone:pixels"},
+    {"maps": "backbone", "neck": "neck"},
+    doc="backbone and pyramid on other normalised pixels, such as a smaller copy of the images",
+)
 
 
 @dataclass(frozen=True)
@@ -236,13 +241,13 @@ def pyramid(model: Any) -> tuple[nn.Module, nn.Module]:
 
 def feature_stages(normalize: Normalize, body: nn.Module, neck: nn.Module) -> dict[str, Stage]:
     """Images and targets to the pyramid."""
-    targets = Targets()
+    targets, own = Targets(), "backbone.body" if isinstance(body, Body) else ""
     return {
         "normalize": Stage(normalize, {"images": "images", "image_sizes": "image_sizes"}, ("pixels",)),
         "targets": Stage(
             targets, {"boxes": "targets.boxes", "labels": "targets.labels"}, ("boxes", "labels"), infer=targets.infer
         ),
-        "backbone": Stage(body, {"pixels": "normalize.pixels"}, ("maps",), dense=True),
+        "backbone": Stage(body, {"pixels": "normalize.pixels"}, ("maps",), dense=True, library=own),
         "neck": Stage(neck, {"maps": "backbone"}, ("maps",), dense=True),
     }
 

@@ -30,6 +30,13 @@ class MovingAverage:
         self._averaged = sorted(floats & self.values.keys())
 
     @torch.no_grad()
+    def restart(self) -> None:
+        """Begin again from the module's present weights, which something other than training has set."""
+        self.updates = 0
+        for name, tensor in self.module.state_dict().items():
+            self.values[name].copy_(tensor)
+
+    @torch.no_grad()
     def update(self) -> None:
         """Take in the module's present weights, after an optimizer step."""
         self.updates += 1

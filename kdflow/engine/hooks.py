@@ -27,6 +27,7 @@ class RunStarted:
         world_size: Processes that train together.
         terms: Names of all terms.
         notes: Sentences for the log (what was guaranteed about teachers, which checkpoint was used).
+        subject: What learns, where it is not the run's own student: ``teacher of shapes-fcos``.
     """
 
     folder: Path
@@ -36,6 +37,7 @@ class RunStarted:
     world_size: int
     terms: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    subject: str = ""
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -61,15 +60,18 @@ class _Judged:
 class LifeWatch:
     """Every distillation term lives.
 
-    Within 20 steps whose groups are not empty, its unscheduled value was not zero and its gradient reached what trains.
+    Within 20 steps whose groups are not empty, its unscheduled value was not zero and its gradient reached what it has to.
     A term is looked at until it has lived once and never again; each look synchronises with the device.
 
     Args:
         terms: Names of the terms to watch.
+        limit: Steps with a non-empty group.
+        auxiliary: Those of them that are not for the student: any parameter that trains will do.
     """
 
-    def __init__(self, terms: Iterable[str], limit: int = LIFE_LIMIT) -> None:
+    def __init__(self, terms: Iterable[str], limit: int = LIFE_LIMIT, auxiliary: Iterable[str] = ()) -> None:
         self.limit = limit
+        self.auxiliary = frozenset(auxiliary)
         self._pending = {name: _Judged() for name in terms}
 
     @property
@@ -77,12 +79,19 @@ class LifeWatch:
         """Terms that have not lived so far."""
         return tuple(self._pending)
 
-    def judge(self, outcome: Outcome, reached: Sequence[nn.Parameter], scale: float = 1.0) -> None:
+    def judge(
+        self,
+        outcome: Outcome,
+        student: Sequence[nn.Parameter],
+        everything: Sequence[nn.Parameter] = (),
+        scale: float = 1.0,
+    ) -> None:
         """Look at the pending terms of one pass, before its backward.
 
         Args:
             outcome: The pass.
-            reached: Parameters that a gradient has to reach: the student's, or all that train where it does not.
+            student: Parameters of the student that train.
+            everything: All parameters that train, for the auxiliary terms.
             scale: Factor on the value, so that a small gradient does not vanish in fp16.
 
         Raises:
@@ -96,16 +105,17 @@ class LifeWatch:
             judged.steps += 1
             nonzero = bool((value.detach() != 0).item())
             judged.nonzero |= nonzero
-            if nonzero and _reaches(value * scale, reached):
+            if nonzero and _reaches(value * scale, everything if name in self.auxiliary else student):
                 del self._pending[name]
             elif judged.steps >= self.limit:
-                raise InvariantError(name, self._verdict(judged))
+                raise InvariantError(name, self._verdict(judged, "anything" if name in self.auxiliary else "the student"))
 
-    def _verdict(self, judged: _Judged) -> str:
+    def _verdict(self, judged: _Judged, whom: str) -> str:
         if judged.nonzero:
+            hint = "teacher-only input" if whom == "the student" else "frozen input, and at the phase's train:"
             return (
-                f"in {judged.steps} steps no gradient of this term reached the student; look for a detached or "
-                "teacher-only input (kdflow explain shows the graph)"
+                f"in {judged.steps} steps no gradient of this term reached {whom}{' that trains' * (whom == 'anything')}; "
+                f"look for a detached or {hint} (kdflow explain shows the graph)"
             )
         return (
             f"its unscheduled value was 0 in {judged.steps} steps with a non-empty group; check that student and teacher "
@@ -132,32 +142,39 @@ def _reaches(value: Tensor, parameters: Sequence[nn.Parameter]) -> bool:
 class TeacherWatch:
     """Teachers are in evaluation mode, frozen, unchanged bit for bit, and not in the optimizer.
 
+    Of a teacher that a phase trains on purpose, only the parameters which the phase does not name are held to this.
+
     Args:
         teachers: Teachers by owner name.
         optimizer: The optimizer of the present phase.
-        trained: Parameters that train on purpose in this phase; teachers that own any are not watched.
+        trained: Parameters that train on purpose in this phase.
+
+    Attributes:
+        learning: Teachers that train in this phase.
     """
 
     def __init__(
         self, teachers: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer, trained: Iterable[nn.Parameter] = ()
     ) -> None:
-        wanted = {id(p) for p in trained}
-        self._teachers = {
-            name: teacher
-            for name, teacher in teachers.items()
-            if not any(id(p) in wanted for p in teacher.parameters())
-        }
+        self._trained = {id(p) for p in trained}
+        self._teachers = dict(teachers)
+        self.learning = frozenset(name for name, teacher in teachers.items() if any(map(self._trains, teacher.parameters())))
         self._refuse_in(optimizer)
-        self._before = {name: _checksums(teacher) for name, teacher in self._teachers.items()}
+        self._before = {name: self._state(name, buffers_only=False) for name in self._teachers}
         self.check()
 
     @property
     def notes(self) -> tuple[str, ...]:
         """One sentence per teacher for the log."""
-        return tuple(
+        return tuple(self._note(name, teacher) for name, teacher in self._teachers.items())
+
+    def _note(self, name: str, teacher: nn.Module) -> str:
+        if name in self.learning:
+            count = sum(p.numel() for p in teacher.parameters() if self._trains(p))
+            return f"{name}: {count:,} parameters train in this phase"
+        return (
             f"{name}: in evaluation mode, {sum(p.numel() for p in teacher.parameters()):,} parameters frozen, "
             f"{len(batch_norms(teacher))} BatchNorm layers watched"
-            for name, teacher in self._teachers.items()
         )
 
     def check(self, thorough: bool = False) -> None:
@@ -167,13 +184,24 @@ class TeacherWatch:
             thorough: Compare the weights too, not only the buffers (BatchNorm statistics).
         """
         for owner, teacher in self._teachers.items():
-            for name, module in teacher.named_modules():
+            for name, module in teacher.named_modules() if owner not in self.learning else ():
                 if module.training:
                     raise InvariantError(_path(owner, name), "a teacher is in training mode; its statistics would drift")
             for name, parameter in teacher.named_parameters():
-                if parameter.requires_grad:
+                if parameter.requires_grad and not self._trains(parameter):
                     raise InvariantError(_path(owner, name), "a teacher's parameter requires gradient; it must be frozen")
-            self._compare(owner, _checksums(teacher, buffers_only=not thorough))
+            self._compare(owner, self._state(owner, buffers_only=not thorough))
+
+    def _trains(self, parameter: nn.Parameter) -> bool:
+        return id(parameter) in self._trained
+
+    def _state(self, owner: str, buffers_only: bool) -> dict[str, Tensor]:
+        """Checksums of what may not change: all of a teacher, or the parameters that a phase leaves out of its training."""
+        teacher = self._teachers[owner]
+        tensors: dict[str, Tensor] = dict(teacher.named_buffers()) if owner not in self.learning else {}
+        if not buffers_only:
+            tensors.update((name, p) for name, p in teacher.named_parameters() if not self._trains(p))
+        return _checksums(tensors)
 
     def _compare(self, owner: str, now: Mapping[str, Tensor]) -> None:
         if not now:
@@ -191,7 +219,7 @@ class TeacherWatch:
         trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
         for owner, teacher in self._teachers.items():
             for name, parameter in teacher.named_parameters():
-                if id(parameter) in trained:
+                if id(parameter) in trained and not self._trains(parameter):
                     raise InvariantError(_path(owner, name), "a teacher's parameter is in the optimizer")
 
 
@@ -203,11 +231,8 @@ _BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 @torch.no_grad()
-def _checksums(module: nn.Module, buffers_only: bool = False) -> dict[str, Tensor]:
+def _checksums(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Sum of each tensor's bit patterns: exact, and the same in whatever order a device adds."""
-    tensors: dict[str, Any] = dict(module.named_buffers())
-    if not buffers_only:
-        tensors.update(module.named_parameters())
     return {
         name: t.detach().contiguous().view(_BITS[t.element_size()]).sum(dtype=torch.int64)
         for name, t in tensors.items()

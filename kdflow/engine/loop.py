@@ -22,14 +22,17 @@ from kdflow.engine.training import Training
 from kdflow.spec import method
 from kdflow.spec.bench import Recipe
 
+INTERRUPTED = "SIGTERM; the run can be resumed"
+
 
 @dataclass(frozen=True)
 class FitResult:
     """How a run ended.
 
     Attributes:
-        status: ``finished``, ``interrupted`` (SIGTERM; fit again with ``resume`` to go on) or ``stopped`` (by a hook).
-        reason: Words for the latter two.
+        status: ``finished``, ``interrupted`` (SIGTERM; fit again with ``resume`` to go on), ``stopped`` (by a hook), or
+            ``failed`` (one of several that train together; alone, the error is raised).
+        reason: Words for all but the first.
         step: Optimizer steps done.
         resumed_from_step: Steps taken over from a checkpoint, 0 for a fresh run.
         best: ``metric``, ``value`` and ``step`` of the best evaluation; empty without one.
@@ -69,6 +72,8 @@ def fit(
     metric: str = "AP",
     phases: Sequence[method.Phase] = (),
     passes: Passes | None = None,
+    subject: str = "",
+    measure: Callable[[str], Metrics] | None = None,
     resume: bool = True,
     device: str | Machine = "auto",
     deterministic: bool = False,
@@ -90,6 +95,9 @@ def fit(
         metric: Which metric chooses the best student, larger is better.
         phases: Declared phases; none trains everything throughout.
         passes: ``passes()`` gives one pass over the data, for the plan's preparations.
+        subject: What learns, for the hooks' words, where it is not the run's own student.
+        measure: ``measure(owner) -> metrics`` of a teacher that a phase has trained, called when the phase ends; it raises
+            InvariantError where the teacher is not worth learning from.
         resume: Continue from the folder's checkpoint if there is one; False deletes what is there.
         device: ``auto``, ``cpu``, ``cuda``, or a machine that is open already.
         deterministic: Deterministic algorithms (an open machine was asked when it was opened).
@@ -104,28 +112,38 @@ def fit(
         run = Run(
             training, Checkpoints(folder, run_hash, machine.world_size),
             Journal(folder, run_hash, keep=resume, writes=machine.is_first), hooks if machine.is_first else (),
-            stack.enter_context(Interruption()), evaluate, metric, passes,
+            stack.enter_context(Interruption()), evaluate, metric, passes, subject, measure,
         )
-        _begin(run, loader, resume)
-        return _result(run, _carry_out(run))
+        begin(run, resume)
+        training.open(loader)
+        return result_of(run, _carry_out(run))
 
 
 def train(run: Run) -> RunEnded:
     """At every step: first what is due there, then the step itself."""
     training = run.training
     while not run.interrupted():
-        run.evaluate_if_due()
-        run.save_if_due()
-        if training.step == training.total_steps:
+        if not ready(run):
             return RunEnded("finished", training.step)
-        if training.step == training.phase.end:
-            training.enter(training.at + 1)
-        run.prepare_if_due()
         with run.timed():
             train_step(training)
         run.report_if_due()
     run.save()
-    return RunEnded("interrupted", training.step, "SIGTERM; the run can be resumed")
+    return RunEnded("interrupted", training.step, INTERRUPTED)
+
+
+def ready(run: Run) -> bool:
+    """Do what is due between two steps; False when there is no further step."""
+    training = run.training
+    run.evaluate_if_due()
+    run.save_if_due()
+    if training.step == training.total_steps:
+        return False
+    if training.step == training.phase.end:
+        run.measure_teachers()
+        training.enter(training.at + 1)
+    run.prepare_if_due()
+    return True
 
 
 def train_step(training: Training) -> None:
@@ -148,7 +166,7 @@ def train_step(training: Training) -> None:
     training.step += 1
 
 
-def _begin(run: Run, loader: Loader, resume: bool) -> None:
+def begin(run: Run, resume: bool) -> None:
     """Start afresh, or where the last whole checkpoint left off."""
     training = run.training
     if not resume and training.machine.is_first:
@@ -158,9 +176,8 @@ def _begin(run: Run, loader: Loader, resume: bool) -> None:
     if found is None:
         seed_generators("run", training.seed, training.machine.rank)
         training.enter(0)
-        training.open(loader)
         return
-    training.resume(found.state, loader)
+    training.resume(found.state)
     run.resumed_from = run.reported = training.step
     run.saved = (training.step, training.at)
     run.notes = (*found.notes, f"resumed_from_step {training.step}")
@@ -169,8 +186,9 @@ def _begin(run: Run, loader: Loader, resume: bool) -> None:
 def _carry_out(run: Run) -> RunEnded:
     """Train, and tell the hooks how it ended, whatever happened."""
     try:
-        run.tell_start()
-        ended = train(run)
+        with ranks.links():
+            run.tell_start()
+            ended = train(run)
     except StopRun as stop:
         ended = RunEnded("stopped", run.training.step, str(stop))
     except KeyboardInterrupt:
@@ -183,7 +201,8 @@ def _carry_out(run: Run) -> RunEnded:
     return ended
 
 
-def _result(run: Run, ended: RunEnded) -> FitResult:
+def result_of(run: Run, ended: RunEnded) -> FitResult:
+    """What is known of a run that is over."""
     steps, evaluations = run.journal.steps, run.journal.evaluations
     done = tuple(evaluations[step] for step in sorted(evaluations) if step <= ended.step)
     return FitResult(

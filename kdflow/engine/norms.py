@@ -33,11 +33,12 @@ def prepare_norms(student: nn.Module, policy: str, world_size: int, device: torc
 
 
 def training_mode(plan: Any, policy: str) -> None:
-    """``plan.train()`` under the policy: frozen layers keep their statistics."""
+    """``plan.train()`` under the policy: frozen layers keep their statistics, those of a teacher that trains as well."""
     plan.train()
     if policy == "frozen":
-        for layer in batch_norms(plan.student).values():
-            layer.eval()
+        for model in (plan.student, *plan.teachers.values()):
+            for layer in batch_norms(model).values():
+                layer.eval()
 
 
 def _synchronise(layers: dict[str, _BatchNorm], device: torch.device) -> None:

@@ -36,9 +36,9 @@ def build_optimizer(recipe: bench.Optimizer, parameters: Mapping[str, nn.Paramet
         groups.setdefault((_factor(recipe.lr_factors, name), decay), []).append(parameter)
     listed = [{"params": p, "lr": recipe.lr * factor, "weight_decay": decay} for (factor, decay), p in groups.items()]
     if recipe.name == "sgd":
-        return torch.optim.SGD(listed, lr=recipe.lr, momentum=recipe.momentum)
+        return torch.optim.SGD(listed, lr=recipe.lr, momentum=recipe.momentum, fused=recipe.fused or None)
     kind = torch.optim.Adam if recipe.name == "adam" else torch.optim.AdamW
-    return kind(listed, lr=recipe.lr)
+    return kind(listed, lr=recipe.lr, fused=recipe.fused or None)
 
 
 def build_scheduler(schedule: bench.Schedule, optimizer: Optimizer, total_steps: int) -> LambdaLR:

@@ -8,7 +8,6 @@ from fnmatch import fnmatchcase
 
 from torch import nn
 
-from kdflow.engine.optim import fits
 from kdflow.engine.protocols import Plan
 from kdflow.errors import UsageError, choices
 from kdflow.spec import method
@@ -25,7 +24,7 @@ class Phase:
         start: First step.
         end: Step after the last.
         terms: Patterns over term names (``kd/neck``, or ``neck``).
-        train: Patterns over the plan's parameter names (``student.*``, ``ops.aligned.*``).
+        train: Patterns over the plan's parameter names (``student.*``, ``ops.aligned.*``, ``teacher.*``).
     """
 
     name: str
@@ -48,14 +47,14 @@ class Phase:
 def lay_out(phases: Sequence[method.Phase], total_steps: int) -> tuple[Phase, ...]:
     """Declared phases as ranges of steps; without any, one nameless phase over the run.
 
-    Lengths up to 1 are fractions of ``total_steps``; the last phase takes what rounding leaves.
+    Lengths up to 1 are fractions of ``total_steps``, of at least one step; the last phase takes what rounding leaves.
 
     Raises:
         UsageError: The phases do not add up to the run.
     """
     if not phases:
         return (Phase("", 0, total_steps),)
-    lengths = [round(p.steps * total_steps) if p.steps <= 1 else round(p.steps) for p in phases]
+    lengths = [max(1, round(p.steps * total_steps)) if p.steps <= 1 else round(p.steps) for p in phases]
     rest = total_steps - sum(lengths)
     lengths[-1] += rest
     if abs(rest) > len(phases) or min(lengths) < 1:
@@ -83,11 +82,13 @@ def select_parameters(plan: Plan, phase: Phase, trainable: frozenset[str]) -> di
         UsageError: A pattern that fits no parameter.
     """
     named = dict(plan.named_parameters())
+    # A module may have no parameters on some detectors; naming it is no mistake.
+    known = [*named, *(f"{name}." for name, _ in plan.named_modules() if name)]
     for pattern in phase.train:
-        if not any(fits(pattern, name) for name in named):
+        if not any(method.trains(pattern, name) for name in known):
             modules = [name.split(".")[:-1] for name in named]
             parts = {".".join([*path[:depth], "*"]) for path in modules for depth in (1, 2) if len(path) >= depth}
             raise UsageError(f'phases.{phase.name}.train: "{pattern}" fits no parameter.{choices(pattern, parts)}')
     for name, parameter in named.items():
-        parameter.requires_grad_(name in trainable and any(fits(p, name) for p in phase.train))
+        parameter.requires_grad_(name in trainable and any(method.trains(p, name) for p in phase.train))
     return {name: parameter for name, parameter in named.items() if parameter.requires_grad}

@@ -21,7 +21,7 @@ Metrics: TypeAlias = Mapping[str, float]
 
 
 class TermInfo(Protocol):
-    """What the engine knows of a term: its name (``kd/neck``, ``det/loss_box_reg``) and whether it distils."""
+    """What the engine knows of a term: its name (``kd/neck``, ``det/loss_box_reg``), whether it distils, and whom it trains."""
 
     @property
     def name(self) -> str:
@@ -31,6 +31,11 @@ class TermInfo(Protocol):
     @property
     def is_distillation(self) -> bool:
         """True for terms of the method, False for the detector's own losses."""
+        ...
+
+    @property
+    def auxiliary(self) -> bool:
+        """True where it trains modules of the method or a teacher, and no gradient has to reach the student."""
         ...
 
 
@@ -79,8 +84,8 @@ class Preparation(Protocol):
 class Plan(Protocol):
     """The compiled method with its detectors, an ``nn.Module`` (see :class:`kdflow.graph.plan.Plan`).
 
-    ``parameters()`` and ``state_dict()`` hold the student and the method's own modules, never a frozen teacher;
-    ``train()`` keeps teachers in evaluation mode.
+    ``parameters()`` and ``state_dict()`` hold the student, the method's own modules and the teachers that some phase trains,
+    never another teacher; ``train()`` keeps teachers in evaluation mode outside such a phase.
     """
 
     student: nn.Module
@@ -108,7 +113,15 @@ class Plan(Protocol):
         ...
 
     def enter(self, phase: str) -> None:
-        """Begin the phase of this name: its terms count from now on."""
+        """Go on in the phase of this name: its terms count from now on."""
+        ...
+
+    def begin(self, phase: str) -> bool:
+        """Let the student take over weights as the phase says, once, when it begins; True where it does."""
+        ...
+
+    def thaw(self) -> Sequence[nn.Module]:
+        """Teachers that some phase trains, whose parameters require gradient from now on; the present phase decides."""
         ...
 
     def __call__(self, batch: Batch) -> Outcome:
@@ -123,8 +136,12 @@ class Plan(Protocol):
         """Evaluation mode for all."""
         ...
 
-    def to(self, device: Any) -> Any:
-        """Move, teachers included."""
+    def to(self, *device: Any, **layout: Any) -> Any:
+        """Move, teachers included; or change the layout (``memory_format=``)."""
+        ...
+
+    def compile_dense(self) -> Any:
+        """Compile what has no data-dependent shapes, in place."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
@@ -136,5 +153,9 @@ class Plan(Protocol):
         ...
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """``student.*`` and ``ops.*``."""
+        """``student.*``, ``ops.*``, and the teachers that some phase trains under their names."""
+        ...
+
+    def named_modules(self) -> Iterator[tuple[str, nn.Module]]:
+        """The modules that hold these parameters."""
         ...

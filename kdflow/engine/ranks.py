@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from kdflow.errors import LostProcessError
+
 T = TypeVar("T")
+
+_BROKEN_LINK = ("gloo", "nccl", "connection closed by peer", "connection reset by peer", "broken pipe", "socket")
 
 
 def connected() -> bool:
@@ -60,6 +66,22 @@ def largest(tensor: Tensor) -> Tensor:
     top = tensor.clone()
     dist.all_reduce(top, op=dist.ReduceOp.MAX)
     return top
+
+
+@contextmanager
+def links() -> Iterator[None]:
+    """Where processes work together inside: says so when one of them is gone.
+
+    Raises:
+        LostProcessError: In place of the library's error about its connection.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        words = (str(error).strip().splitlines() or [""])[0]
+        if connected() and any(sign in words.lower() for sign in _BROKEN_LINK):
+            raise LostProcessError(rank(), world_size(), words) from error
+        raise
 
 
 def any_rank(flag: bool, device: torch.device) -> bool:

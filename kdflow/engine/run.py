@@ -37,6 +37,8 @@ class Run:
         evaluate: Called with the plan; None evaluates never.
         metric: Key of its result that chooses the best student, larger is better.
         passes: Passes over the data for preparations.
+        subject: What learns, where it is not the run's own student.
+        measure: Called with the name of a teacher that a phase has trained.
         resumed_from: Steps taken over from a checkpoint.
         notes: Sentences for the log.
         busy: Seconds spent in steps since the last report.
@@ -52,6 +54,8 @@ class Run:
     evaluate: Callable[[Any], Metrics] | None = None
     metric: str = "AP"
     passes: Passes | None = None
+    subject: str = ""
+    measure: Callable[[str], Metrics] | None = None
     resumed_from: int = 0
     notes: tuple[str, ...] = ()
     busy: float = 0.0
@@ -71,7 +75,7 @@ class Run:
         event = RunStarted(
             self.checkpoints.folder, training.total_steps, self.resumed_from, str(training.machine.device),
             training.machine.world_size, tuple(t.name for t in training.plan.terms),
-            (*self.notes, *training.teachers.notes),
+            (*self.notes, *training.teachers.notes), self.subject,
         )
         for hook in self.hooks:
             hook.run_started(event)
@@ -111,7 +115,7 @@ class Run:
         if self.evaluate is None or not self._evaluation_due():
             return
         training = self.training
-        training.check(thorough=training.step == training.total_steps)
+        training.check(thorough=training.step == training.phase.end)
         average = training.average
         training.plan.eval()
         with torch.no_grad(), generators_untouched(), average.applied() if average else nullcontext():
@@ -122,6 +126,18 @@ class Run:
         training.training_mode()
         training.evaluated = training.step
         self._tell(event)
+
+    def measure_teachers(self) -> None:
+        """At the end of a phase that trained teachers: each is measured before it teaches."""
+        training, measure = self.training, self.measure
+        if measure is None:
+            return
+        for owner in sorted(training.teachers.learning):
+            training.plan.eval()
+            with torch.no_grad(), generators_untouched():
+                metrics = ranks.from_first(dict(measure(owner)))
+            words = ", ".join(f"{name} {metrics[name]:.1f}" for name in ("AP", "AP50") if name in metrics)
+            self.notes = (*self.notes, f"{owner}: {words} % on the validation split after phase {training.phase.name}")
 
     def prepare_if_due(self) -> None:
         """Preparations at the start and at each epoch; a checkpoint follows, so that none is repeated after a kill."""
@@ -142,7 +158,7 @@ class Run:
     def save(self) -> None:
         """Write a checkpoint, of a sound state only."""
         training = self.training
-        training.check(thorough=training.step == training.total_steps)
+        training.check(thorough=training.step == training.phase.end)
         state = training.state()
         if training.machine.is_first:
             self.checkpoints.save(state)

@@ -10,6 +10,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -23,7 +24,7 @@ from kdflow.engine.norms import prepare_norms, training_mode
 from kdflow.engine.optim import STUDENT, build_optimizer, build_scheduler
 from kdflow.engine.phases import Phase, select_parameters
 from kdflow.engine.protocols import Loader, Outcome, Plan
-from kdflow.engine.randomness import generator_state, set_generator_state
+from kdflow.engine.randomness import generator_state, generators_untouched, set_generator_state
 from kdflow.errors import InvariantError, UsageError
 from kdflow.ports import Batch
 from kdflow.spec.bench import Recipe
@@ -80,7 +81,12 @@ class Training:
         self.plan.to(self.machine.device)
         for teacher in self.plan.teachers.values():
             teacher.to(self.machine.device)
-        prepare_norms(self.plan.student, self.recipe.norms, self.machine.world_size, self.machine.device)
+        for learner in (self.plan.student, *self.plan.thaw()):
+            prepare_norms(learner, self.recipe.norms, self.machine.world_size, self.machine.device)
+        if self.recipe.channels_last:
+            self.plan.to(memory_format=torch.channels_last)
+        if self.recipe.compile:
+            self.plan.compile_dense()
         self.trainable = frozenset(name for name, p in self.plan.named_parameters() if p.requires_grad)
         self.average = MovingAverage(self.plan.student, self.recipe.ema) if self.recipe.ema else None
 
@@ -114,9 +120,9 @@ class Training:
         self.at = index
         if self.phase.name:
             self.plan.enter(self.phase.name)
+            if saved is None and self.plan.begin(self.phase.name) and self.average is not None:
+                self.average.restart()
         self.parameters = select_parameters(self.plan, self.phase, self.trainable)
-        student = [p for name, p in self.parameters.items() if name.startswith(STUDENT)]
-        self.reached = student or list(self.parameters.values())
         self.optimizer = build_optimizer(self.recipe.optimizer, self.parameters)
         self.scheduler = build_scheduler(self.recipe.schedule, self.optimizer, self.phase.steps)
         self.session = self.machine.session(self.recipe.precision)
@@ -124,11 +130,10 @@ class Training:
             gc.collect()  # a forgotten DDP wrapper of the last phase would keep its gradient hooks
         self.session.take(self.plan, self.optimizer)
         self.meter, self.finite, self.gradient = Meter(), FiniteWatch(), FiniteWatch()
-        self.life = LifeWatch(
-            t.name
-            for t in self.plan.terms
-            if t.is_distillation and not getattr(t, "auxiliary", False) and self.phase.counts(t.name)
-        )
+        watched = [t for t in self.plan.terms if t.is_distillation and self.phase.counts(t.name)]
+        student = [p for name, p in self.parameters.items() if name.startswith(STUDENT)]
+        self.life = LifeWatch((t.name for t in watched), auxiliary=(t.name for t in watched if t.auxiliary or not student))
+        self.reached = student
         if saved is not None:
             self._continue(saved)
         self.training_mode()
@@ -141,10 +146,11 @@ class Training:
     def open(self, loader: Loader) -> None:
         """Start the stream of batches at the present position.
 
-        The first is fetched at once, so that whatever starting draws is drawn before generators are put back.
+        The first is fetched at once, and whatever starting draws does not count: streams are opened by one student or many.
         """
-        stream = iter(loader(self.step * self.recipe.accumulate))
-        self.batches = itertools.chain(list(itertools.islice(stream, 1)), stream)
+        with generators_untouched():
+            stream = iter(loader(self.step * self.recipe.accumulate))
+            self.batches = itertools.chain(list(itertools.islice(stream, 1)), stream)
 
     def next_batch(self) -> Batch:
         """The next batch, on the device."""
@@ -153,7 +159,14 @@ class Training:
         except StopIteration:
             raise UsageError(f"the training data ended at step {self.step}; a loader goes on without end") from None
         self.images += len(batch.image_sizes)
-        return batch.to(self.machine.device)
+        return self.placed(batch)
+
+    def placed(self, batch: Batch) -> Batch:
+        """The batch on the device, its images in the recipe's layout."""
+        batch = batch.to(self.machine.device)
+        if self.recipe.channels_last:
+            batch.images = batch.images.contiguous(memory_format=torch.channels_last)
+        return batch
 
     def advance(self, part: int) -> None:
         """Tell the plan where the run is; ``part`` is the pass within the step."""
@@ -173,7 +186,8 @@ class Training:
         """Judge one pass, before its backward."""
         values = self.meter.add(outcome)
         self.finite.see(self.meter.names, values, self.step)
-        self.life.judge(outcome, self.reached, scale=2.0**12 if self.session.scaled else 1.0)
+        scale = 2.0**12 if self.session.scaled else 1.0
+        self.life.judge(outcome, self.reached, list(self.parameters.values()), scale)
 
     def watch_gradient(self, norm: Tensor) -> None:
         """Judge the norm of the gradient; in fp16 an overflow is legal, the step is then skipped."""
@@ -220,10 +234,9 @@ class Training:
             "life": self.life.state_dict(),
         }
 
-    def resume(self, saved: Mapping[str, Any], loader: Loader) -> None:
+    def resume(self, saved: Mapping[str, Any]) -> None:
         """Continue from a saved state, with every random stream where it was."""
         self.enter(saved["phase"], saved)
-        self.open(loader)
         set_generator_state(saved["random"][self.machine.rank])
 
     def _continue(self, saved: Mapping[str, Any]) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from kdflow.errors import UsageError
 from kdflow.experiment.setup import Setting
 from kdflow.experiment.teacher import save_atomically
 from kdflow.graph.draw import as_svg
@@ -30,6 +31,14 @@ if __name__ == "__main__":
 '''
 
 
+_REFUSAL = '''
+
+def build():
+    """Refuses: the weights in student.pt are whole, and belong to a model that is wired otherwise than its library's."""
+    raise NotImplementedError({reason!r})
+'''
+
+
 def export_student(detector: Detector, folder: Path) -> Path:
     """Write ``student.pt`` and a ``student.py`` that builds and loads it with the detector's library alone.
 
@@ -46,11 +55,24 @@ def export_student(detector: Detector, folder: Path) -> Path:
     return (folder / "student.pt").resolve()
 
 
+def export_notes(detector: Detector) -> tuple[str, ...]:
+    """Why ``student.py`` cannot build the student, where a method's wiring does not allow it."""
+    try:
+        detector.source()
+    except UsageError as reason:
+        return (f"student.py refuses to build the student: {reason}",)
+    return ()
+
+
 def student_source(detector: Detector) -> str:
-    """Source of ``student.py``."""
-    head = f'"""The student ({detector.name}), without kdflow: build() makes the model, load() fills in its weights."""\n\n'
+    """Source of ``student.py``; where a rewired student has none, a module that says so and refuses to load it."""
+    try:
+        source, words = detector.source(), "without kdflow: build() makes the model, load() fills in its weights"
+    except UsageError as reason:
+        source, words = _REFUSAL.format(reason=str(reason)), "which cannot be rebuilt without kdflow"
+    head = f'"""The student ({detector.name}), {words}."""\n\n'
     imports = "from pathlib import Path\n\nimport torch\n"
-    return head + imports + detector.source().strip() + "\n" + _LOADER.format(classes=detector.classes)
+    return head + imports + source.strip() + "\n" + _LOADER.format(classes=detector.classes)
 
 
 def write_spec(setting: Setting, folder: Path) -> list[Path]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from kdflow.errors import KdflowError, SpecError
 from kdflow.experiment.setup import prepare, read_method
+from kdflow.experiment.shelf import Shelf
 
 
 @dataclass(frozen=True)
@@ -39,14 +40,15 @@ def portability(methods: Iterable[str | Path], benches: Iterable[str | Path]) ->
     Returns:
         One cell per pair, method by method.
     """
-    chosen = list(benches)
-    return [_cell(method, bench) for method in methods for bench in chosen]
+    chosen = list(methods)
+    by_bench = [[_cell(method, bench, shelf) for method in chosen] for bench in benches for shelf in [Shelf()]]
+    return [cell for cells in zip(*by_bench) for cell in cells]
 
 
-def _cell(method: str | Path, bench: str | Path) -> Cell:
+def _cell(method: str | Path, bench: str | Path, shelf: Shelf) -> Cell:
     slug, place = Path(method).stem, Path(bench).stem
     try:
-        plan = prepare(read_method(method), bench).plan
+        plan = prepare(read_method(method), bench, shelf=shelf).plan
     except SpecError as error:
         return Cell(slug, place, False, error.faults[0].problem)
     except KdflowError as error:

@@ -13,14 +13,14 @@ import torch
 from kdflow.engine.hooks import Hook
 from kdflow.engine.loop import FitResult, fit
 from kdflow.errors import UsageError
-from kdflow.experiment.export import export_student, write_json, write_spec
+from kdflow.experiment.export import export_notes, export_student, write_json, write_spec
 from kdflow.experiment.feed import Feed
 from kdflow.experiment.identity import detector_code, digest, op_code
-from kdflow.experiment.inherit import inherit
 from kdflow.experiment.session import Session, open_session
-from kdflow.experiment.setup import Setting, fill_weights, prepare, read_method
-from kdflow.experiment.teacher import best_student, weights_hash
+from kdflow.experiment.setup import Setting, fill_weights, is_bench_path, prepare, read_method
+from kdflow.experiment.teacher import best_student, measure_learned, untrained_teacher, weights_hash
 from kdflow.graph.facets import knowledge, needs
+from kdflow.graph.inherit import inherit
 from kdflow.spec.resolve import MethodSpec
 from kdflow.tracking.mlflow import MlflowTracker
 from kdflow.tracking.run import RunFacts
@@ -58,7 +58,7 @@ class RunResult:
         bench: Bench name.
         seed: Seed.
         run_id: MLflow run.
-        status: ``finished``, ``interrupted`` or ``stopped``.
+        status: ``finished``, ``interrupted``, ``stopped``, or ``failed`` (one of several that train together).
         metrics: Metrics of the exported student on the test split, in percent; empty unless finished.
         validation: The same on the validation split, at the best evaluation.
         step_ms: Median milliseconds of a training step.
@@ -68,6 +68,7 @@ class RunResult:
         student_path: Absolute path of the student's weights, None unless finished.
         folder: Everything the run left behind.
         notes: What was guaranteed and what was passed over.
+        added_parameters: Weights of adapters and generators, which the exported student does not have.
     """
 
     method: str
@@ -85,6 +86,7 @@ class RunResult:
     folder: str
     reason: str = ""
     notes: tuple[str, ...] = field(default=())
+    added_parameters: int = 0
 
     def as_json(self) -> dict[str, Any]:
         """Plain data."""
@@ -99,6 +101,7 @@ def run(
     steps: int | None = None,
     device: str = "auto",
     precision: str | None = None,
+    compiled: bool = False,
     overrides: Mapping[str, Any] | None = None,
     output: Path = OUTPUT,
     resume: bool = False,
@@ -116,6 +119,7 @@ def run(
         steps: Length of training, in place of the recipe's.
         device: ``auto``, ``cpu`` or ``cuda``.
         precision: ``fp32``, ``bf16`` or ``fp16``, in place of the recipe's.
+        compiled: Use torch.compile on what is dense, whatever the recipe says.
         overrides: Dotted path of method or bench -> value.
         output: Folder of all runs.
         resume: Go on from the last checkpoint; a finished run is reported, not repeated.
@@ -129,7 +133,7 @@ def run(
         InvariantError: Training silently went wrong.
     """
     method = spec if isinstance(spec, MethodSpec) else read_method(spec)
-    setting = prepare(method, bench, overrides=with_length(overrides, steps, precision), seed=seed)
+    setting = prepare(method, bench, overrides=with_length(overrides, steps, precision, compiled), seed=seed)
     if session is not None:
         return _run(setting, session, output, resume, hooks, notify, trial)
     with open_session(device) as own:
@@ -146,12 +150,17 @@ def feed_of(setting: Setting, session: Session) -> Feed:
 def provide_teachers(
     setting: Setting, session: Session, feed: Feed, hooks: Sequence[Hook] = (), notify: Notify = print
 ) -> dict[str, Found]:
-    """Give the setting's teachers their weights; owner -> identity and validation metrics."""
-    return {
-        owner: session.teacher(owner, spec, setting.detectors[owner], feed, hooks, notify)
-        for owner, spec in setting.bench.all_teachers.items()
-        if owner in setting.detectors
-    }
+    """Give the setting's teachers their weights; owner -> identity and validation metrics.
+
+    A teacher without ``weights:`` that a phase of the method trains gets none, and has no metrics yet.
+    """
+    found: dict[str, Found] = {}
+    for owner, spec in setting.bench.all_teachers.items():
+        if owner in setting.plan.learners and spec.weights is None:
+            found[owner] = untrained_teacher(owner, setting.detectors[owner], notify)
+        elif owner in setting.detectors:
+            found[owner] = session.teacher(owner, spec, setting.detectors[owner], feed, hooks, notify)
+    return found
 
 
 def measure_trial(setting: Setting, session: Session, folder: Path) -> Mapping[str, float]:
@@ -162,21 +171,83 @@ def measure_trial(setting: Setting, session: Session, folder: Path) -> Mapping[s
     """
     if not (folder / "best.pt").is_file():
         raise UsageError(f"{folder} has no best.pt, so this trial cannot be measured on the test split")
-    student = best_student(folder, setting.detectors["student"])
+    student = best_student(folder, setting.plan.predictor())
     student.model.to(session.machine.device)
     metrics = feed_of(setting, session).evaluate(student, "test")
     export_student(student, folder)
     return metrics
 
 
-def with_length(given: Mapping[str, Any] | None, steps: int | None, precision: str | None = None) -> dict[str, Any]:
-    """Overrides, with length and precision as overrides of the recipe."""
+def with_length(
+    given: Mapping[str, Any] | None, steps: int | None, precision: str | None = None, compiled: bool = False
+) -> dict[str, Any]:
+    """Overrides, with length, precision and compilation as overrides of the recipe."""
     changes = dict(given or {})
     if steps is not None:
         changes |= {"recipe.steps": steps, "recipe.epochs": None}
     if precision is not None:
         changes["recipe.precision"] = precision
+    if compiled:
+        changes["recipe.compile"] = True
     return changes
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A run with its data and weights, ready to train.
+
+    Attributes:
+        setting: What is run.
+        feed: Its batches.
+        identity: Hash of all that determines its result.
+        folder: Where everything it leaves behind goes.
+        tracker: Its record.
+        is_trial: It is one trial of a search.
+    """
+
+    setting: Setting
+    feed: Feed
+    identity: str
+    folder: Path
+    tracker: MlflowTracker
+    is_trial: bool = False
+
+    def evaluate(self, _plan: Any = None) -> Mapping[str, float]:
+        """Metrics of the student on the validation split, in percent."""
+        return self.feed.evaluate(self.setting.plan.predictor(), "val")
+
+    def measure(self, owner: str) -> Mapping[str, float]:
+        """The same for a teacher that a phase of the method has trained; raises InvariantError if it has learned nothing."""
+        return measure_learned(owner, self.setting.plan.predictor(owner), self.feed)
+
+
+def open_run(
+    setting: Setting,
+    session: Session,
+    output: Path,
+    resume: bool,
+    hooks: Sequence[Hook] = (),
+    notify: Notify = print,
+    trial: TrialOf | None = None,
+) -> Opened | RunResult:
+    """Give student and teachers their weights and know the run by its hash; the result of a finished run where ``resume``."""
+    bench, method = setting.bench, setting.method
+    feed = feed_of(setting, session)
+    fill_weights(bench.student, setting.detectors["student"])
+    teachers = provide_teachers(setting, session, feed, () if trial else hooks, notify)
+    identity = _identity(setting, feed, {owner: found[0] for owner, found in teachers.items()})
+    name = f"{method.method}-s{setting.seed}-{identity[:8]}"
+    folder = trial.folder(output, bench.bench) if trial else output / bench.bench / name
+    if resume and (done := _finished(folder)) is not None:
+        notify(f"{method.method}: this run is finished; its result is in {folder}")
+        return done
+    inherit(method.init, setting.detectors)
+    setting.plan.copy_weights()
+    facts = _facts(setting, identity, folder, teachers)
+    if trial:
+        own_hash = digest({"run": identity, "study": trial.study, "trial": trial.number})
+        facts = replace(facts, kind="trial", parent=trial.parent, run_hash=own_hash)
+    return Opened(setting, feed, identity, folder, MlflowTracker(facts, output), trial is not None)
 
 
 def _run(
@@ -188,41 +259,29 @@ def _run(
     notify: Notify,
     trial: TrialOf | None,
 ) -> RunResult:
-    bench, plan = setting.bench, setting.plan
-    student = setting.detectors["student"]
-    feed = feed_of(setting, session)
-    fill_weights(bench.student, student)
-    teachers = provide_teachers(setting, session, feed, () if trial else hooks, notify)
-    identity = _identity(setting, feed, {owner: found[0] for owner, found in teachers.items()})
-    name = f"{setting.method.method}-s{setting.seed}-{identity[:8]}"
-    folder = trial.folder(output, bench.bench) if trial else output / bench.bench / name
-    if resume and (done := _finished(folder)) is not None:
-        notify(f"{setting.method.method}: this run is finished; its result is in {folder}")
-        return done
-    inherit(setting.method.init, setting.detectors)
-    facts = _facts(setting, identity, folder, teachers)
-    if trial:
-        own_hash = digest({"run": identity, "study": trial.study, "trial": trial.number})
-        facts = replace(facts, kind="trial", parent=trial.parent, run_hash=own_hash)
-    tracker = MlflowTracker(facts, output)
+    opened = open_run(setting, session, output, resume, hooks, notify, trial)
+    if isinstance(opened, RunResult):
+        return opened
+    feed = opened.feed
     result = fit(
-        plan,
+        setting.plan,
         feed.training,
-        bench.recipe,
-        folder=folder,
+        setting.bench.recipe,
+        folder=opened.folder,
         total_steps=feed.total_steps,
         steps_per_epoch=feed.steps_per_epoch,
         seed=setting.seed,
-        run_hash=identity,
-        hooks=[tracker, *hooks],
-        evaluate=lambda _plan: feed.evaluate(student, "val"),
-        metric=bench.evaluation.metric,
+        run_hash=opened.identity,
+        hooks=[opened.tracker, *hooks],
+        evaluate=opened.evaluate,
+        measure=opened.measure,
+        metric=setting.bench.evaluation.metric,
         phases=setting.method.phases,
         passes=feed.one_pass,
         resume=resume,
         device=session.machine,
     )
-    return _record(setting, feed, result, tracker, folder, notify, is_trial=trial is not None)
+    return record(opened, result, notify)
 
 
 def _identity(setting: Setting, feed: Feed, teachers: Mapping[str, str]) -> str:
@@ -268,7 +327,8 @@ def _facts(setting: Setting, identity: str, folder: Path, teachers: Mapping[str,
         rewires=plan.report.rewires,
         knowledge=knowledge(plan.graph),
         needs=needs(plan.graph, method),
-        overrides=setting.overrides,
+        overrides={path: value for path, value in setting.overrides.items() if not is_bench_path(path)},
+        bench_overrides={path: value for path, value in setting.overrides.items() if is_bench_path(path)},
         params={
             **{f"{owner}_AP50": metrics.get("AP50") for owner, (_, metrics) in teachers.items()},
             "threads": torch.get_num_threads(),
@@ -279,21 +339,15 @@ def _facts(setting: Setting, identity: str, folder: Path, teachers: Mapping[str,
     )
 
 
-def _record(
-    setting: Setting,
-    feed: Feed,
-    result: FitResult,
-    tracker: MlflowTracker,
-    folder: Path,
-    notify: Notify,
-    is_trial: bool = False,
-) -> RunResult:
+def record(opened: Opened, result: FitResult, notify: Notify = print) -> RunResult:
     """Evaluate the best student on test, export it, and write the record; a trial keeps to the validation split."""
+    setting, feed, tracker, folder = opened.setting, opened.feed, opened.tracker, opened.folder
+    is_trial = opened.is_trial
     metrics: Mapping[str, float] = {}
     path: Path | None = None
     finished = result.status == "finished"
     if finished and not is_trial:
-        student = best_student(folder, setting.detectors["student"])
+        student = best_student(folder, setting.plan.predictor())
         metrics = feed.evaluate(student, "test")
         path = export_student(student, folder)
     times = sorted(event.step_time for event in result.history)
@@ -312,7 +366,8 @@ def _record(
         student_path=str(path) if path else None,
         folder=str(folder.resolve()),
         reason=result.reason,
-        notes=(*result.notes, *(f"not seen alive: {t}" for t in result.unproven)),
+        notes=(*result.notes, *(f"not seen alive: {t}" for t in result.unproven), *export_notes(setting.plan.predictor())),
+        added_parameters=sum(setting.plan.report.adapters.values()),
     )
     if finished and feed.machine.is_first:
         write_json(folder / "result.json", done.as_json())

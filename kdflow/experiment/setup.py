@@ -6,6 +6,7 @@ import importlib.util
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 from kdflow.data.formats import describe
 from kdflow.detectors.weights import load_weights
 from kdflow.errors import Fault, KdflowError, SpecError, UsageError, choices
+from kdflow.experiment.shelf import Row, Shelf
 from kdflow.graph.classes import ClassOrder
 from kdflow.graph.compile import compile_method
 from kdflow.graph.plan import Plan
@@ -26,6 +28,9 @@ from kdflow.spec.faults import validate
 from kdflow.spec.load import Document, read
 from kdflow.spec.method import Method
 from kdflow.spec.resolve import BENCH_PATHS, MethodSpec, bench_of, load_method
+
+Teachers = dict[tuple[str, str, tuple[str, ...]], Detector]
+"""Teachers by owner, specification and the data's classes."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +125,13 @@ def load_plugin(path: Path) -> None:
 
 
 def prepare(
-    spec: MethodSpec, bench: str | Path | None = None, *, overrides: Mapping[str, Any] | None = None, seed: int = 0
+    spec: MethodSpec,
+    bench: str | Path | None = None,
+    *,
+    overrides: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    teachers: Teachers | None = None,
+    shelf: Shelf | None = None,
 ) -> Setting:
     """Resolve, build and compile a run; everything that can be wrong without data or weights is found here.
 
@@ -129,6 +140,8 @@ def prepare(
         bench: Name or file of a bench; none takes the method's own.
         overrides: Dotted path of method or bench -> value.
         seed: Seed of initial weights and random streams.
+        teachers: Teachers that several settings hold in common: equal ones are taken from here, new ones are added.
+        shelf: Detectors of settings that were only looked at before, for one more look; none builds detectors to be trained.
 
     Raises:
         SpecError: All faults of method, bench and their graph.
@@ -139,8 +152,10 @@ def prepare(
     setting = bench_of(document, overrides)
     classes = classes_of(setting, document)
     method = spec.resolve(context_of(setting), {k: v for k, v in overrides.items() if not is_bench_path(k)})
-    detectors = build_detectors(method, setting, document, classes, seed)
-    plan = compile_method(method, spec.document, detectors, canvas=canvas_of(setting, detectors), seed=seed)
+    row = shelf.row(setting, classes, seed) if shelf else Row()
+    detectors = build_detectors(method, setting, document, classes, seed, row, teachers)
+    canvas = canvas_of(setting, detectors)
+    plan = compile_method(method, spec.document, detectors, canvas=canvas, seed=seed, fakes=row.fakes)
     return Setting(method, setting, spec.document, classes, detectors, plan, seed, overrides)
 
 
@@ -157,7 +172,9 @@ def _bench_file(spec: MethodSpec, bench: str | Path | None) -> Path:
         raise SpecError([spec.document.fault(("bench",), str(error))]) from None
 
 
-def check_bench(path: str | Path, overrides: Mapping[str, Any] | None = None) -> tuple[Bench, Mapping[str, Detector]]:
+def check_bench(
+    path: str | Path, overrides: Mapping[str, Any] | None = None, shelf: Shelf | None = None
+) -> tuple[Bench, Mapping[str, Detector]]:
     """A bench without a method: its text, data options, and detectors with random weights.
 
     Raises:
@@ -166,7 +183,8 @@ def check_bench(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
     document = read(path)
     bench = bench_of(document, overrides)
     classes = classes_of(bench, document)
-    return bench, build_detectors(_ANY_METHOD, bench, document, classes, 0)
+    row = shelf.row(bench, classes, 0) if shelf else Row()
+    return bench, build_detectors(_ANY_METHOD, bench, document, classes, 0, row)
 
 
 _ANY_METHOD = Method(kdflow=1, method="any")
@@ -207,16 +225,31 @@ def context_of(bench: Bench) -> dict[str, str]:
 
 
 def build_detectors(
-    method: Method, bench: Bench, document: Document, classes: tuple[str, ...], seed: int
+    method: Method,
+    bench: Bench,
+    document: Document,
+    classes: tuple[str, ...],
+    seed: int,
+    row: Row,
+    teachers: Teachers | None = None,
 ) -> dict[str, Detector]:
     """Student and teachers with seeded random weights; a method without a teacher gets none."""
     owners: dict[str, DetectorSpec] = {"student": bench.student}
     if method.teacher == "required":
         owners.update(bench.all_teachers)
-    built = {owner: build_detector(spec, classes, document, owner, seed) for owner, spec in owners.items()}
+    held = {} if teachers is None else teachers
+    built: dict[str, Detector | None] = {}
+    for owner, spec in owners.items():
+        key = (owner, spec.model_dump_json(), classes)
+        build = partial(build_detector, spec, classes, document, owner, seed)
+        learns = owner == "student" or any(phase.names(owner) for phase in method.phases)
+        built[owner] = (None if learns else held.get(key)) or row.detector(owner, build)
+        if (made := built[owner]) is not None and not learns:
+            held[key] = made
     for owner, spec in bench.all_teachers.items() if method.teacher == "required" else ():
         path = ("teacher",) if owner == "teacher" else ("teachers", owner)
-        if spec.weights is None and spec.recipe is None:
+        learns = any(phase.names(owner) for phase in method.phases)
+        if spec.weights is None and spec.recipe is None and not learns:
             document.report(path, f"the {owner} has neither weights: nor a recipe: that trains it")
         if _missing_file(spec.weights):
             document.report((*path, "weights"), f'there is no file "{spec.weights}"')
@@ -225,6 +258,12 @@ def build_detectors(
                 (*path, "classes"), "classes: is for teachers with weights:; a recipe trains on the data's classes"
             )
     detectors = {owner: detector for owner, detector in built.items() if detector is not None}
+    if "student" in detectors and detectors["student"].classes != classes:
+        document.report(
+            ("student", "weights"),
+            f"these weights do not know all classes of the data. They know: {', '.join(detectors['student'].classes)}. "
+            f"The data has: {', '.join(classes)}",
+        )
     for owner in detectors:
         try:
             ClassOrder.of(detectors, owner)

@@ -19,6 +19,7 @@ from kdflow.experiment.identity import detector_code, digest, op_code
 from kdflow.experiment.run import RunResult, feed_of, run, with_length
 from kdflow.experiment.session import Session
 from kdflow.experiment.setup import prepare, read_method
+from kdflow.experiment.together import Request, run_together, stream_of
 from kdflow.spec.resolve import MethodSpec
 
 Notify = Callable[[str], None]
@@ -42,6 +43,7 @@ class Job:
         steps: Length; None where the recipe says epochs and the data are not open.
         images: Images that it trains on, steps times batch.
         problem: Why it cannot run; empty when it compiles.
+        stream: Hash of what decides its batches; jobs of one stream may train together.
     """
 
     spec: str
@@ -56,6 +58,7 @@ class Job:
     steps: int | None = None
     images: int | None = None
     problem: str = ""
+    stream: str = ""
 
     @property
     def name(self) -> str:
@@ -97,6 +100,7 @@ def plan_jobs(
     seeds: Iterable[int],
     values: Mapping[str, Sequence[Any]],
     *,
+    points: Sequence[Mapping[str, Any]] | None = None,
     steps: int | None = None,
     session: Session | None = None,
 ) -> list[Job]:
@@ -107,12 +111,14 @@ def plan_jobs(
         benches: Benches; ``[None]`` takes each method's own.
         seeds: Seeds.
         values: Dotted path -> values to go through.
+        points: The combinations of values, where they are not all of them.
         steps: Length of every run, in place of the recipe's.
         session: Counts the steps of recipes that say epochs, because it can open the data.
     """
-    several = {path for path, options in values.items() if len(options) > 1}
+    chosen = grid(values) if points is None else list(points)
+    several = {path for point in chosen for path in point if any(other.get(path) != point[path] for other in chosen)}
     seeds, found = list(seeds), []
-    for spec, bench, point in itertools.product(specs, benches, grid(values)):
+    for spec, bench, point in itertools.product(specs, benches, chosen):
         overrides = with_length(point, steps)
         shown = {path: value for path, value in point.items() if path in several}
         found += [checked_job(Job(spec, bench, seed, overrides, shown), session) for seed in seeds]
@@ -137,7 +143,7 @@ def checked_job(job: Job, session: Session | None = None, spec: MethodSpec | Non
     }
     return replace(
         job, hash=digest(parts), method=setting.method.method, bench_name=setting.bench.bench, steps=steps,
-        images=steps * recipe.batch * recipe.accumulate if steps else None,
+        images=steps * recipe.batch * recipe.accumulate if steps else None, stream=digest(stream_of(setting)),
     )
 
 
@@ -158,59 +164,110 @@ def run_jobs(
     output: Path,
     *,
     resume: bool = False,
+    together: int = 1,
     hooks: Callable[[Job], Sequence[Hook]] = lambda _: (),
     notify: Notify = print,
     runner: Callable[..., RunResult] = run,
+    group_runner: Callable[..., list[RunResult]] = run_together,
 ) -> Iterator[JobResult]:
-    """Run jobs one after the other; whatever fails is recorded, and the next one begins.
+    """Run jobs one after the other, or some at a time; whatever fails is recorded, and the next one begins.
 
     Args:
         jobs: As planned.
         session: Device, data and teachers for all of them.
         output: Folder of runs; what became of each job is kept below ``sweeps``.
         resume: Jobs that are finished are not run again, and interrupted ones go on from their checkpoint.
+        together: Up to so many jobs that see the same batches are trained side by side; fewer where memory does not suffice.
         hooks: Listeners of a job's run.
         notify: Receives a line per phase.
         runner: What carries out a run.
+        group_runner: What carries out several side by side.
     """
-    for number, job in enumerate(jobs, start=1):
-        known = record_of(job, output) if resume else None
-        if known is not None and known.status == FINISHED:
-            notify(f"[{number}/{len(jobs)}] {job.name}: finished before")
-            yield known
+    place = {id(job): f"[{number}/{len(jobs)}] {job.name}" for number, job in enumerate(jobs, start=1)}
+    known = {id(job): record_of(job, output) if resume else None for job in jobs}
+    settings = {"output": output, "resume": resume, "notify": notify, "session": session}
+    for group in groups(jobs, together, lambda job: not job.problem and not _finished(known[id(job)])):
+        if (result := known[id(group[0])]) is not None and _finished(result):
+            notify(f"{place[id(group[0])]}: finished before")
+            yield result
             continue
-        notify(f"[{number}/{len(jobs)}] {job.name}")
-        result = _one(job, session, output, resume, hooks(job), notify, runner)
-        if job.hash:
-            write_json(output / "sweeps" / f"{job.hash}.json", {**asdict(result), "job": asdict(job)})
-        if result.status != FINISHED:
-            notify(f"{job.name}: {result.status}: {result.reason}")
-        yield result
-        if result.status == INTERRUPTED:
+        for job in group:
+            notify(place[id(job)])
+        results = _side_by_side(group, hooks, settings, group_runner, runner)
+        for result in results:
+            _keep(result, output, notify)
+            yield result
+        if any(result.status == INTERRUPTED for result in results):
             return  # whoever stopped this run did not ask for the next one
 
 
-def _one(
-    job: Job,
-    session: Session,
-    output: Path,
-    resume: bool,
-    hooks: Sequence[Hook],
-    notify: Notify,
+def groups(jobs: Sequence[Job], size: int, fits: Callable[[Job], bool]) -> list[list[Job]]:
+    """Jobs of one stream of batches, up to ``size`` at a time, in the order of the first of each; others stand alone."""
+    found: list[list[Job]] = []
+    for job in jobs:
+        mates = [g for g in found if len(g) < size and g[0].stream == job.stream and fits(g[0]) and fits(job)]
+        if mates:
+            mates[0].append(job)
+        else:
+            found.append([job])
+    return found
+
+
+def _finished(result: JobResult | None) -> bool:
+    return result is not None and result.status == FINISHED
+
+
+def _keep(result: JobResult, output: Path, notify: Notify) -> None:
+    """Write down what became of a job, and say what went wrong."""
+    job = result.job
+    if job.hash:
+        write_json(output / "sweeps" / f"{job.hash}.json", {**asdict(result), "job": asdict(job)})
+    if result.status != FINISHED:
+        notify(f"{job.name}: {result.status}: {result.reason}")
+
+
+def _side_by_side(
+    group: Sequence[Job],
+    hooks: Callable[[Job], Sequence[Hook]],
+    settings: Mapping[str, Any],
+    group_runner: Callable[..., list[RunResult]],
     runner: Callable[..., RunResult],
+) -> list[JobResult]:
+    """One job, or several together; a group that does not fit in memory is halved."""
+    if len(group) == 1:
+        return [_one(group[0], hooks(group[0]), settings, runner)]
+    requests = [Request(job.spec, job.bench, job.seed, job.overrides, hooks(job)) for job in group]
+    try:
+        return [_result(job, done) for job, done in zip(group, group_runner(requests, **settings), strict=True)]
+    except Exception as error:
+        if "out of memory" not in str(error).lower():
+            return [JobResult(job, FAILED, reason=_words(error)) for job in group]
+    settings["notify"](f"{len(group)} students together do not fit in memory; they go on in two halves")
+    middle = len(group) // 2
+    halves = (group[:middle], group[middle:])
+    return [result for half in halves for result in _side_by_side(half, hooks, settings, group_runner, runner)]
+
+
+def _one(
+    job: Job, hooks: Sequence[Hook], settings: Mapping[str, Any], runner: Callable[..., RunResult]
 ) -> JobResult:
     if job.problem:
         return JobResult(job, FAILED, reason=job.problem)
     try:
-        done = runner(
-            job.spec, bench=job.bench, seed=job.seed, overrides=job.overrides, output=output, resume=resume,
-            hooks=hooks, notify=notify, session=session,
-        )
+        done = runner(job.spec, bench=job.bench, seed=job.seed, overrides=job.overrides, hooks=hooks, **settings)
     except Exception as error:
-        words = str(error).strip() or type(error).__name__
-        return JobResult(job, FAILED, reason=words if isinstance(error, KdflowError) else f"{type(error).__name__}: {words}")
+        return JobResult(job, FAILED, reason=_words(error))
+    return _result(job, done)
+
+
+def _result(job: Job, done: RunResult) -> JobResult:
     status = done.status if done.status in (FINISHED, INTERRUPTED) else FAILED
     return JobResult(job, status, dict(done.metrics), done.reason, False, done.folder)
+
+
+def _words(error: Exception) -> str:
+    words = str(error).strip() or type(error).__name__
+    return words if isinstance(error, KdflowError) else f"{type(error).__name__}: {words}"
 
 
 @dataclass(frozen=True)

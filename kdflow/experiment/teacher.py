@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from kdflow.ports import Detector
 from kdflow.spec.bench import TeacherSpec
 from kdflow.spec.load import Document
 from kdflow.spec.method import Method
+from kdflow.tracking.lock import alone
 
 Notify = Callable[[str], None]
 
@@ -59,14 +61,33 @@ def provide_teacher(
     else:
         identity = _identity(spec, detector, feed)
         folder = home() / "teachers" / identity
-        if not (folder / "weights.pt").is_file():
-            notify(f"{owner}: trained once by its recipe, then kept in {folder}")
-            _train(owner, spec, detector.classes, feed, folder, identity, hooks)
+        # Processes of one run train it together; others wait and find it done.
+        with alone(folder) if feed.machine.world_size == 1 else nullcontext():
+            if not (folder / "weights.pt").is_file():
+                notify(f"{owner}: trained once by its recipe, then kept in {folder}")
+                _train(owner, spec, detector.classes, feed, folder, identity, hooks)
         detector.model.load_state_dict(torch.load(folder / "weights.pt", weights_only=True))
     metrics = _measured(folder, detector, feed)
     notify(f"{owner}: AP {metrics.get('AP', 0):.1f}, AP50 {metrics.get('AP50', 0):.1f} on the validation split")
     require_teacher(metrics, owner)
     return identity, metrics
+
+
+def untrained_teacher(owner: str, detector: Detector, notify: Notify = print) -> tuple[str, Mapping[str, float]]:
+    """Identity of a teacher that a phase of the method trains from random weights; a recipe of the bench is not used."""
+    notify(f"{owner}: starts untrained, a phase of the method trains it")
+    return digest({"untrained": weights_hash(detector)}), {}
+
+
+def measure_learned(owner: str, detector: Detector, feed: Feed) -> Mapping[str, float]:
+    """Metrics of a teacher that a phase has trained, on the validation split in percent.
+
+    Raises:
+        InvariantError: It is no better than chance.
+    """
+    metrics = feed.evaluate(detector, "val")
+    require_teacher(metrics, owner)
+    return metrics
 
 
 def _identity(spec: TeacherSpec, detector: Detector, feed: Feed) -> str:
@@ -75,6 +96,7 @@ def _identity(spec: TeacherSpec, detector: Detector, feed: Feed) -> str:
             "spec": spec.model_dump(mode="json"),
             "classes": detector.classes,
             **feed.facts(),
+            "seed": TEACHER_SEED,  # its training does not depend on the run's seed
             "code": detector_code([spec.detector]),
         }
     )
@@ -91,6 +113,7 @@ def weights_hash(detector: Detector) -> str:
 
 
 PLAIN = Method(kdflow=1, method="teacher", teacher="none")
+TEACHER_SEED = 0
 
 
 def _train(
@@ -104,13 +127,13 @@ def _train(
 ) -> None:
     """Train a fresh copy without distillation and keep its best weights; an interrupted training goes on where it stopped."""
     document = Document(owner)
-    learner = build_detector(spec, classes, document, owner, 0)
+    learner = build_detector(spec, classes, document, owner, TEACHER_SEED)
     document.check()
     if learner is None or spec.recipe is None:
         raise KdflowError(f"{owner}: neither weights nor a recipe")
-    own = Feed(feed.source, feed.bench, spec.recipe, 0, learner.size_divisor, feed.machine, spec.size)
+    own = Feed(feed.source, feed.bench, spec.recipe, TEACHER_SEED, learner.size_divisor, feed.machine, spec.size)
     side = -(-own.geometry.size // learner.size_divisor) * learner.size_divisor
-    plan = compile_method(PLAIN, document, {"student": learner}, canvas=(side, side), seed=0)
+    plan = compile_method(PLAIN, document, {"student": learner}, canvas=(side, side), seed=TEACHER_SEED)
     result = fit(
         plan,
         own.training,
@@ -118,11 +141,12 @@ def _train(
         folder=folder / "training",
         total_steps=own.total_steps,
         steps_per_epoch=own.steps_per_epoch,
-        seed=0,
+        seed=TEACHER_SEED,
         run_hash=identity,
         hooks=hooks,
         evaluate=lambda _plan: own.evaluate(learner, "val"),
         metric=feed.bench.evaluation.metric,
+        subject=f"{owner} of {feed.bench.bench}",
         device=feed.machine,
     )
     if result.status != "finished":

@@ -10,19 +10,21 @@ from kdflow.functional.statistics import unit
 
 
 @in_full
-def pairwise_distances(vectors: Tensor, eps: float = 1e-12) -> Tensor:
-    """Euclidean distances ``sqrt(max(|a|^2 + |b|^2 - 2ab, eps))`` between rows, with a zero diagonal.
+def pairwise_distances(vectors: Tensor, eps: float = 1e-12, others: Tensor | None = None) -> Tensor:
+    """Euclidean distances ``sqrt(max(|a|^2 + |b|^2 - 2ab, eps))`` between rows; 0 from a row to itself.
 
     Args:
         vectors: (N, C).
         eps: Lower bound of the squared distance; rows nearer than that get no gradient.
+        others: (M, C); none compares the rows with each other.
 
     Returns:
-        (N, N).
+        (N, M).
     """
-    squares = vectors.square().sum(1)
-    distances = (squares[:, None] + squares[None] - 2 * vectors @ vectors.T).clamp(min=eps).sqrt()
-    return distances * off_diagonal(distances)
+    columns = vectors if others is None else others
+    squares = vectors.square().sum(1)[:, None] + columns.square().sum(1)[None]
+    distances = (squares - 2 * vectors @ columns.T).clamp(min=eps).sqrt()
+    return distances if others is not None else distances * off_diagonal(distances)
 
 
 def over_positive_mean(values: Tensor) -> Tensor:

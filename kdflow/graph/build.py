@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from difflib import get_close_matches
 from typing import Any
 
+from pydantic import BaseModel
+from torch.nn import ModuleDict
+
 from kdflow.errors import choices
+from kdflow.graph.calls import Calls
 from kdflow.graph.node import Graph, Node, Operand, Role, Value
+from kdflow.graph.rewire import DETECTIONS, OwnWiring
 from kdflow.graph.terms import add_terms
 from kdflow.graph.wiring import Rewiring, Wiring
 from kdflow.kinds import ANY, Kind
 from kdflow.operation import OPS, Op
-from kdflow.ports import BATCH_PORTS, STANDARD_PORTS, Detector, PortSpec
+from kdflow.ports import BATCH_PORTS, Detector, PortSpec
 from kdflow.spec.faults import validate
 from kdflow.spec.load import Document, Steps
-from kdflow.spec.method import Method, NodeEntry, Preparation
+from kdflow.spec.method import Method, NodeEntry, Preparation, TermEntry
 from kdflow.spec.reference import Reference, parse_reference
 
 
@@ -40,17 +46,21 @@ class Builder:
         self.detectors = detectors
         self.given = dict(given or {})
         self.graph = Graph()
-        self.wiring = Wiring(self.graph, detectors, self.given, self._source)
+        self.own = OwnWiring(method, document, {} if given else detectors, self.reference)
+        self.wiring = Wiring(self.graph, detectors, self.given, self._source, self.own)
         self._built: dict[str, str | Rewiring | None] = {}
         self._building: list[str] = []
+        self.calls = Calls(self)
 
     def build(self) -> Graph:
         """The whole graph: the student's own wiring and losses, then the method's nodes and terms."""
-        for owner, detector in self.detectors.items():
-            for stage in detector.stages if owner == "student" and not self.given else ():
+        for owner, detector in () if self.given else self.detectors.items():
+            for stage in detector.stages if owner == "student" or owner in self.own.owners else ():
                 self.wiring.stage(owner, stage, None)
+            if owner in self.own.owners and DETECTIONS in detector.ports:
+                self.port(owner, DETECTIONS)
         for name in [*self.method.prepare, *self.method.nodes]:
-            if name not in self.given:
+            if not any(key == name or key.startswith(f"{name}.") for key in self.given):
                 self._node(name)
         add_terms(self)
         return self.graph
@@ -152,12 +162,7 @@ class Builder:
             return self.detectors[base].ports.get(rest)
         entry = self.method.nodes.get(base) or self.method.prepare.get(base)
         if isinstance(entry, NodeEntry) and entry.call is not None:
-            owner, _, call = entry.call.partition(".")
-            for name in (f"{call}.{rest}", rest):
-                if name in STANDARD_PORTS and owner in self.detectors:
-                    standard = STANDARD_PORTS[name]
-                    node = standard.node[1 if self.detectors[owner].family == "transformer" else 0]
-                    return PortSpec(standard.kind, "", rest, node=node)
+            return self.calls.given_output(entry, rest)
         if entry is not None and entry.op is not None and entry.op in OPS:
             kind = _declared_kind(OPS.get(entry.op), rest)
             return PortSpec(kind, "", rest) if kind else None
@@ -214,7 +219,7 @@ class Builder:
             self.document.report(path, f'"{name}" is the name of a detector or batch value; choose another')
             return None
         if entry.call is not None:
-            return self._call(name, entry, path)
+            return self.calls.rewiring(name, entry, path)
         options, operation, weights = dict(entry.arguments), entry.op, name
         if entry.module is not None:
             if entry.module not in self.method.modules:
@@ -223,6 +228,9 @@ class Builder:
                 )
                 return None
             shared = self.method.modules[entry.module]
+            if shared.op is None:
+                self.document.report((*path, "module"), f'"{entry.module}" is a copy; write call: {entry.module}')
+                return None
             options, operation, weights = {**shared.arguments, **options}, shared.op, entry.module
         return self.op(name, operation or "", options, path, share=entry.share == "levels", weights=weights)
 
@@ -243,13 +251,20 @@ class Builder:
         """Add an op node; None after recording what is wrong with its keys."""
         op = self._find_op(operation, (*path, "loss" if path[0] == "terms" else "op"))
         if op is None:
+            self._look_over(arguments, path)
+            return None
+        if op.is_module and hasattr(ModuleDict, weights or name):
+            self.document.report(
+                path, f'torch has a "{weights or name}" of its own where weights are kept; choose another name'
+            )
             return None
         before, broken = len(self.document.faults), False
         call_inputs = dict(op.observes) if prepared else op.inputs
         known = [*call_inputs, *op.options.model_fields]
         for key in arguments:
             if key not in known:
-                self.document.report((*path, key), f'{op.name} has no input or option "{key}".{choices(key, known)}')
+                offered = [*known, *_own_keys(path)]
+                self.document.report((*path, key), f'{op.name} has no input or option "{key}".{choices(key, offered)}')
         options = validate(
             op.options, {k: v for k, v in arguments.items() if k in op.options.model_fields}, self.document, path
         )
@@ -293,6 +308,14 @@ class Builder:
         found = [self.reference(t, (*path, i)) for i, t in enumerate(texts)]
         return None if None in found else tuple(f for f in found if f is not None)
 
+    def _look_over(self, arguments: Mapping[str, Any], path: Steps) -> None:
+        """Report what is wrong with the arguments of an unknown op, as far as that can be said without its signature."""
+        for key, value in arguments.items():
+            if key in ("student", "teacher") or (isinstance(value, str) and value.partition(".")[0] in self.detectors):
+                self.reference(value, (*path, key))
+            elif close := get_close_matches(key, _own_keys(path), n=1, cutoff=0.8):
+                self.document.report((*path, key), f'unknown key "{key}". Did you mean "{close[0]}"?')
+
     def _find_op(self, operation: str, path: Steps) -> Op | None:
         if operation in OPS:
             return OPS.get(operation)
@@ -301,44 +324,6 @@ class Builder:
         hint = f"\"kdflow ops '{group}.*'\" lists these" if alike else '"kdflow ops" lists all'
         self.document.report(path, f'no op "{operation}".{choices(operation, alike or OPS)}; {hint}')
         return None
-
-    def _call(self, name: str, entry: NodeEntry, path: Steps) -> Rewiring | None:
-        owner, _, called = str(entry.call).partition(".")
-        if owner not in self.detectors:
-            self.document.report((*path, "call"), f'no detector "{owner}" in this run.{choices(owner, self.detectors)}')
-            return None
-        detector = self.detectors[owner]
-        if called not in detector.calls:
-            if any(key.startswith(f"{name}.") for key in self.given):
-                return None
-            known = [f"{owner}.{c}" for c in detector.calls]
-            self.document.report(
-                (*path, "call"), f'{detector.name} has no call "{called}".{choices(f"{owner}.{called}", known)}'
-            )
-            return None
-        call = detector.calls[called]
-        rewiring = Rewiring(name, owner, call)
-        for key, value in entry.arguments.items():
-            self._rewire(rewiring, key, value, (*path, key))
-        return rewiring
-
-    def _rewire(self, rewiring: Rewiring, key: str, value: Any, path: Steps) -> None:
-        call = rewiring.call
-        if key in call.options:
-            rewiring.options.setdefault(call.options[key], {})[key] = value
-        elif key in call.inputs:
-            if (node := self.reference(value, path)) is None:
-                return
-            target = call.inputs[key]
-            if ":" in target:
-                stage, _, argument = target.partition(":")
-                rewiring.arguments[stage, argument] = node
-            else:
-                rewiring.ports[target] = node
-        else:
-            self.document.report(
-                path, f'this call has no input or option "{key}".{choices(key, [*call.inputs, *call.options])}'
-            )
 
     def _output(self, parsed: Reference, path: Steps) -> str | None:
         """A node of the method, or one output of it."""
@@ -378,6 +363,12 @@ class Builder:
         if name not in self.graph:
             self.graph.add(Node(name, Role.PICK, {"stage": built}, key=parsed.rest))
         return name
+
+
+def _own_keys(path: Steps) -> list[str]:
+    """Keys that every term, node or preparation takes beside those of its op."""
+    entry: type[BaseModel] = TermEntry if path[0] == "terms" else Preparation if path[0] == "prepare" else NodeEntry
+    return list(entry.model_fields)
 
 
 def _declared_kind(op: Op, output: str) -> Kind | None:

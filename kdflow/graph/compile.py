@@ -8,8 +8,10 @@ from typing import Any
 from kdflow.graph.build import Builder
 from kdflow.graph.given import given_detectors
 from kdflow.graph.node import Graph, Role
+from kdflow.graph.passes.fakes import Fakes
 from kdflow.graph.passes.infer import Inference, example_batch
 from kdflow.graph.passes.merge import merge_equal
+from kdflow.graph.passes.phases import check_learners, check_phases, check_wiring
 from kdflow.graph.passes.prune import report_unused
 from kdflow.graph.passes.search import check_search
 from kdflow.graph.passes.taxonomy import place_terms, rewired_nodes
@@ -29,6 +31,7 @@ def compile_method(
     canvas: tuple[int, int] = (128, 128),
     seed: int | None = 0,
     given: Mapping[str, Any] | None = None,
+    fakes: Fakes | None = None,
 ) -> Plan:
     """The plan of a method on these detectors.
 
@@ -39,6 +42,7 @@ def compile_method(
         canvas: (height, width) of the padded input that shapes are inferred for.
         seed: Seed of adapters' initial weights and of all random streams; None draws from torch's global generator.
         given: Values that replace ports or nodes, see :func:`compile_given`.
+        fakes: What earlier plans on the same detectors inferred; none infers everything.
 
     Raises:
         SpecError: With every fault found.
@@ -47,16 +51,23 @@ def compile_method(
     graph = Builder(method, found, detectors, given).build()
     if given is None:
         check_search(method, found)
+        check_learners(method, detectors, found)
     if given is None and not found.faults:  # a misspelt name would make a node look unused
         report_unused(method, found)
     streams = Streams(seed)
     example = {**example_batch(*canvas), **{k: v for k, v in (given or {}).items() if k in ("images", "image_sizes")}}
-    Inference(graph, found, detectors, example, seed=seed or 0, streams=streams).run()
+    Inference(graph, found, detectors, example, seed=seed or 0, streams=streams, fakes=fakes).run()
     graph = merge_equal(graph)
-    place_terms(graph, found)
+    place_terms(graph, found, learning=[owner for owner in detectors if any(p.names(owner) for p in method.phases)])
     terms = _terms(graph, method, found)
+    if given is None and not found.faults:
+        check_wiring(method, graph, found)
     found.check()
-    return Plan(method, graph, detectors, terms, streams, _report(graph, detectors, terms))
+    plan = Plan(method, graph, detectors, terms, streams, _report(graph, detectors, terms))
+    if given is None:
+        check_phases(method, plan, found)
+        found.check()
+    return plan
 
 
 def compile_given(method: Method, document: Document, values: Mapping[str, Any], **options: Any) -> Plan:
@@ -96,7 +107,7 @@ def _report(graph: Graph, detectors: Mapping[str, Detector], terms: Sequence[Ter
     for owner, detector in detectors.items():
         if owner == "student":
             continue
-        used = {graph[n].stage for n in needed if graph[n].role is Role.STAGE and graph[n].owner == owner}
+        used = {graph[n].stage for n in needed if graph[n].role is Role.STAGE and graph[n].owner == owner and not graph[n].copied}
         run += [f"{owner}.{stage}" for stage in detector.stages if stage in used]
         pruned += [f"{owner}.{stage}" for stage in detector.stages if stage not in used]
     modules = op_weights(graph.keep(needed))

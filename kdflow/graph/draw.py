@@ -49,6 +49,7 @@ def as_json(plan: Plan, shares: Mapping[str, float] | None = None) -> dict[str, 
         },
         "adapters": [{"name": name, "parameters": count} for name, count in plan.report.adapters.items()],
         "rewires": list(plan.report.rewires),
+        "frozen": list(plan.report.frozen),
     }
 
 

@@ -30,11 +30,12 @@ def needs(graph: Graph, method: Method) -> tuple[str, ...]:
     """What the method asks for beyond a student: a subset of the taxonomy's ``needs``."""
     used = {name for term in _terms(graph) for name in graph.upstream(term.name)}
     stages = [graph[name] for name in used if graph[name].role is Role.STAGE]
-    rerun = {stage.owner for stage in stages if not stage.name.startswith(f"{stage.owner}:")}
+    rerun = {stage.owner for stage in stages if not stage.name.startswith(f"{stage.owner}:") and not stage.copied}
     modules = [name for name in used if (op := graph[name].op) is not None and op.is_module]
+    modules += [stage.name for stage in stages if stage.copied and stage.copied.trainable]
     found = {
         "gt": any(name.startswith("targets.") for name in used),
-        "teacher_forward": any(stage.owner not in ("student", "") for stage in stages),
+        "teacher_forward": any(stage.owner not in ("student", "") and not stage.copied for stage in stages),
         "teacher_rerun": any(owner != "student" for owner in rerun),
         "student_rerun": "student" in rerun,
         "trainable_adapter": bool(modules),

@@ -40,6 +40,8 @@ def _emit(traced: fx.Graph, root: nn.Module, node: Node, env: dict[str, fx.Node]
         made = traced.call_function(operator.getitem, (env[source], node.key))
     else:
         target = python_name(node.name)
+        if hasattr(root, target):  # a node may be called like a method of nn.Module, such as half
+            target += "_"
         root.add_module(target, node.module)
         made = traced.call_module(target, (), {key: value(operand) for key, operand in node.inputs.items()})
     made._rename(python_name(node.name))

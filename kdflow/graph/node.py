@@ -10,6 +10,7 @@ from typing import Any
 import networkx as nx
 
 from kdflow.errors import choices
+from kdflow.graph.copies import CopiedStages
 from kdflow.kinds import ANY, Kind
 from kdflow.operation import Op
 from kdflow.ports import PortSpec, Stage
@@ -53,7 +54,8 @@ class Node:
     """One node.
 
     Attributes:
-        name: Unique; ports read ``student.neck``, nodes of the method keep their YAML name, terms read ``kd/<name>``.
+        name: Unique; ports read ``student.neck``, nodes of the method and outputs of calls (``shared.logits``) are named as in
+            YAML, terms read ``kd/<name>``.
         role: What it does.
         inputs: Argument -> node name, or several.
         options: Literals passed beside the inputs.
@@ -68,7 +70,8 @@ class Node:
         lift: Stack the op is mapped over, or None.
         lifted: Inputs that are stacks of what the op takes.
         share: One set of weights for all entries of a stack.
-        weights: Name under which the op's weights are kept; ops with equal names share them.
+        weights: Name under which the op's or copy's weights are kept; nodes with equal names share them.
+        copied: The copies that a stage of ``modules: {name: {copy: ...}}`` belongs to.
         taxonomy: Taxonomy nodes of a term.
         value: What is known of the result.
         module: The executable, once sized.
@@ -93,6 +96,7 @@ class Node:
     lifted: tuple[str, ...] = ()
     share: bool = False
     weights: str = ""
+    copied: CopiedStages | None = None
     taxonomy: tuple[str, ...] = ()
     value: Value = field(default_factory=Value)
     module: Any = None
@@ -175,6 +179,13 @@ class Graph:
                 result.add(replace(node, inputs={}) if node.prepared and training else node)
         return result
 
+    def cut_at(self, names: Iterable[str]) -> Graph:
+        """The graph with these nodes as inputs, whose values come from outside."""
+        given, result = set(names), Graph()
+        for node in self.ordered():
+            result.add(Node(node.name, Role.INPUT, value=node.value) if node.name in given else node)
+        return result
+
     def describe(self) -> str:
         """One line per node: name, what it does, its inputs."""
         return "\n".join(f"{n.name} = {what(n)}({', '.join(n.operands())})" for n in self.ordered())
@@ -183,7 +194,7 @@ class Graph:
 def what(node: Node) -> str:
     """What a node does, in a few words."""
     if node.role is Role.STAGE:
-        return f"{node.owner}.{node.stage}"
+        return f"{'copied ' if node.copied else ''}{node.owner}.{node.stage}"
     if node.role is Role.OP and node.op is not None:
         return node.op.name + (f" per {node.lift.rstrip('s')}" if node.lift else "")
     if node.role is Role.SLICE:

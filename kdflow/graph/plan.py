@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
+from torch.fx import GraphModule
 
+from kdflow.graph.dense import Backend, compile_dense
+from kdflow.graph.inherit import inherit
 from kdflow.graph.lower import lower
 from kdflow.graph.node import Graph, Role
 from kdflow.graph.passes.prune import prune
+from kdflow.graph.predict import RewiredDetector, predictions
+from kdflow.graph.rewire import DETECTIONS
 from kdflow.graph.runtime import Prepared, Streams
 from kdflow.graph.walk import evaluate
 from kdflow.ports import BATCH_PORTS, Batch, Detector
-from kdflow.spec.method import Method
+from kdflow.spec.method import Method, Phase
 from kdflow.spec.schedule import Progress, Schedule
 
 
@@ -88,7 +92,11 @@ class Plan(nn.Module):
     """One module: batch in, named terms out.
 
     The student and the op weights are its parameters and its state. Teachers are hidden from both (and so from optimizers,
-    checkpoints and DDP), always in eval mode and frozen. It is rebuilt from the spec, never pickled.
+    checkpoints and DDP), always in eval mode and frozen; only a teacher that some phase trains is a part of both, and learns
+    in that phase alone. It is rebuilt from the spec, never pickled.
+
+    Attributes:
+        learners: Teachers that some phase trains, by owner.
     """
 
     student: nn.Module
@@ -111,11 +119,16 @@ class Plan(nn.Module):
         if "student" in detectors:
             self.student = detectors["student"].model
         names = [t.name for t in terms]
-        self.ops = nn.ModuleDict(op_weights(prune(graph, [*names, *(n.name for n in graph.ordered() if n.prepared)])))
+        kept = [*names, *(n.name for n in graph.ordered() if n.prepared), *predictions(method, graph)]
+        self.ops = nn.ModuleDict(op_weights(prune(graph, kept)))
         self._hidden = [d for owner, d in detectors.items() if owner != "student"]
-        self._lowered = (
-            [lower(prune(graph, names), names, list(BATCH_PORTS))] if names and _complete(graph, names) else []
-        )
+        self.learners = {owner: model for owner, model in self.teachers.items() if any(p.names(owner) for p in method.phases)}
+        for owner, model in self.learners.items():
+            self.add_module(owner, model)
+        self._learnable = [p for model in self.learners.values() for p in model.parameters() if p.requires_grad]
+        self._runs = bool(names) and _complete(graph, names)
+        self._lowered: dict[str, GraphModule] = {}
+        self._cut: tuple[str, ...] = ()
         self._weights: dict[str, Tensor] = {t.name: torch.tensor(t.weight) for t in terms}
         unused = set(getattr(detectors.get("student"), "unused_parameters", ()))
         for name, parameter in self.student.named_parameters() if unused else ():
@@ -137,18 +150,40 @@ class Plan(nn.Module):
 
     @property
     def code(self) -> str:
-        """The generated step, as Python source."""
-        return str(self._lowered[0].code) if self._lowered else ""
+        """The generated step of the present phase, as Python source."""
+        return str(self._step().code) if self._runs else ""
 
     def forward(self, batch: Batch) -> Outcome:
         """Run student, teachers (as far as needed) and terms on one batch."""
-        if not self._lowered:
+        if not self._runs:
             raise RuntimeError("this plan was compiled for given values; call evaluate(values)")
-        results = self._lowered[0](*batch.values().values())
+        values = batch.values()
+        results = self._step()(*[values[name] for name in (*BATCH_PORTS, *self._cut)])
         raw = {name: value for name, (value, _) in results.items()}
         weighted = self.weigh(raw)
         alive = {name: alive for name, (_, alive) in results.items() if name.startswith("kd/")}
         return Outcome(torch.stack(list(weighted.values())).sum(), raw, weighted, alive)
+
+    def cut(self, names: Sequence[str]) -> None:
+        """From now on take the values of these nodes from the batch (:class:`kdflow.graph.share.FedBatch`); none computes all."""
+        self._cut, self._lowered = tuple(names), {}
+
+    def _step(self) -> GraphModule:
+        """The executable step of the present phase: what none of its terms needs does not run."""
+        if self.phase not in self._lowered:
+            step = prune(self.graph.cut_at(self._cut), self.active)
+            self._lowered[self.phase] = lower(step, self.active, (*BATCH_PORTS, *self._cut))
+        return self._lowered[self.phase]
+
+    @property
+    def active(self) -> list[str]:
+        """Names of the terms of the present phase."""
+        phase = self._declared_phase
+        return [term.name for term in self.terms if phase is None or phase.counts(term.name)]
+
+    @property
+    def _declared_phase(self) -> Phase | None:
+        return next((p for p in self.method.phases if p.name == self.phase), None)
 
     def weigh(self, raw: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Terms times their weight and schedule at the current step."""
@@ -171,23 +206,61 @@ class Plan(nn.Module):
         """
         self.streams.step, self.streams.part = step, part
         progress = Progress(step, total_steps, steps_per_epoch)
-        phase = next((p for p in self.method.phases if p.name == self.phase), None)
+        phase = self._declared_phase
         for term in self.terms:
-            active = phase is None or _matches(term.name, phase.terms)
+            active = phase is None or phase.counts(term.name)
             self._weights[term.name].fill_(term.weight * term.schedule.factor(progress) if active else 0.0)
 
+    def copy_weights(self) -> None:
+        """Give every copied stage the weights that its detector has now; called before training, after weights were loaded."""
+        for node in self.graph.of_role(Role.STAGE):
+            if node.copied is not None and node.run is not None:
+                own = self.detectors[node.owner].stages[node.stage].run
+                node.run.run.load_state_dict(own.state_dict())
+
     def enter(self, phase: str) -> None:
-        """Begin the phase of this name: its terms count from the next :meth:`advance` on; an unknown name means all terms."""
+        """Go on in the phase of this name: its terms count from the next :meth:`advance` on; an unknown name means all terms."""
         self.phase = phase
 
+    def begin(self, phase: str) -> bool:
+        """Let the student take over what the phase's ``init:`` says, once, when it begins; True where it says anything."""
+        rules = next((p.init for p in self.method.phases if p.name == phase), ())
+        return bool(inherit(rules, self.detectors))
+
+    def thaw(self) -> tuple[nn.Module, ...]:
+        """Let the teachers that some phase trains require gradient, as far as their library does; returns their models.
+
+        Whoever trains the plan then freezes what the present phase does not train.
+        """
+        for parameter in self._learnable:
+            parameter.requires_grad_(True)
+        return tuple(self.learners.values())
+
+    def predictor(self, owner: str = "student") -> Detector:
+        """The detector as the method wires it: what is evaluated and exported. It shares the plan's weights."""
+        if f"{owner}.{DETECTIONS}" not in predictions(self.method, self.graph):
+            return self.detectors[owner]
+        return RewiredDetector(self.detectors[owner], owner, self.graph, self.ops, self.method)
+
+    def _learns(self, owner: str) -> bool:
+        """True for detectors in training mode: the student, or what the present phase trains of student and teachers."""
+        phase = self._declared_phase
+        if phase is None:
+            return owner == "student"
+        return any(phase.trains(f"{owner}.{name}") for name, _ in self.detectors[owner].model.named_parameters())
+
     def train(self, mode: bool = True) -> Self:
-        """Training mode for student and ops; teachers stay in eval mode."""
+        """Training mode for student and ops; teachers stay in eval mode.
+
+        In a phase, the detectors of which it trains anything are in training mode, and all others in eval mode.
+        """
         self.training = mode
         self.ops.train(mode)
         for owner, detector in self.detectors.items():
-            detector.model.train(mode and owner == "student")
+            learns = mode and self._learns(owner)
+            detector.model.train(learns)
             for stage in detector.stages.values():
-                stage.run.train(mode and owner == "student")
+                stage.run.train(learns)
         return self
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
@@ -197,6 +270,10 @@ class Plan(nn.Module):
             for module in (detector.model, *(stage.run for stage in detector.stages.values())):
                 module._apply(fn, recurse)
         return self
+
+    def compile_dense(self, backend: Backend = "inductor") -> tuple[str, ...]:
+        """Let torch.compile have dense stages, ops and terms, in place; returns their nodes (:mod:`kdflow.graph.dense`)."""
+        return compile_dense(prune(self.graph, [term.name for term in self.terms]), backend)
 
     def evaluate(self, values: Mapping[str, Any] | Batch, outputs: Iterable[str] | None = None) -> dict[str, Any]:
         """Values of nodes for given values: the graph is cut at every node that is given.
@@ -251,7 +328,7 @@ class PreparationRun:
 
 
 def op_weights(graph: Graph) -> dict[str, nn.Module]:
-    """Modules with weights or state by name; a stack gives ``name.0``, ``name.1``, ..."""
+    """Modules with weights or state by name, copied stages included; a stack gives ``name.0``, ``name.1``, ..."""
     found: dict[str, nn.Module] = {}
     for node in graph.of_role(Role.OP):
         if node.op is None or not node.op.is_module or node.module is None:
@@ -259,11 +336,14 @@ def op_weights(graph: Graph) -> dict[str, nn.Module]:
         parts = [p.inner if isinstance(p, Prepared) else p for p in node.module.parts]
         stacked = bool(node.lifted) and not node.share and not node.prepared
         found[node.weights.replace(".", "_")] = nn.ModuleList(parts) if stacked else parts[0]
-    return found
+    return {**found, **_copies(graph)}
 
 
-def _matches(name: str, patterns: Sequence[str]) -> bool:
-    return any(fnmatchcase(name, p) or fnmatchcase(name.partition("/")[2], p) for p in patterns)
+def _copies(graph: Graph) -> dict[str, nn.Module]:
+    """Copied stages that the graph runs, by the name of their module."""
+    nodes = [node for node in graph.of_role(Role.STAGE) if node.copied is not None]
+    used = {node.weights: [n.stage for n in nodes if n.weights == node.weights] for node in nodes}
+    return {node.weights: node.copied.only(dict.fromkeys(used[node.weights])) for node in nodes if node.copied}
 
 
 def _complete(graph: Graph, names: Sequence[str]) -> bool:

@@ -8,15 +8,17 @@ from typing import Any
 
 from kdflow.errors import choices
 from kdflow.graph.classes import ClassOrder
+from kdflow.graph.copies import CopiedStages
 from kdflow.graph.node import Graph, Node, Role, Value
+from kdflow.graph.rewire import OwnWiring
 from kdflow.kinds import ANY, LOSSES
-from kdflow.ports import BATCH_PORTS, Call, Detector, PortSpec
+from kdflow.ports import BATCH_PORTS, Call, Detector, PortSpec, Stage
 from kdflow.spec.reference import Reference
 
 
 @dataclass
 class Rewiring:
-    """What a call replaces: whole ports, single arguments of stages, and options of stages."""
+    """What a call replaces: whole ports, single arguments and options of stages, and the stages themselves by copies."""
 
     name: str
     owner: str
@@ -24,6 +26,13 @@ class Rewiring:
     ports: dict[str, str] = field(default_factory=dict)
     arguments: dict[tuple[str, str], str] = field(default_factory=dict)
     options: dict[str, dict[str, Any]] = field(default_factory=dict)
+    copies: Mapping[str, tuple[Stage, CopiedStages]] = field(default_factory=dict)
+    weights: str = ""
+
+    def name_of(self, port: str) -> str:
+        """The rewired port as the method writes it: ``shared.logits``."""
+        words = (word for word, place in self.call.outputs.items() if place == port)
+        return f"{self.name}.{next(words, port)}"
 
 
 class Wiring:
@@ -34,15 +43,22 @@ class Wiring:
         detectors: Owner (``student``, ``teacher``, ...) -> detector.
         given: References whose values are given: the graph is cut there.
         source: Adds the node of a batch value or given value.
+        own: What the method changes in the detectors themselves.
     """
 
     def __init__(
-        self, graph: Graph, detectors: Mapping[str, Detector], given: Mapping[str, Any], source: Callable[[str], str]
+        self,
+        graph: Graph,
+        detectors: Mapping[str, Detector],
+        given: Mapping[str, Any],
+        source: Callable[[str], str],
+        own: OwnWiring,
     ) -> None:
         self.graph = graph
         self.detectors = detectors
         self.given = given
         self.source = source
+        self.own = own
         self.orders = {owner: ClassOrder.of(detectors, owner) for owner in detectors}
         self._stages: dict[tuple[str, str, str], str] = {}
 
@@ -57,7 +73,7 @@ class Wiring:
             return self.source(text)
         spec = self.detectors[owner].ports[port]
         stage = self.stage(owner, spec.stage, rewiring)
-        name = text if self.graph[stage].name == f"{owner}:{spec.stage}" else f"{stage}.{port}"
+        name = text if self.graph[stage].name == f"{owner}:{spec.stage}" or rewiring is None else rewiring.name_of(port)
         if name not in self.graph:
             self.graph.add(
                 Node(
@@ -79,32 +95,55 @@ class Wiring:
         key = (owner, stage, rewiring.name if rewiring else "")
         if key in self._stages:
             return self._stages[key]
-        run = self.detectors[owner].stages[stage]
+        run, copied = self.detectors[owner].stages[stage], None
+        if rewiring and stage in rewiring.copies:
+            run, copied = rewiring.copies[stage]
         inputs = {
             argument: self._stage_input(owner, stage, argument, port, rewiring) for argument, port in run.inputs.items()
         }
+        if key in self._stages:  # a circle in the method's wiring, which is reported, built it on the way
+            return self._stages[key]
         options = {**run.options, **(rewiring.options.get(stage, {}) if rewiring else {})}
         name = f"{rewiring.name}:{stage}" if rewiring else f"{owner}:{stage}"
         self._stages[key] = self.graph.add(
-            Node(name, Role.STAGE, dict(inputs), options, owner=owner, stage=stage, run=run, value=Value(LOSSES))
+            Node(
+                name,
+                Role.STAGE,
+                dict(inputs),
+                options,
+                owner=owner,
+                stage=stage,
+                run=run,
+                value=Value(LOSSES),
+                copied=copied,
+                weights=rewiring.weights if rewiring and copied else "",
+            )
         )
         return name
 
     def _stage_input(self, owner: str, stage: str, argument: str, port: str, rewiring: Rewiring | None) -> str:
         if rewiring and (stage, argument) in rewiring.arguments:
             return rewiring.arguments[stage, argument]
+        replaced = rewiring is not None and port in rewiring.ports
+        own = self.own.node(owner, f"{stage}:{argument}") or (None if replaced else self.own.node(owner, port))
+        if own is not None:
+            return own
         node, order = self.port(owner, port, rewiring), self.orders[owner]
         return order.translate(self.graph, node, port, outward=False) if order and port == "targets.labels" else node
 
     def _depends(self, owner: str, stage: str, rewiring: Rewiring) -> bool:
         """True when the stage, or one it needs, is touched by the rewiring."""
-        if stage in rewiring.options or any(s == stage for s, _ in rewiring.arguments):
+        if stage in rewiring.copies or stage in rewiring.options or any(s == stage for s, _ in rewiring.arguments):
             return True
         detector = self.detectors[owner]
-        for port in detector.stages[stage].inputs.values():
+        for argument, port in detector.stages[stage].inputs.items():
+            if self.own.replaces(owner, f"{stage}:{argument}"):
+                continue
             if port in rewiring.ports:
                 return True
-            if port not in BATCH_PORTS and self._depends(owner, detector.ports[port].stage, rewiring):
+            if port in BATCH_PORTS or self.own.replaces(owner, port):
+                continue
+            if self._depends(owner, detector.ports[port].stage, rewiring):
                 return True
         return False
 

@@ -23,6 +23,7 @@ def measured_record(run: StoredRun) -> Record:
     split = tags.get("kdflow.split", "")
     return Record(
         origin="measured", method=tags.get("method", ""), bench=tags.get("bench", ""), metrics=run.result,
+        bench_variant=tags.get("bench_variant", ""),
         dataset=tags.get("dataset", ""), family=tags.get("family.student", ""), detector=tags.get("detector.student", ""),
         student=tags.get("student", ""), teacher=", ".join(teachers), nodes=run.named("node"),
         secondary=run.named("secondary") or (known.secondary if known else ()), rewires=run.named("rewires"),

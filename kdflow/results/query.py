@@ -29,6 +29,7 @@ class Line:
         gain: Metric -> difference to the plain student; absent without one. Negative is worse, whatever the metric.
         gain_spread: Metric -> standard deviation of the gain; absent where either side has one run.
         literature: Measured lines: smallest and largest published gain of the same method in the query's metric.
+        run_ids: The measured runs behind it, in the order of their seeds.
     """
 
     record: Record
@@ -39,6 +40,7 @@ class Line:
     gain: Mapping[str, float]
     gain_spread: Mapping[str, float]
     literature: tuple[float, float] | None = None
+    run_ids: tuple[str, ...] = ()
 
     @property
     def label(self) -> str:
@@ -223,10 +225,11 @@ def _line(runs: Sequence[Record], plain: Sequence[Record] | None) -> Line:
     seeds = tuple(sorted(record.seed for record in runs if record.seed is not None))
     if newest.origin == "published":
         return Line(newest, 1, seeds, mean, spread, _better(newest.gain), {})
+    ids = tuple(r.run_id for r in sorted(runs, key=lambda r: (r.seed is None, r.seed or 0, r.started)))
     if plain is None or plain[0].method == newest.method:
-        return Line(newest, len(runs), seeds, mean, spread, {}, {})
+        return Line(newest, len(runs), seeds, mean, spread, {}, {}, run_ids=ids)
     gain, gain_spread = _gain(runs, plain)
-    return Line(newest, len(runs), seeds, mean, spread, _better(gain), gain_spread)
+    return Line(newest, len(runs), seeds, mean, spread, _better(gain), gain_spread, run_ids=ids)
 
 
 def _statistics(runs: Sequence[Record]) -> tuple[dict[str, float], dict[str, float]]:

@@ -43,6 +43,7 @@ class Record:
         method: Slug of the method; ``baseline`` is the plain student.
         bench: Name of the bench. A published record has a setting in words: data set, detector, pair, schedule.
         metrics: Metric name -> percent; a value that is not known is absent.
+        bench_variant: What differs from the bench as declared; measured records only.
         dataset: ``shapes``, ``coco2017`` ...
         family: Family of the student: ``two-stage``, ``dense``, ``transformer`` (or ``other``).
         detector: The student's detector.
@@ -75,6 +76,7 @@ class Record:
     method: str
     bench: str
     metrics: Mapping[str, float]
+    bench_variant: str = ""
     dataset: str = ""
     family: str = ""
     detector: str = ""
@@ -101,6 +103,11 @@ class Record:
     bench_hash: str = ""
     status: str = "finished"
     started: str = ""
+
+    @property
+    def place(self) -> str:
+        """The bench as listings show it."""
+        return f"{self.bench} ({self.bench_variant})" if self.bench_variant else self.bench
 
     @property
     def is_baseline(self) -> bool:

@@ -48,7 +48,7 @@ def rich_table(answer: Answer) -> Table:
     rows = _nested(answer)
     columns = [name for name in _used_columns(answer) if name != "source"]
     table = Table(
-        title=_title(answer), caption=_caption(answer), title_justify="left", caption_justify="left", box=SIMPLE_HEAD,
+        title=_title(answer), caption=caption_of(answer), title_justify="left", caption_justify="left", box=SIMPLE_HEAD,
         padding=(0, 1, 0, 0), pad_edge=False,
     )
     table.add_column("place, bench, method", overflow="fold", min_width=30)
@@ -83,7 +83,7 @@ def _nested(answer: Answer) -> list[_Row]:
         for line in group.lines:
             place = (line.record.origin, line.record.bench, line.record.bench_hash)
             if place != previous:
-                rows.append(_Row("bench", f"  {line.record.bench}", {}))
+                rows.append(_Row("bench", f"  {line.record.place}", {}))
             previous = place
             sort = "plain" if line.record.is_baseline else "method"
             rows.append(_Row(sort, f"    {line.label}", _cells(line, answer.metric)))
@@ -99,7 +99,8 @@ def _title(answer: Answer) -> str:
     return f"Results by {answer.by}, gain in {answer.metric} over the plain student of the same bench"
 
 
-def _caption(answer: Answer) -> str:
+def caption_of(answer: Answer) -> str:
+    """What a reader must know of the numbers."""
     words = [f"{answer.records} records. Measured and published numbers are never averaged together."]
     if answer.superseded:
         words.append(f"{answer.superseded} older run(s) of the same method, bench and seed are left out.")
@@ -124,7 +125,7 @@ def _cells(line: Line, metric: str) -> dict[str, str]:
     record = line.record
     known = line.literature
     return {
-        "bench": record.bench,
+        "bench": record.place,
         "method": line.label,
         "origin": record.origin + ("" if record.verified else SECOND_HAND),
         "AP": _measure(line, "AP"),
@@ -179,7 +180,7 @@ def _text(answer: Answer) -> str:
         return "  ".join([start.ljust(first), *words]).rstrip() if cells else start.rstrip()
 
     head = [_title(answer), "", aligned("", {name: name for name in columns})] if columns else [_title(answer)]
-    return "\n".join([*head, *(aligned(row.first, row.cells) for row in rows), "", _caption(answer)]) + "\n"
+    return "\n".join([*head, *(aligned(row.first, row.cells) for row in rows), "", caption_of(answer)]) + "\n"
 
 
 def _markdown(answer: Answer) -> str:
@@ -192,7 +193,7 @@ def _markdown(answer: Answer) -> str:
             lines.append(_markdown_row(COLUMNS))
             lines.append(_markdown_row(["---:" if name in NUMERIC else "---" for name in COLUMNS]))
             lines += [_markdown_row(list(_cells(line, answer.metric).values())) for line in group.lines] + [""]
-    return "\n".join([*lines, _caption(answer)]) + "\n"
+    return "\n".join([*lines, caption_of(answer)]) + "\n"
 
 
 def _markdown_row(cells: Sequence[str]) -> str:
@@ -203,7 +204,8 @@ def _flat(group: Group, line: Line) -> dict[str, Any]:
     """Everything a machine may want of one line, without the metrics."""
     record = line.record
     return {
-        "group": group.key, "origin": record.origin, "bench": record.bench, "method": record.method,
+        "group": group.key, "origin": record.origin, "bench": record.bench, "bench_variant": record.bench_variant,
+        "method": record.method,
         "variant": record.variant, "dataset": record.dataset, "family": record.family, "detector": record.detector,
         "teacher": record.teacher, "student": record.student, "pair": record.pair, "nodes": list(record.nodes),
         "knowledge": list(record.knowledge), "schedule": record.schedule, "runs": line.runs, "seeds": list(line.seeds),

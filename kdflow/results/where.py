@@ -10,8 +10,9 @@
 
 ``not`` binds tighter than ``and``, ``and`` tighter than ``or``; keywords may be written in any case. Text is
 compared exactly; a pattern, which only ``~`` takes, has ``*`` for any characters and ``?`` for one (``method ~
-'kd-*'``). ``node = 'cnn'`` holds for everything below that node, and a field with several values (node, knowledge)
-passes a test when one of its values does. A test on a value that is not known is false (``AP < 30`` and ``AP >=
+'kd-*'``). ``node = 'cnn'`` holds for everything below that node, ``dataset = 'coco'`` for every
+year of it (coco2017), and a field with several values (node, knowledge) passes
+a test when one of its values does. A test on a value that is not known is false (``AP < 30`` and ``AP >=
 30`` both skip a record without AP); ``is null`` asks for such records. Metrics are in percent.
 
 Nothing is evaluated as Python: the text becomes tokens, the tokens a tree of tests.
@@ -50,13 +51,14 @@ class WhereError(UsageError):
 
 
 TEXT_FIELDS = (
-    "method", "bench", "dataset", "family", "detector", "student", "teacher", "pair", "variant", "origin", "schedule",
-    "fidelity", "source", "status", "run_id", "run_hash",
+    "method", "bench", "dataset", "family", "detector", "student", "teacher", "pair", "variant", "bench_variant", "origin",
+    "schedule", "fidelity", "source", "status", "run_id", "run_hash",
 )
 LIST_FIELDS: Mapping[str, str] = {
     "node": "nodes", "secondary": "secondary", "rewires": "rewires", "knowledge": "knowledge",
 }
 FLAG_FIELDS = ("verified", "ablation")
+DIGITS = "0123456789"
 NODE_FIELDS = frozenset({"node", "secondary", "rewires"})
 
 
@@ -295,4 +297,6 @@ def _values(record: Record, name: str) -> tuple[Value, ...]:
 def _equal(name: str, value: Value, wanted: Value) -> bool:
     if name in NODE_FIELDS and isinstance(wanted, str) and wanted in load_tree():
         return load_tree().covers(wanted, str(value))
+    if name == "dataset":
+        return wanted in (value, str(value).rstrip(DIGITS))
     return value == wanted

@@ -130,7 +130,7 @@ def new_study(storage: RDBStorage, name: str, metrics: Sequence[str]) -> optuna.
 
 def taken(name: str) -> str:
     """The message about a study that exists."""
-    next_move = "--resume goes on with it (and lets further workers join), --study NAME starts another"
+    next_move = "--resume goes on with it, --join lets this worker join it, --study NAME starts another"
     return f'there is a study "{name}" already. Next: {next_move}'
 
 

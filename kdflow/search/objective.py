@@ -18,7 +18,7 @@ from kdflow.search.space import Space
 from kdflow.search.worker import InterruptedTrialError, Judged
 from kdflow.spec.resolve import MethodSpec
 
-COSTS = ("step_ms",)
+COSTS = ("step_ms", "added_parameters")
 """Metrics of which less is better; they come from the run itself, not from its evaluation."""
 
 
@@ -114,7 +114,7 @@ class RunObjective:
         _tidy(Path(result.folder), keep_best=result.status == "finished")
         facts = {
             "folder": result.folder, "run_id": result.run_id, "validation": dict(result.validation),
-            "step_ms": result.step_ms, "overrides": dict(self.overrides),
+            "step_ms": result.step_ms, "added_parameters": result.added_parameters, "overrides": dict(self.overrides),
         }
         if result.status == "stopped":
             return Judged(None, result.reason, facts)
@@ -122,7 +122,8 @@ class RunObjective:
 
     def _value(self, result: RunResult, metric: str) -> float:
         if metric in COSTS:
-            return float("nan") if result.step_ms is None else result.step_ms
+            value = getattr(result, metric)
+            return float("nan") if value is None else float(value)
         return result.validation[metric]
 
 

@@ -51,6 +51,7 @@ class Request:
         seed: Seed of every trial's run, and of the sampler.
         timeout: Seconds after which no further trial begins.
         resume: Go on with (or join) a study of this name.
+        join: Begin the study, or join whoever has begun it.
         device: ``auto``, ``cpu`` or ``cuda``.
         output: Folder of runs.
         write: Where to write the method with the best values.
@@ -71,6 +72,7 @@ class Request:
     seed: int | None = None
     timeout: float | None = None
     resume: bool = False
+    join: bool = False
     device: str = "auto"
     output: Path = OUTPUT
     write: Path | None = None
@@ -141,7 +143,7 @@ def _check(request: Request) -> None:
 
 def _completed(request: Request, known: optuna.Study | None, name: str) -> Request:
     """The request with what it leaves open filled in: by the study that it resumes, else by default."""
-    if known is not None and not request.resume:
+    if known is not None and not (request.resume or request.join):
         raise UsageError(about.taken(name))
     if known is None and request.resume:
         raise UsageError(f'there is no study "{name}" to resume. Next: leave --resume out, or name it with --study')
@@ -208,7 +210,14 @@ def _definition(setting: Setting, session: Session, request: Request, space: Spa
 def _enter(
     known: optuna.Study | None, storage: Any, name: str, wanted: Definition, request: Request
 ) -> tuple[optuna.Study, Definition]:
-    """Make the study, or join the one there is."""
+    """Make the study, or join the one there is (or that another worker has made meanwhile)."""
+    if known is None:
+        try:
+            study = about.new_study(storage, name, wanted.metrics)
+        except UsageError:
+            if not request.join:
+                raise
+            known = about.find_study(storage, name)
     if known is not None:
         was = Definition.read(known)
         was.check(wanted, name)
@@ -216,7 +225,6 @@ def _enter(
         if joined != was:
             joined.write(known)
         return known, joined
-    study = about.new_study(storage, name, wanted.metrics)
     parent = study_run(wanted.bench, name, request.output)
     wanted = replace(wanted, parent=parent)
     wanted.write(study)

@@ -59,6 +59,7 @@ class Optimizer(Strict):
     weight_decay: float = Field(default=1e-4, ge=0)
     lr_factors: dict[str, float] = Field(default_factory=dict, description="parameter-name pattern -> factor on lr")
     no_decay_norms: bool = Field(default=False, description="no weight decay on norms and biases")
+    fused: bool = Field(default=False, description="torch's fused kernels: one call for all parameters")
 
 
 class Schedule(Strict):
@@ -85,6 +86,8 @@ class Recipe(Strict):
     schedule: Schedule = Schedule()
     clip_norm: float | None = Field(default=None, gt=0, description="largest gradient norm")
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    compile: bool = Field(default=False, description="torch.compile of dense stages, operations and terms")
+    channels_last: bool = Field(default=False, description="maps with channels innermost, as tensor cores like them")
     ema: float | None = Field(default=None, gt=0, lt=1, description="decay of the student's moving average")
     norms: Literal["train", "frozen", "sync"] = Field(default="train", description="the student's BatchNorm layers")
     checkpoint_every: int = Field(default=500, gt=0, description="steps")

@@ -6,6 +6,7 @@ is built, so entries of ``nodes`` and ``terms`` keep their remaining keys as ``a
 
 from __future__ import annotations
 
+from fnmatch import fnmatchcase
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -75,10 +76,24 @@ class NodeEntry(BaseModel):
 
 
 class ModuleEntry(BaseModel):
-    """A trainable piece used by more than one node; its weights are shared by all of them."""
+    """A piece with weights that several nodes may share: an op's layers, or a copy of a detector's call."""
 
-    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
-    op: str
+    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False, serialize_by_alias=True)
+    op: str | None = None
+    source: str | None = Field(
+        default=None, alias="copy", description="OWNER.CALL whose stages are copied, weights included"
+    )
+    trainable: bool = Field(default=True, description="copies only: false keeps the copied weights as they are")
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> ModuleEntry:
+        if (self.op is None) == (self.source is None):
+            raise ValueError("a module has exactly one of op: and copy:")
+        if self.op is not None and not self.trainable:
+            raise ValueError("trainable: is for copies; leave a module with op: out of a phase's train: instead")
+        if self.source is not None and self.arguments:
+            raise ValueError(f"a copy takes no options ({', '.join(self.arguments)}); its calls do")
+        return self
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -149,6 +164,17 @@ class Variant(Strict):
     reason: str = ""
 
 
+class Rewrite(Strict):
+    """A rule that transforms terms. ``{term}`` stands for a term's name, ``{student}`` and other words for what is at its key."""
+
+    where: dict[str, str | tuple[str, ...]] = Field(
+        default_factory=dict, description="term (its name) or a key of the term: a pattern or several; none: every term"
+    )
+    nodes: dict[str, dict[str, Any]] = Field(default_factory=dict, description="nodes added for each of these terms")
+    terms: dict[str, dict[str, Any]] = Field(default_factory=dict, description="terms added beside each of them")
+    set: dict[str, Any] = Field(default_factory=dict, description="dotted keys of the term itself: new values")
+
+
 class Preparation(BaseModel):
     """Work done over the data before training or before each epoch, by an op with ``observe`` and ``finish``."""
 
@@ -165,21 +191,49 @@ class Preparation(BaseModel):
         return dict(self.model_extra or {})
 
 
-class Phase(Strict):
-    """One stretch of training: how long, which terms count, and which parts train (patterns over parameter names)."""
-
-    name: str
-    steps: float = Field(gt=0, description="at most 1: a fraction of the run; above: steps")
-    terms: tuple[str, ...] = ("*",)
-    train: tuple[str, ...] = ("*",)
-
-
 class Inherit(Strict):
     """Student stages that start from the teacher's weights."""
 
     student: str = Field(description="pattern over the student's parameter names")
     source: str = Field(default="teacher", description="which teacher")
     when: Literal["same_shapes"] = "same_shapes"
+
+
+class Phase(Strict):
+    """One stretch of training: how long, which terms count, and which parts train (patterns over parameter names).
+
+    A phase trains a teacher only where ``train`` names it (``teacher.*``); ``*`` means all but the teachers.
+    """
+
+    name: str
+    steps: float = Field(gt=0, description="at most 1: a fraction of the run; above: steps")
+    terms: tuple[str, ...] = ("*",)
+    train: tuple[str, ...] = ("*",)
+    init: tuple[Inherit, ...] = Field(default=(), description="weights that the student takes over when the phase begins")
+
+    def trains(self, parameter: str) -> bool:
+        """True when this parameter of a plan trains; see :func:`trains`."""
+        return any(trains(pattern, parameter) for pattern in self.train)
+
+    def counts(self, term: str) -> bool:
+        """True when this term (``kd/neck``, ``det/loss``) is active."""
+        return any(fnmatchcase(term, p) or fnmatchcase(term.partition("/")[2], p) for p in self.terms)
+
+    def names(self, owner: str) -> bool:
+        """True when it trains this teacher, whole or in part."""
+        return any(pattern.partition(".")[0] == owner for pattern in self.train)
+
+
+def trains(pattern: str, parameter: str) -> bool:
+    """True when a pattern of ``train:`` fits a parameter of a plan.
+
+    Names are ``student.backbone...``, ``ops.aligned...`` and ``teacher.backbone...``; ``student.`` may be left out of a
+    pattern. A teacher's parameters are fitted only by patterns that begin with the teacher's name.
+    """
+    owner, _, rest = parameter.partition(".")
+    if owner in ("student", "ops"):
+        return fnmatchcase(parameter, pattern) or (owner == "student" and fnmatchcase(rest, pattern))
+    return pattern.partition(".")[0] == owner and fnmatchcase(parameter, pattern)
 
 
 class Method(Strict):
@@ -197,12 +251,18 @@ class Method(Strict):
     prepare: dict[str, Preparation] = Field(default_factory=dict)
     nodes: dict[str, NodeEntry] = Field(default_factory=dict)
     terms: dict[str, TermEntry] = Field(default_factory=dict)
+    wiring: dict[str, dict[str, str]] = Field(
+        default_factory=dict, description="other inputs for stages of a detector itself, in prediction and export too"
+    )
     schedule: dict[str, Any] = Field(default_factory=dict, description="multiplies every distillation term")
     phases: tuple[Phase, ...] = ()
     init: tuple[Inherit, ...] = ()
     search: dict[str, SearchRange] = Field(default_factory=dict)
     variants: tuple[Variant, ...] = ()
     wraps: str | None = None
+    rewrite: str | tuple[Rewrite, ...] = Field(
+        default=(), description="rules that transform terms, or the method whose rules are taken"
+    )
 
     @property
     def distillation_terms(self) -> dict[str, TermEntry]:

@@ -1,4 +1,4 @@
-"""From the text of a method to the method of one run: ``wraps``, ``like``, variants and overrides, in that order."""
+"""From the text of a method to the method of one run: ``wraps``, variants, ``like``, overrides and ``rewrite``, in that order."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from kdflow.spec.bench import Bench
 from kdflow.spec.faults import validate
 from kdflow.spec.load import Document, Steps, dotted, parse, read
 from kdflow.spec.method import Method
+from kdflow.spec.rewrite import apply_rewrites
 
 _WHEN = re.compile(r"^(bench|[a-z_]\w*\.(family|detector))$")
 _GROUPS = ("modules", "prepare", "nodes", "terms")
@@ -53,9 +54,11 @@ class MethodSpec:
         _expand_dotted(resolved)
         _apply_variants(resolved, context)
         _expand_likes(resolved)
-        for path, value in (overrides or {}).items():
-            if not path.startswith(BENCH_PATHS):
-                set_path(resolved, steps_of(path), value, create=False)
+        own = {steps_of(path): value for path, value in (overrides or {}).items() if not path.startswith(BENCH_PATHS)}
+        if "rewrite" in changed:  # what is set on a term counts for what a rule makes of it
+            _override(resolved, {steps: value for steps, value in own.items() if _exists(changed, steps[:2])})
+            document.marks.update(apply_rewrites(resolved, _expand_likes, must_fit=context is None))
+        _override(resolved, own)
         method = validate(Method, resolved.data, resolved)
         resolved.check()
         if method is None:
@@ -139,13 +142,18 @@ def set_path(document: Document, steps: Steps, value: Any, *, create: bool, mark
         _move_marks(document, mark, steps)
 
 
+def _override(document: Document, values: Mapping[Steps, Any]) -> None:
+    for steps, value in values.items():
+        set_path(document, steps, copy.deepcopy(value), create=False)
+
+
 def _checked(spec: MethodSpec) -> MethodSpec:
     """Report the faults of the file as written; variants are checked against it as well."""
-    spec.resolve()
+    method = spec.resolve()
     for index, variant in enumerate(spec.document.data.get("variants") or []):
         if isinstance(variant, dict):
             _check_variant(spec.document, index, variant)
-    _check_search(spec.document)
+    _check_search(spec.document, method)
     spec.document.check()
     return spec
 
@@ -164,11 +172,13 @@ def _check_variant(document: Document, index: int, variant: dict[str, Any]) -> N
         _check_path(document, str(path), ("variants", index, "set", path), "variants")
 
 
-def _check_search(document: Document) -> None:
-    """Paths of ``search`` lead to something that the file, or one of its variants, declares."""
+def _check_search(document: Document, method: Method) -> None:
+    """Paths of ``search`` lead to something that the file, one of its variants or a rule declares."""
     search = document.data.get("search")
     for path in search if isinstance(search, dict) else ():
-        _check_path(document, str(path), ("search", path), "search")
+        steps = steps_of(str(path))
+        if len(steps) < 2 or steps[1] not in getattr(method, str(steps[0]), ()):
+            _check_path(document, str(path), ("search", path), "search")
 
 
 def _check_path(document: Document, path: str, place: Steps, purpose: str) -> None:
@@ -206,7 +216,9 @@ def _exists(data: Any, steps: Steps) -> bool:
 
 
 def _wrapped(document: Document, find: Finder | None) -> MethodSpec:
-    """Merge the method named by ``wraps`` below this document."""
+    """Merge the method named by ``wraps`` below this document, with the rules of the method named by ``rewrite``."""
+    if isinstance(rules := document.data.get("rewrite"), str) and find is not None:
+        document.data["rewrite"] = _named(document, "rewrite", rules, find).data.get("rewrite", [])
     base_name = document.data.get("wraps")
     if not isinstance(base_name, str):
         return MethodSpec(document)
@@ -214,16 +226,27 @@ def _wrapped(document: Document, find: Finder | None) -> MethodSpec:
         document.report(("wraps",), "another method can only be wrapped where methods can be found by name")
         document.check()
         return MethodSpec(document)
-    try:
-        base = load_method(find(base_name), find).document
-    except UsageError as error:
-        document.report(("wraps",), str(error))
-        raise SpecError(document.faults) from None
+    base = _named(document, "wraps", base_name, find)
     place = document.mark(("wraps",))  # what comes from the other file is found at the line that names it
     marks = {**dict.fromkeys(base.marks, place), **document.marks}
     merged = Document(document.file, _merge(base.data, document.data), marks)
     _forget(merged.data, _removed(base.data, document.data))
     return MethodSpec(merged)
+
+
+def _named(document: Document, key: str, name: str, find: Finder) -> Document:
+    """The document of another method, named at ``key``; it may not lead back to itself."""
+
+    def find_others(other: str) -> Path:
+        if other == name:
+            raise UsageError(f'"{name}" leads back to itself')
+        return find(other)
+
+    try:
+        return load_method(find(name), find_others).document
+    except UsageError as error:
+        document.report((key,), str(error))
+        raise SpecError(document.faults) from None
 
 
 def _removed(base: Mapping[str, Any], own: Mapping[str, Any]) -> set[tuple[str, str]]:
@@ -261,14 +284,14 @@ _OWN = ("method", "title", "paper", "fidelity", "bench", "wraps")
 
 
 def _merge(base: Any, own: Any) -> Any:
-    """``own`` over ``base``: mappings join key by key, a null drops an entry, own variants follow, all else replaces."""
+    """``own`` over ``base``: mappings join by key, a null drops an entry, own variants and rules follow, all else replaces."""
     if not isinstance(base, dict) or not isinstance(own, dict):
         return own
     merged = {key: value for key, value in base.items() if key not in _OWN or key not in own}
     for key, value in own.items():
         if value is None and key in merged:
             del merged[key]
-        elif key == "variants" and isinstance(merged.get(key), list) and isinstance(value, list):
+        elif key in ("variants", "rewrite") and isinstance(merged.get(key), list) and isinstance(value, list):
             merged[key] = [*merged[key], *value]
         else:
             merged[key] = _merge(merged.get(key), value) if key in merged else value

@@ -172,7 +172,7 @@ class MlflowTracker:
                 self._client.set_terminated(run.info.run_id, "KILLED")
         facts = self.facts
         nested = {"mlflow.parentRunId": facts.parent} if facts.parent else {}
-        name = f"{facts.method} seed {facts.seed}" + (f" ({facts.variant})" if facts.overrides else "")
+        name = f"{facts.method} seed {facts.seed}" + (f" ({facts.variant})" if facts.variant else "")
         tags = {safe_name(key): value for key, value in {**facts.tags(), **nested}.items()}
         self._run_id = self._client.create_run(self._experiment, tags=tags, run_name=name[:250]).info.run_id
         self._write_params()
@@ -211,12 +211,34 @@ def study_run(bench: str, study: str, folder: Path | None = None, uri: str | Non
         folder: Folder of all runs; see :class:`MlflowTracker`.
         uri: The store.
     """
+    return parent_run(bench, study, "study", folder, uri)
+
+
+def parent_run(bench: str, name: str, kind: str, folder: Path | None = None, uri: str | None = None) -> str:
+    """MLflow id of the run that others are nested in, by its name; made where it is not there.
+
+    Args:
+        bench: The bench, whose experiment holds it.
+        name: What it is found by.
+        kind: ``study``, ``sweep`` or ``ablation``.
+        folder: Folder of all runs; see :class:`MlflowTracker`.
+        uri: The store.
+    """
     place = store_uri(uri, folder)
     client = open_client(place)
     experiment = experiment_id(client, bench, place)
-    quoted = study.replace("'", "_")
-    known = list(find_runs(client, [experiment], f"tags.`kdflow.study` = '{quoted}'", newest_first=False))
+    quoted = name.replace("'", "_")
+    known = list(find_runs(client, [experiment], f"tags.`kdflow.{kind}` = '{quoted}'", newest_first=False))
     if known:
         return str(known[0].info.run_id)
-    tags = {"kdflow.study": quoted, "kind": "study"}
-    return str(client.create_run(experiment, tags=tags, run_name=f"search {study}"[:250]).info.run_id)
+    shown = f"search {name}" if kind == "study" else name
+    tags = {f"kdflow.{kind}": quoted, "kind": kind}
+    made = str(client.create_run(experiment, tags=tags, run_name=shown[:250]).info.run_id)
+    if kind != "study":  # nothing of its own will be written to it
+        client.set_terminated(made, "FINISHED")
+    return made
+
+
+def nest(parent: str, run_id: str, folder: Path | None = None, uri: str | None = None) -> None:
+    """Show a run inside another one; of a run that is in several sweeps, the last one counts."""
+    open_client(store_uri(uri, folder)).set_tag(run_id, "mlflow.parentRunId", parent)

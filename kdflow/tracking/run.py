@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-TEXTS = ("method", "bench", "dataset", "title", "paper", "fidelity", "student", "kind", "variant", "pair")
+TEXTS = ("method", "bench", "dataset", "title", "paper", "fidelity", "student", "kind", "variant", "bench_variant", "pair")
 HASHES = ("run_hash", "definition", "bench_hash")
 SETS = {"nodes": "node", "secondary": "secondary", "rewires": "rewires", "knowledge": "knowledge", "needs": "needs"}
 
@@ -40,7 +40,8 @@ class RunFacts:
         rewires: Rewired nodes.
         knowledge: What the terms compare.
         needs: What the method asks for (``gt``, ``teacher_forward`` ...).
-        overrides: Dotted path -> value, where the run departs from its files.
+        overrides: Dotted path -> value, where the run departs from the method's file.
+        bench_overrides: The same for the bench's file.
         params: Further facts (versions, threads, the teacher's AP).
         spec: The filled spec; its leaves become parameters.
         artifacts: Files to keep from the start.
@@ -67,6 +68,7 @@ class RunFacts:
     knowledge: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
     overrides: Mapping[str, Any] = field(default_factory=dict)
+    bench_overrides: Mapping[str, Any] = field(default_factory=dict)
     params: Mapping[str, Any] = field(default_factory=dict)
     spec: Mapping[str, Any] = field(default_factory=dict)
     artifacts: tuple[Path, ...] = ()
@@ -78,8 +80,13 @@ class RunFacts:
 
     @property
     def variant(self) -> str:
-        """The overrides in one line; empty for a run of the files as they are."""
-        return ", ".join(f"{path}={value}" for path, value in sorted(self.overrides.items()))
+        """The method's overrides in one line; empty for a method as its file has it."""
+        return in_words(self.overrides)
+
+    @property
+    def bench_variant(self) -> str:
+        """The bench's overrides in one line; empty for a bench as its file has it."""
+        return in_words(self.bench_overrides)
 
     @property
     def pair(self) -> str:
@@ -101,6 +108,11 @@ class RunFacts:
         tags |= {f"family.{owner}": family for owner, family in self.families.items()}
         tags |= {f"detector.{owner}": detector for owner, detector in self.detectors.items()}
         return {**tags, "seed": str(self.seed)}
+
+
+def in_words(overrides: Mapping[str, Any]) -> str:
+    """``a.x=1, b=2``; values that are switched off (None) are left out."""
+    return ", ".join(f"{path}={value}" for path, value in sorted(overrides.items()) if value is not None)
 
 
 @dataclass(frozen=True)

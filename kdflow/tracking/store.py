@@ -6,12 +6,14 @@ import logging
 import os
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from kdflow.errors import KdflowError, MissingPackageError
+from kdflow.tracking.lock import alone
 from kdflow.tracking.run import StoredRun
 
 PAGE = 500
@@ -47,6 +49,7 @@ def quiet() -> Iterator[None]:
     """Without MLflow's telemetry, start-up messages, and deprecation warnings of the packages below it."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     loggers = [logging.getLogger(name) for name in ("mlflow", "alembic")]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -74,10 +77,9 @@ def open_client(uri: str) -> Any:
         for name in ("mlflow", "alembic"):
             logging.getLogger(name).setLevel(logging.WARNING)
         try:
-            if file is not None:
-                file.parent.mkdir(parents=True, exist_ok=True)
-            client = MlflowClient(tracking_uri=uri)
-            client.search_experiments(max_results=1)
+            with alone(file) if file is not None else nullcontext():  # MLflow makes its tables without regard for others
+                client = MlflowClient(tracking_uri=uri)
+                client.search_experiments(max_results=1)
         except Exception as error:
             raise KdflowError(f"the tracking store {uri} cannot be opened: {_first_line(error)}") from error
     return client
@@ -160,3 +162,20 @@ def stored_run(run: Any) -> StoredRun:
     status = tags.get("kdflow.status") or STATUSES.get(run.info.status, run.info.status.lower())
     started = datetime.fromtimestamp(run.info.start_time / 1000, UTC).isoformat(timespec="milliseconds")
     return StoredRun(run.info.run_id, status, started, tags, dict(run.data.metrics))
+
+
+Curve = tuple[tuple[int, float], ...]
+
+
+def read_curves(client: Any, run_id: str, names: Iterable[str]) -> dict[str, Curve]:
+    """Metric -> (step, value) in the order of steps; of a step that was written twice, the later value."""
+    curves = {name: {m.step: m.value for m in client.get_metric_history(run_id, name)} for name in names}
+    return {name: tuple(sorted(curve.items())) for name, curve in curves.items()}
+
+
+def read_texts(client: Any, run_id: str, names: Iterable[str]) -> dict[str, str]:
+    """Artifact -> its text, for those of the named ones that the run has."""
+    with quiet(), TemporaryDirectory() as folder:
+        present = {entry.path for entry in client.list_artifacts(run_id)}
+        found = {name: client.download_artifacts(run_id, name, folder) for name in names if name in present}
+        return {name: Path(file).read_text(encoding="utf-8") for name, file in found.items()}

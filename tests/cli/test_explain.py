@@ -31,7 +31,7 @@ def test_text_says_what_never_runs(call, tiny):
 
 
 def test_json_is_data(call, tiny, shares):
-    facts = json.loads(call("explain", "fitnet", "--bench", tiny, "--format", "json").out)
+    facts = json.loads(call("explain", "fitnet", "--bench", tiny, "--json").out)
     pruned = facts["teacher"]["pruned"]
     assert facts["teacher"]["pruned_share_of_flops"] == pytest.approx(sum(shares[stage] for stage in pruned))
     assert {"name": "kd/hint", "node": "cnn/neck", "nodes": ["cnn/neck"], "weight": 1.0} in facts["terms"]

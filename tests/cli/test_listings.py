@@ -113,3 +113,17 @@ def test_doctor_says_what_is_bad(call, monkeypatch, tmp_path):
     done = call("doctor")
     assert done.code == 1
     assert "bad" in done.out
+
+
+def test_detectors_for_programs_name_family_ports_library_and_licence(call):
+    found = {one["name"]: one for one in json.loads(call("detectors", "--json").out)}
+    assert len(found) >= 10
+    assert {one["family"] for one in found.values()} == {"two-stage", "dense", "transformer"}
+    assert {one["library"] for one in found.values()} == {"torchvision", "transformers"}
+    for one in found.values():
+        assert one["licence"]
+        ports = {port["name"]: port for port in one["ports"]}
+        assert {"backbone", "neck", "detections"} <= set(ports), one["name"]
+        assert len(ports["neck"]["channels"]) == len(ports["neck"]["strides"]) > 0
+    forms = {name: next(p["form"] for p in one["ports"] if p["name"].endswith(".logits")) for name, one in found.items()}
+    assert (forms["detr"], forms["rt-detr"], forms["gfl"]) == ("softmax", "sigmoid", "sigmoid")

@@ -25,6 +25,14 @@ def test_filters_hold_for_published_rows(call):
     assert {line["method"] for group in found["groups"] for line in group["lines"]} == {"defeat", "baseline"}
 
 
+def test_literature_is_found_by_data_set_and_node(call):
+    found = json.loads(call("results", "--published", "--where", "dataset = 'coco' and node = 'cnn/neck'", "--json").out)
+    (group,) = [group for group in found["groups"] if group["key"] == "cnn/neck"]
+    methods = [line for line in group["lines"] if line["method"] != "baseline"]
+    assert len(methods) > 80
+    assert {line["dataset"] for line in methods} == {"coco2017"}
+
+
 @pytest.mark.parametrize(("form", "start"), [("table", "Results by method"), ("md", "**Results by method")])
 def test_forms_for_people(call, form, start):
     assert call("results", "--published", "--by", "method", "--format", form).out.startswith(start)

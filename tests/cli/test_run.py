@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,7 @@ def test_options_arrive(call, asked, tiny):
         "cpu",
         "--precision",
         "bf16",
+        "--compile",
         "--output",
         "out",
         "--resume",
@@ -76,6 +78,7 @@ def test_options_arrive(call, asked, tiny):
         "steps": 9,
         "device": "cpu",
         "precision": "bf16",
+        "compiled": True,
         "output": Path("out"),
         "resume": True,
         "overrides": {"recipe.batch": 4},
@@ -136,6 +139,33 @@ def test_an_interrupted_run_is_no_success(call, monkeypatch):
     done = call("run", "baseline")
     assert done.code == 1
     assert "interrupted" in done.out
+
+
+def test_together_is_one_call_for_all(call, monkeypatch, tiny):
+    calls = []
+
+    def run_together(requests, **settings):
+        calls.append((requests, settings))
+        for request in requests:
+            (hook,) = request.hooks
+            hook.run_started(RunStarted(Path("/runs"), 10, 0, "cpu", 1, ("det/loss",)))
+            hook.step_ended(StepEvent(5, 10, "", 1.25, {}, {}, 0.1, 0.04, 50.0))
+        return [replace(result(requests[0].spec, "failed"), reason="kd/neck: not finite"), result(requests[1].spec)]
+
+    monkeypatch.setattr("kdflow.experiment.together.run_together", run_together)
+    words = ("--bench", tiny, "--seed", 3, "--steps", 9, "--set", "recipe.batch=4", "--together")
+    done = call("run", "fitnet", "baseline", *words)
+    ((requests, settings),) = calls
+    assert [(r.spec, r.bench, r.seed, r.overrides) for r in requests] == [
+        ("fitnet", str(tiny), 3, {"recipe.batch": 4}),
+        ("baseline", str(tiny), 3, {"recipe.batch": 4}),
+    ]
+    assert settings["steps"] == 9
+    assert done.code == 1
+    assert "fitnet on tiny, seed 3: failed" in done.out
+    assert "kd/neck: not finite" in done.out
+    assert "baseline on tiny, seed 3: finished" in done.out
+    assert "fitnet, seed 3: step 5/10" in done.err
 
 
 def test_the_real_thing(call, tiny, tmp_path, monkeypatch):

@@ -148,7 +148,8 @@ def prepared(op: Op, kinds: Mapping[str, Kind], inputs: Mapping[str, Any], dtype
     if not op.is_module:
         return lambda **given: op.target(**given, **options, **metas)
     torch.manual_seed(0)
-    module = op.target(**options)
+    when_made = {name: metas.pop(name) for name in inspect.signature(op.target).parameters if name in metas}
+    module = op.target(**options, **when_made)
     if hasattr(module, "build"):
         wanted = inspect.signature(module.build).parameters
         module.build(**{key: value for key, value in inputs.items() if key in wanted})

@@ -10,22 +10,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from kdflow.graph.passes.infer import fake_mode
+from kdflow.graph.passes.fakes import fake_mode
 from kdflow.kinds import SCALAR, Kind
 from kdflow.ports import BATCH_PORTS, DETECTORS, STANDARD_PORTS, Detector, PortSpec
-from tests.contracts.tiny_detectors import TINY, batch_for
+from tests.contracts.tiny_detectors import TINY, batch_for, detector_of
 from tests.detectors.staging import run_stages
 
 NAMES = DETECTORS.names()
 each = pytest.mark.parametrize("name", NAMES)
-_BUILT: dict[str, Any] = {}
-
-
-def detector_of(name: str) -> Any:
-    """A fresh tiny detector; building is slower than copying."""
-    if name not in _BUILT:
-        _BUILT[name] = TINY[name](0)
-    return copy.deepcopy(_BUILT[name])
 
 
 def test_every_detector_has_a_tiny_form() -> None:

@@ -6,11 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 
 from kdflow.experiment.matrix import as_markdown, portability
 from kdflow.experiment.setup import Setting, canvas_of, find_bench, prepare, read_method
-from kdflow.operation import OPS
 from kdflow.ports import Batch
 from kdflow.spec.resolve import load_bench
 
@@ -75,10 +73,10 @@ def test_bench_file_is_well_formed_and_named_after_its_file(path: Path) -> None:
 
 def test_search_ranges_name_things_that_exist() -> None:
     for path in SPECS:
-        method = read_method(path).document.data
-        for dotted in method.get("search") or {}:
+        method = read_method(path).resolve()
+        for dotted in method.search:
             section, name = dotted.split(".")[:2]
-            assert name in method[section], f"{path.name}: {dotted}"
+            assert name in getattr(method, section), f"{path.name}: {dotted}"
 
 
 def test_one_spec_runs_on_detectors_of_every_family_unchanged() -> None:
@@ -90,28 +88,6 @@ def test_one_spec_runs_on_detectors_of_every_family_unchanged() -> None:
     table = as_markdown(cells)
     assert "| fitnet | runs | runs | runs |" in table
     assert "no port" in table or "no call" in table
-
-
-def test_ops_of_the_hardest_specs_are_shared_with_other_specs() -> None:
-    hard, used = {"ld", "crosskd", "gid", "odgk", "detrdistill"}, dict[str, set[str]]()
-    for path in SPECS:
-        for name in ops_in(yaml.safe_load(path.read_text())):
-            used.setdefault(name, set()).add(path.stem)
-    shared = [name for name, specs in used.items() if specs & hard]
-    alone = [name for name in shared if len(used[name]) == 1]
-    assert all(name in OPS for name in shared)
-    assert len(alone) / len(shared) <= ALONE, sorted(alone)
-
-
-ALONE = 0.60
-"""Largest share of these ops that a single spec uses alone; it falls with every method that composes the same primitives."""
-
-
-def ops_in(value: object) -> set[str]:
-    if isinstance(value, dict):
-        own = {v for k, v in value.items() if k in ("op", "loss") and isinstance(v, str)}
-        return own.union(*(ops_in(v) for v in value.values()))
-    return set().union(*(ops_in(v) for v in value)) if isinstance(value, list) else set()
 
 
 def test_home_benches_exist() -> None:

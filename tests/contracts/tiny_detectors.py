@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +20,15 @@ SQUARE = ((96, 96), (96, 96))
 RAGGED = ((64, 96), (96, 64))
 PADDED = frozenset({"faster-rcnn", "retinanet", "fcos", "gfl", "atss", *hf_tiny.MASKED})
 """Detectors that take images of unequal size; the others want every image to fill the canvas."""
+
+_BUILT: dict[tuple[str, int], Any] = {}
+
+
+def detector_of(name: str, seed: int = 0) -> Any:
+    """A fresh tiny detector; building is slower than copying."""
+    if (name, seed) not in _BUILT:
+        _BUILT[name, seed] = TINY[name](seed)
+    return copy.deepcopy(_BUILT[name, seed])
 
 
 def batch_for(name: str, counts: tuple[int, int] = (3, 1)) -> Batch:

@@ -34,7 +34,7 @@ CASES: dict[str, dict[str, Any]] = {
     "d-fine": {"denoising": 6, "bins": 8, "quality_width": 16},
 }
 MASKED = ("deformable-detr", "detr", "conditional-detr", "dab-detr")
-COUNTS = ((2, 0), (0, 0), (1, 3))
+COUNTS = ((2, 0), (0, 0), (1, 3), (0, 1))
 
 
 def build(name: str, seed: int = 0, *, uneven: bool = True, **options: Any) -> Any:

@@ -4,15 +4,26 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
+from kdflow.graph.runtime import stream_key
 from kdflow.ports import BATCH_PORTS, Batch, Detector
 
 
-def run_stages(detector: Detector, batch: Batch, **replaced: Any) -> dict[str, Any]:
-    """Every port's value. ``replaced`` gives values for ports (dots written as ``__``) in place of the detector's own."""
+def run_stages(detector: Detector, batch: Batch, *, seed: int | None = None, **replaced: Any) -> dict[str, Any]:
+    """Every port's value.
+
+    Args:
+        detector: Whose stages.
+        batch: What they start from.
+        seed: Each stage draws from a stream of its own, so that a repeated one draws the same; none draws on and on.
+        replaced: Values for ports (dots written as ``__``) in place of the detector's own.
+    """
     values: dict[str, Any] = dict(batch.values())
     given = {name.replace("__", "."): value for name, value in replaced.items()}
     for name, stage in detector.stages.items():
         inputs = {argument: values[port] for argument, port in stage.inputs.items()}
+        _seed(seed, name)
         result = stage.run(**inputs, **stage.options)
         missing = set(stage.outputs) - set(result)
         assert not missing, f"{name} does not return {missing}"
@@ -22,8 +33,19 @@ def run_stages(detector: Detector, batch: Batch, **replaced: Any) -> dict[str, A
     return values
 
 
+def _seed(seed: int | None, stage: str) -> None:
+    if seed is not None:
+        torch.manual_seed(stream_key(seed, 0, stage))
+
+
 def run_call(
-    detector: Detector, call: str, values: dict[str, Any], options: dict[str, Any] | None = None, **inputs: Any
+    detector: Detector,
+    call: str,
+    values: dict[str, Any],
+    options: dict[str, Any] | None = None,
+    *,
+    seed: int | None = None,
+    **inputs: Any,
 ) -> dict[str, Any]:
     """The outputs of a call: repeats exactly the stages that depend on what is replaced; ``values`` are the ports so far.
 
@@ -43,6 +65,7 @@ def run_call(
         if name not in needed or not (own or name in settings or touched.intersection(stage.inputs.values())):
             continue
         given = {argument: own[argument] if argument in own else found[port] for argument, port in stage.inputs.items()}
+        _seed(seed, name)
         result = stage.run(**given, **{**stage.options, **settings.get(name, {})})
         for port, spec in detector.ports.items():
             if spec.stage == name and port not in replaced:

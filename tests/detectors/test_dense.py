@@ -38,7 +38,9 @@ def batch_for(name: str, counts: tuple[int, int] = (3, 2), seed: int = 0) -> Any
 
 
 @each
-@pytest.mark.parametrize("counts", [(3, 2), (2, 0), (0, 0)], ids=["objects", "one image empty", "all images empty"])
+@pytest.mark.parametrize(
+    "counts", [(3, 2), (2, 0), (0, 1), (0, 0)], ids=["objects", "one image empty", "one box", "all images empty"]
+)
 def test_a_training_step_is_the_librarys_bit_for_bit(name: str, counts: tuple[int, int]) -> None:
     assert_exact(tiny(name), batch_for(name, counts), OFFSET[name])
 
@@ -54,6 +56,45 @@ def test_a_training_step_is_the_librarys_bit_for_bit(name: str, counts: tuple[in
 )
 def test_variants_are_exact_too(name: str, options: dict[str, Any]) -> None:
     assert_exact(tiny(name, **options), batch_for(name), OFFSET[name])
+
+
+@pytest.mark.parametrize("backbone", ["resnet18", "timm:mobilenetv3_small_050"])
+def test_a_level_that_the_head_does_not_read_changes_nothing_else(backbone: str) -> None:
+    detector = tiny("fcos", backbone=backbone, first_level=2, head_from=3)
+    batch = make_batch((3, 2), ((64, 96), (91, 64)), divisor=detector.size_divisor)
+    assert batch.images.shape[-2:] == (128, 128)
+    assert_same_detections(detector, batch, 0)
+    assert_exact(detector, batch, 0)
+    values = run_stages(detector, batch)
+    assert [m.shape[-1] for m in values["neck"]] == [32, 16, 8, 4, 2, 1]
+    assert all(torch.equal(a, b) for a, b in zip(values["head.maps"], values["neck"][1:], strict=True))
+    space: dict[str, Any] = {}
+    exec(detector.source(), space)
+    space["build"]().load_state_dict(detector.model.state_dict())
+
+
+def test_the_head_cannot_begin_below_the_pyramid() -> None:
+    with pytest.raises(UsageError, match="the head cannot read P2 where the pyramid begins with P3"):
+        tiny("fcos", head_from=2)
+
+
+def test_smaller_pixels_give_a_smaller_pyramid() -> None:
+    detector = tiny("fcos", first_level=2, head_from=3)
+    batch = make_batch((3, 2), ((128, 128), (128, 128)))
+    values = run_stages(detector, batch)
+    low = run_call(detector, "backbone", values, pixels=values["normalize.pixels"][..., ::2, ::2])
+    sizes = [m.shape for m in low["neck"]]
+    assert sizes[:-1] == [m.shape for m in values["neck"][1:]]
+
+
+@pytest.mark.parametrize("counts", [(3, 2), (1, 0)])
+def test_ssd_on_unequal_images_is_the_librarys_on_a_padded_batch(counts: tuple[int, int]) -> None:
+    """The library's transform makes every image a square; asked to pad instead, it agrees bit for bit."""
+    detector, batch = tiny("ssd"), make_batch(counts, ((64, 96), (91, 64)))
+    detector.model.transform.size_divisible = 32
+    assert_exact(detector, batch, OFFSET["ssd"])
+    detector.model.transform.resize = lambda image, target=None: (image, target)
+    assert_same_detections(detector, batch, OFFSET["ssd"])
 
 
 def test_ssd_on_vgg_is_the_librarys() -> None:

@@ -39,10 +39,11 @@ def tiny(seed: int = 0, **options: object) -> TorchvisionDetector:
     [
         ((3, 2), ((64, 96), (91, 64))),
         ((2, 0), ((64, 96), (91, 64))),
+        ((0, 1), ((64, 96), (91, 64))),
         ((0, 0), ((64, 64), (96, 64))),
         ((1, 4), ((96, 96), (96, 96))),
     ],
-    ids=["ragged", "one image empty", "all images empty", "full canvas"],
+    ids=["ragged", "one image empty", "one box", "all images empty", "full canvas"],
 )
 def test_a_training_step_is_the_librarys_bit_for_bit(
     counts: tuple[int, int], sizes: tuple[tuple[int, int], ...]

@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from kdflow.cli.check import verdict_of
+from kdflow.experiment.sweep_file import read_sweep
 from kdflow.spec.bench import Bench
 from kdflow.spec.method import Method, Reduce, TermEntry
 from tests.cli.conftest import TINY
@@ -70,6 +71,9 @@ def test_examples_run(page: Path, folder: Path, capsys):
 def _check(block: Block) -> None:
     assert block.file is not None, f"a spec needs a name in its first line: {block.text[:60]}"
     document = yaml.safe_load(block.text)
+    if "sweep" in document:
+        assert read_sweep(Path(block.file)) is not None
+        return
     if "method" not in document and document["data"]["format"] != "shapes":
         Bench.model_validate(document)
         return

@@ -32,6 +32,7 @@ class TwoParameters(nn.Module):
 class FakeTerm:
     name: str
     is_distillation: bool = False
+    auxiliary: bool = False
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,12 @@ class FakePlan(nn.Module):
         for teacher in self.hidden.values():
             teacher.eval()
         return self
+
+    def begin(self, phase: str) -> bool:
+        return False
+
+    def thaw(self) -> tuple[nn.Module, ...]:
+        return ()
 
     def enter(self, phase: str) -> None:
         self.phase = phase

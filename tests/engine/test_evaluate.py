@@ -130,6 +130,27 @@ def test_voc_detection_that_misses_does_not_take_the_box() -> None:
     assert metrics["voc_ap50"] == pytest.approx(0.5)
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_both_metrics_agree_on_boxes_that_stand_apart(seed: int) -> None:
+    """With one box per detection to choose from, COCO and VOC judge alike; they read the same curve at 101 recalls and at all."""
+    draw = np.random.default_rng(seed)
+    corners = [(x, y) for x in (0, 50, 100, 150) for y in (0, 50)]
+    boxes = [
+        (image, int(draw.choice([3, 7])), (*c, 30, 30))
+        for image in range(1, 41)
+        for c in corners
+        if draw.random() < 0.6
+    ]
+    detections: dict[int, list[dict[str, Any]]] = {image: [] for image in range(1, 41)}
+    for image, category, (x, y, *_) in boxes:
+        for _ in range(draw.integers(0, 3)):  # missed, found, found twice; well, badly, or not at all
+            dx, dy = draw.uniform(0, 10, 2)
+            detections[image].append(found(image, category, (x + dx, y + dy, 30, 30), float(draw.random())))
+    metrics = judge(detections, truth(boxes, images=40))
+    assert 5 < metrics["AP50"] < 95
+    assert metrics["voc_ap50"] == pytest.approx(metrics["AP50"], abs=1.0)
+
+
 def test_voc_has_no_value_without_objects() -> None:
     assert voc_ap50(truth([]), [found(1, 3, BOX, 0.9)]) == {}
 
@@ -168,8 +189,12 @@ class Scripted:
 def batch(ids: Sequence[int]) -> Batch:
     n = len(ids)
     return Batch(
-        torch.zeros(n, 3, 64, 64), [(50, 50)] * n, [torch.zeros(0, 4)] * n, [torch.zeros(0, dtype=torch.int64)] * n,
-        list(ids), [(100, 200)] * n,
+        torch.zeros(n, 3, 64, 64),
+        [(50, 50)] * n,
+        [torch.zeros(0, 4)] * n,
+        [torch.zeros(0, dtype=torch.int64)] * n,
+        list(ids),
+        [(100, 200)] * n,
     )
 
 

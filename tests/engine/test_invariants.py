@@ -197,14 +197,57 @@ def test_teacher_in_the_optimizer_is_named() -> None:
         TeacherWatch(plan.teachers, optimizer)
 
 
-def test_teacher_that_trains_on_purpose_is_not_watched() -> None:
+def learning_teacher() -> tuple[Any, TeacherWatch]:
+    """A teacher of which a phase trains ``scale`` and not ``shift``, in training mode."""
     plan = FakePlan()
     plan.eval()
     teacher = plan.hidden["teacher"]
+    teacher.scale.requires_grad_(True)
     watch = TeacherWatch(plan.teachers, torch.optim.SGD([teacher.scale], lr=0.1), trained=[teacher.scale])
     teacher.train()
+    return teacher, watch
+
+
+def test_teacher_that_trains_on_purpose_may_change_where_it_trains() -> None:
+    teacher, watch = learning_teacher()
+    with torch.no_grad():
+        teacher.scale.mul_(2)
+        teacher.norm.running_mean.add_(1)
     watch.check(thorough=True)
-    assert watch.notes == ()
+    assert watch.learning == {"teacher"}
+    assert watch.notes == ("teacher: 1 parameters train in this phase",)
+
+
+def test_what_a_phase_leaves_out_of_a_learning_teacher_must_stay() -> None:
+    teacher, watch = learning_teacher()
+    teacher.shift.requires_grad_(True)
+    with pytest.raises(InvariantError, match=r"teacher\.shift: a teacher's parameter requires gradient"):
+        watch.check()
+    teacher.shift.requires_grad_(False)
+    with torch.no_grad():
+        teacher.shift.add_(1)
+    watch.check()
+    with pytest.raises(InvariantError, match=r"teacher\.shift: the teacher changed during training"):
+        watch.check(thorough=True)
+
+
+def test_auxiliary_term_has_to_reach_anything_that_trains() -> None:
+    ours, other = nn.Parameter(torch.ones(1)), nn.Parameter(torch.ones(1))
+    watch = LifeWatch(["a", "b"], limit=2, auxiliary=["a"])
+    watch.judge(FakeOutcome(other.sum(), {"a": other.sum(), "b": ours.sum()}, {}), [ours], [ours, other])
+    assert watch.unproven == ()
+    dead = LifeWatch(["a"], limit=2, auxiliary=["a"])
+    frozen = FakeOutcome(other.sum(), {"a": torch.ones(())}, {})
+    dead.judge(frozen, [ours], [ours, other])
+    with pytest.raises(InvariantError, match="a: in 2 steps no gradient of this term reached anything that trains"):
+        dead.judge(frozen, [ours], [ours, other])
+
+
+def test_term_for_the_student_is_not_proven_by_reaching_something_else() -> None:
+    ours, other = nn.Parameter(torch.ones(1)), nn.Parameter(torch.ones(1))
+    watch = LifeWatch(["a"], limit=1)
+    with pytest.raises(InvariantError, match="reached the student"):
+        watch.judge(FakeOutcome(other.sum(), {"a": other.sum()}, {}), [ours], [ours, other])
 
 
 def test_failed_run_tells_its_hooks_why(machine: Machine, tmp_path: Path) -> None:

@@ -101,6 +101,7 @@ def test_moving_average_keeps_tied_weights_averaged() -> None:
 class Holder(nn.Module):
     def __init__(self) -> None:
         super().__init__()
+        self.teachers: dict[str, nn.Module] = {}
         self.student = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
 
 

@@ -3,9 +3,11 @@
 A binding ``tests/goldens/<slug>.yaml`` lists *runs*; each applies to the cases that have the keys in ``when`` and says
 
     method:    spec to evaluate, where it is not the slug
+    equals:    key -> number; the run applies where the case's scalar is this
     drop:      dotted spec paths that are left out
     set:       dotted spec path -> literal, "$key" for a scalar of the case ("$" works inside mappings and lists as well), or
-               {make: function, of: [keys]}; "key|1" stands for 1 where the case has no such key
+               {make: function, of: [keys]}, or "#key" for the length of an array; "key|1" stands for 1 where the case has no
+               such key
     values:    reference in the spec -> key ("student.neck.*" gathers a list) or {make: function, of: key or [keys]}
     leaves:    references beside student.* whose gradients are compared (results of calls that are given)
     params:    key pattern with {placeholders} -> name below plan.ops ({last_k}: {k} counted from the end), or a list of
@@ -71,7 +73,7 @@ def binding_runs(slug: str, arrays: Arrays) -> list[Run]:
         merged = {**{k: v for k, v in binding.items() if k != "runs"}, **declared}
         if all(fnmatch.filter(arrays, key) for key in declared.get("when", [])) and not any(
             fnmatch.filter(arrays, key) for key in declared.get("unless", [])
-        ):
+        ) and all(float(arrays[key]) == number for key, number in declared.get("equals", {}).items()):
             runs.append(Run(merged.get("method", slug), merged, arrays))
     return runs
 
@@ -99,13 +101,18 @@ def literal(run: Run, value: Any) -> Any:
         return [literal(run, v) for v in value]
     if isinstance(value, str) and value.startswith("$"):
         return gather(run, value[1:]).tolist()
+    if isinstance(value, str) and value.startswith("#"):
+        return len(gather(run, value[1:]))
     return value
 
 
-def scalar(run: Run, key: str) -> float:
-    """A scalar of the case; ``key|1`` is 1 where it is absent."""
+def scalar(run: Run, key: str) -> Any:
+    """A scalar of the case, or an array as it is; ``key|1`` is 1 where it is absent."""
     name, _, default = key.partition("|")
-    return float(gather(run, name)) if name in run.arrays or not default else float(default)
+    if name not in run.arrays and default:
+        return float(default)
+    value = gather(run, name)
+    return float(value) if isinstance(value, np.ndarray) and value.size == 1 else value
 
 
 def tensors(value: Any, dtype: torch.dtype) -> Any:

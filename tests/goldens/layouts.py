@@ -321,3 +321,158 @@ def positives_per_level(labels: Tensor, classes: Tensor, maps: list[Tensor]) -> 
 def values_per_level(values: Tensor, maps: list[Tensor]) -> list[Tensor]:
     """(B, R) -> (B, R_l) per level of these maps."""
     return list(values.split([one.shape[-2] * one.shape[-1] for one in maps], dim=1))
+
+
+def as_blocks(rows: Tensor) -> Tensor:
+    """(n, ...) -> (n, D, 1, 1)."""
+    return rows.flatten(1)[..., None, None]
+
+
+def over_samples(summed: float) -> list[str]:
+    """1 -> divided by the numbers of a sample, 0 -> by all numbers."""
+    return ["c"] if summed else ["elements"]
+
+
+def objects_then_rest(objects: list[Tensor], rest: list[Tensor]) -> Tensor:
+    """Rows of every image, objects first -> all rows, images in order."""
+    return torch.cat([part for image in zip(objects, rest, strict=True) for part in image])
+
+
+def any_boxes(*groups: list[Tensor]) -> list[Tensor]:
+    """As many boxes per image as it has rows in all groups together."""
+    return [torch.zeros(sum(len(rows) for rows in image), 4) for image in zip(*groups, strict=True)]
+
+
+def is_object(objects: list[Tensor], rest: list[Tensor]) -> Tensor:
+    """True for the rows of :func:`objects_then_rest` that are objects."""
+    return objects_then_rest([torch.ones(len(o)) > 0 for o in objects], [torch.zeros(len(r)) > 0 for r in rest])
+
+
+def is_rest(objects: list[Tensor], rest: list[Tensor]) -> Tensor:
+    """True for the others."""
+    return ~is_object(objects, rest)
+
+
+def rest_labels(objects: list[Tensor], rest: list[Tensor], background: Tensor) -> Tensor:
+    """Class 0 for objects, the background's for the rest."""
+    return is_rest(objects, rest).long() * background
+
+
+def rest_logits(objects: list[Tensor], logits: list[Tensor]) -> Tensor:
+    """Logits of the rest, zeros for objects."""
+    return objects_then_rest([logits[0].new_zeros(len(o), logits[0].shape[1]) for o in objects], logits)
+
+
+def rows_of_objects(values: Tensor, objects: list[Tensor], rest: list[Tensor]) -> list[Tensor]:
+    """The objects' rows of every image, from :func:`objects_then_rest`."""
+    return list(values.split([len(part) for image in zip(objects, rest, strict=True) for part in image])[0::2])
+
+
+def rows_of_rest(values: Tensor, objects: list[Tensor], rest: list[Tensor]) -> list[Tensor]:
+    """The other rows of every image."""
+    return list(values.split([len(part) for image in zip(objects, rest, strict=True) for part in image])[1::2])
+
+
+def numbers_in_rest(chosen: Tensor, objects: list[Tensor], rest: list[Tensor]) -> list[Tensor]:
+    """Which of the other rows of every image are chosen."""
+    return [rows.nonzero().flatten() for rows in rows_of_rest(chosen, objects, rest)]
+
+
+def chance_of(cross_entropy: float) -> float:
+    """A cross-entropy -> the chance that it is the negative logarithm of."""
+    return math.exp(-cross_entropy)
+
+
+def known_labels(labels: list[Tensor]) -> list[Tensor]:
+    """Per image (R,) -> one level (B, R), True where not ignored."""
+    return [torch.stack(labels) >= 0]
+
+
+def objects_of_labels(labels: list[Tensor], background: Tensor) -> list[Tensor]:
+    """Per image (R,) -> one level (B, R), True where an object's class."""
+    joined = torch.stack(labels)
+    return [(joined >= 0) & (joined < background)]
+
+
+def anchors_of_level(levels: list[Tensor], count: Tensor) -> list[Tensor]:
+    """(B, A*C, H, W) per level -> all levels as one (B, sum H*W*A, C)."""
+    parts = [t.unflatten(1, (int(count), -1)).permute(0, 3, 4, 1, 2).flatten(1, 3) for t in levels]
+    return [torch.cat(parts, dim=1)]
+
+
+def as_anchor_maps(joined: list[Tensor], levels: list[Tensor], count: Tensor) -> list[Tensor]:
+    """The inverse of :func:`anchors_of_level`."""
+    parts = joined[0].split([t.shape[-2] * t.shape[-1] * int(count) for t in levels], dim=1)
+    return [
+        part.unflatten(1, (*t.shape[-2:], int(count))).permute(0, 3, 4, 1, 2).flatten(1, 2)
+        for part, t in zip(parts, levels, strict=True)
+    ]
+
+
+def rows_per_image(values: Tensor, images: list[Tensor]) -> list[Tensor]:
+    """(N, ...) -> per image as many rows as it has there."""
+    return list(values.split([len(own) for own in images]))
+
+
+def times(value: Tensor, factor: Tensor) -> Tensor:
+    """A number times a constant of the case."""
+    return value * factor
+
+
+def source_image(sources: Tensor) -> Tensor:
+    """(N, 5) image, level, row, column, anchor -> the image."""
+    return sources[:, 0].long()
+
+
+def source_cell(sources: Tensor, maps: list[Tensor]) -> Tensor:
+    """(N, 5) -> the cell counted over all levels row by row, -1 where the level is."""
+    cells = [one.shape[-2] * one.shape[-1] for one in maps]
+    starts, widths = torch.tensor([0, *cells]).cumsum(0), torch.tensor([one.shape[-1] for one in maps])
+    level, row, column = (sources[:, i].long() for i in (1, 2, 3))
+    known = level.clamp(min=0)
+    return torch.where(level >= 0, starts[known] + row * widths[known] + column, -1)
+
+
+def source_anchor(sources: Tensor) -> Tensor:
+    """(N, 5) -> the anchor."""
+    return sources[:, 4].long()
+
+
+def source_found(sources: Tensor) -> Tensor:
+    """(N, 5) -> 1 where there is a level."""
+    return (sources[:, 1] >= 0).float()
+
+
+def with_coarsest(levels: list[Tensor]) -> list[Tensor]:
+    """A pyramid with one more level of a single cell behind the others."""
+    return [*levels, levels[-1][..., :1, :1].clone()]
+
+
+def with_finest(levels: list[Tensor]) -> list[Tensor]:
+    """A pyramid with one more level of double size before the others."""
+    return [levels[0].repeat_interleave(2, dim=2).repeat_interleave(2, dim=3), *levels]
+
+
+def without_finest(levels: list[Tensor]) -> list[Tensor]:
+    """A pyramid without its first level."""
+    return levels[1:]
+
+
+def zeros_of(values: Any) -> Any:
+    """Zeros of the same shapes."""
+    return [torch.zeros_like(v) for v in values] if isinstance(values, list) else torch.zeros_like(values)
+
+
+def gates_of(fused: dict[str, list[Tensor]]) -> list[Tensor]:
+    """Of an op with several outputs."""
+    return fused["gates"]
+
+
+def by_level(fused: dict[str, Tensor]) -> Tensor:
+    """Weights (N, L) of an op with several outputs -> (L, N)."""
+    return fused["weights"].T
+
+
+def channels_of(bias: Any) -> int:
+    """The bias of a layer -> its output channels."""
+    return len(bias)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Literal
+
 import pytest
 import torch
 
@@ -8,12 +10,13 @@ from kdflow.operation import OPS
 from kdflow.ops.losses.bernoulli_kl import bernoulli_kl
 from kdflow.ops.losses.binary_cross_entropy import binary_cross_entropy
 from kdflow.ops.losses.cosine import cosine
-from kdflow.ops.losses.giou import giou
-from kdflow.ops.losses.iou_log import iou_log
+from kdflow.ops.losses.iou import iou
 from kdflow.ops.losses.kl import kl
 from kdflow.ops.losses.quality_focal import quality_focal
 from kdflow.ops.losses.smooth_l1 import smooth_l1
 from kdflow.ops.losses.squared_error import squared_error
+
+FORMS: tuple[Literal["iou", "giou", "log_iou"], ...] = ("iou", "giou", "log_iou")
 
 
 def pair(*shape: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -77,10 +80,12 @@ def test_quality_focal_takes_logits_on_both_sides() -> None:
 def test_box_losses_fall_from_their_largest_value_to_zero() -> None:
     box = torch.tensor([[0.0, 0.0, 10.0, 10.0]])
     shifted = [box + torch.tensor([d, 0.0, d, 0.0]) for d in (0.0, 5.0, 9.0, 500.0)]
-    by_giou, by_log = ([float(loss(s, box)) for s in shifted] for loss in (giou, iou_log))
+    by_iou, by_giou, by_log = ([float(iou(s, box, form)) for s in shifted] for form in FORMS)
+    assert by_iou == sorted(by_iou)
     assert by_giou == sorted(by_giou)
     assert by_log == sorted(by_log)
-    assert (by_giou[0], by_log[0]) == (0.0, 0.0)
+    assert (by_iou[0], by_giou[0], by_log[0]) == (0.0, 0.0, 0.0)
+    assert by_iou[-1] == 1
     assert 1.9 < by_giou[-1] < 2.0
     assert by_log[-1] == pytest.approx(13.8155, abs=1e-3)
 
@@ -89,9 +94,9 @@ def test_boxes_may_lie_on_any_axis_called_c() -> None:
     generator = torch.Generator().manual_seed(0)
     corner = torch.rand(2, 3, 3, 2, generator=generator)
     s, t = (torch.cat([corner, corner + 1 + torch.rand(2, 3, 3, 2, generator=generator)], dim=-1) for _ in range(2))
-    for loss in (giou, iou_log):
-        on_maps = loss(s.movedim(-1, 1), t.movedim(-1, 1), axes=("b", "c", "y", "x"))
-        torch.testing.assert_close(on_maps, loss(s, t))
+    for form in FORMS:
+        on_maps = iou(s.movedim(-1, 1), t.movedim(-1, 1), form, axes=("b", "c", "y", "x"))
+        torch.testing.assert_close(on_maps, iou(s, t, form))
 
 
 def test_cosine_sees_angles_only() -> None:

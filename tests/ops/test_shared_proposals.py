@@ -47,6 +47,7 @@ def test_a_box_shows_at_its_own_level_alone() -> None:
 def test_of_class_reads_the_columns_of_the_label() -> None:
     values = torch.arange(24.0).reshape(2, 12)
     assert of_class(values, torch.tensor([2, 0])).tolist() == [[8, 9, 10, 11], [12, 13, 14, 15]]
+    assert of_class(values, torch.tensor([3, 0])).tolist() == [[0, 0, 0, 0], [12, 13, 14, 15]]
     with pytest.raises(UsageError, match="grouped by 4"):
         of_class(torch.zeros(1, 6), torch.tensor([0]))
 

@@ -14,7 +14,6 @@ from kdflow.ops.transforms.edges import EDGES, edges
 from kdflow.ops.transforms.flatten import flatten
 from kdflow.ops.transforms.integral import integral
 from kdflow.ops.transforms.map import to_map
-from kdflow.ops.transforms.match_statistics import match_statistics
 from kdflow.ops.transforms.resize import resize
 from kdflow.ops.transforms.same_size import same_size
 from kdflow.ops.transforms.softmax import softmax
@@ -65,7 +64,7 @@ def test_levels_on_the_same_grid_are_paired_whatever_their_index() -> None:
 def test_moments_are_taken_in_single_precision() -> None:
     half = maps(2, 3, 4, 4).half()
     assert standardize(half).dtype == torch.float32
-    assert match_statistics(half, half).dtype == torch.float32
+    assert standardize(half, half).dtype == torch.float32
     assert standardize(half.double()).dtype == torch.float64
 
 

@@ -6,7 +6,6 @@ import torch
 from kdflow.kinds import LABELS, ROW_VALUES, ROWS
 from kdflow.operation import OPS
 from kdflow.ops.stats.count import count
-from kdflow.ops.stats.total import total
 from kdflow.ops.values.best_class import best_class
 from kdflow.ops.values.centerness import centerness
 from kdflow.ops.values.compare import compare
@@ -51,13 +50,6 @@ def test_a_teacher_is_right_where_its_best_class_is_the_label() -> None:
     assert compare(best_class(logits), labels, relation="==").tolist() == [True, False]
     assert OPS.get("values.best_class").output_kinds({"logits": ROWS}) == ROW_VALUES
     assert ROW_VALUES != LABELS
-
-
-def test_totals_span_all_levels_and_carry_no_gradient() -> None:
-    levels = [torch.ones(2, 3, requires_grad=True), torch.full((2, 2), 0.5)]
-    assert total(levels).item() == 8.0
-    assert not total(levels).requires_grad
-    assert total(torch.tensor([True, True])).item() == 2.0
 
 
 def test_counts_leave_out_zeros_and_ignored_entries() -> None:

@@ -67,6 +67,8 @@ def chosen(text: str) -> list[str]:
         ("(method = fgd or method = kd-detr) and AP > 40", ["kd-detr"]),
         ("not method = fgd and not method = baseline", ["kd-detr"]),
         ("not (method = fgd or method = baseline)", ["kd-detr"]),
+        ("dataset = 'coco'", ["fgd"]),
+        ("dataset in (coco2014, coc)", []),
         ("NOT method IN ('pkd','fgd') AND dataset = shapes", ["kd-detr"]),
         ("dataset = 'coco2017' and node = 'cnn/neck' and AP > 30 or not method in ('kd-detr','fgd')", ["fgd", "baseline"]),
         ("not not method = fgd", ["fgd"]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from kdflow.engine.hooks import EvaluationEvent, RunStarted, StopRun
 from kdflow.errors import InvariantError, UsageError
 from kdflow.experiment.run import RunResult
 from kdflow.results.measured import read_records
+from kdflow.search import definition as about
 from kdflow.search.study import Request, search
 from kdflow.spec.resolve import load_method
 from tests.search.conftest import BENCH
@@ -135,6 +137,31 @@ def test_existing_study_is_refused_without_resume_and_grows_with_it(fake: Search
         fake(Runs(), resume=True, metrics=("AP50",))
     with pytest.raises(UsageError, match="no study"):
         fake(Runs(), resume=True, study="other")
+
+
+def test_join_begins_a_study_or_joins_it_also_when_another_worker_is_faster_by_a_moment(
+    fake: Search, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert fake(Runs(), trials=2, join=True).counts == {"complete": 2}
+    assert fake(Runs(), trials=4, join=True).counts == {"complete": 4}
+    found = iter([None])  # at the first look the study of the other worker is not there yet
+    look = about.find_study
+    monkeypatch.setattr(about, "find_study", lambda *where: next(found, look(*where)))
+    assert fake(Runs(), trials=5, join=True).counts == {"complete": 5}
+    with pytest.raises(UsageError, match="--join lets this worker join it"):
+        fake(Runs(), trials=5)
+
+
+def test_added_parameters_are_an_objective_of_which_less_is_better(fake: Search) -> None:
+    class Growing(Runs):
+        def __call__(self, *words: Any, **options: Any) -> RunResult:
+            result = super().__call__(*words, **options)
+            return replace(result, added_parameters=round(100 * self.values[-1]))
+
+    outcome = fake(Growing(), trials=4, include=INCLUDE, metrics=("AP", "added_parameters"))
+    assert len(outcome.best) == 4, "more weight brings more AP and costs more, so no trial beats another"
+    small = min(outcome.best, key=lambda best: best.objectives["added_parameters"])
+    assert small.objectives["AP"] == min(best.objectives["AP"] for best in outcome.best)
 
 
 def test_interrupted_search_keeps_everything_and_goes_on(fake: Search) -> None:

@@ -9,10 +9,15 @@ from typing import Any
 import pytest
 
 from kdflow.cli.sweep import table, values_of
-from kdflow.errors import InvariantError, UsageError
+from kdflow.errors import InvariantError, SpecError, UsageError
 from kdflow.experiment.ablate import FULL, NONE, distinct, judge, plan_ablation, shared
+from kdflow.experiment.nesting import nested
 from kdflow.experiment.run import RunResult
 from kdflow.experiment.sweep import Job, JobResult, grid, plan_jobs, record_of, run_jobs, summary
+from kdflow.experiment.sweep_file import read_sweep
+from kdflow.results.measured import read_records
+from kdflow.tracking.store import open_client
+from tests.results.store import write_run
 from tests.search.conftest import BENCH
 
 TINY = str(BENCH)
@@ -80,6 +85,33 @@ def test_failed_job_does_not_stop_the_rest_and_resume_runs_exactly_what_is_missi
     assert "11.50 ± 0.71" in table(second)
 
 
+def test_jobs_of_one_stream_train_together_and_a_group_too_large_is_halved(tmp_path: Path) -> None:
+    jobs = plan_jobs(["fitnet", "nothing"], [TINY], range(2), {"terms.hint.weight": [1, 2, 3]})
+    alone, sizes, said = Runs(), list[int](), list[str]()
+
+    def side_by_side(requests: Any, **settings: Any) -> list[RunResult]:
+        sizes.append(len(requests))
+        assert len({request.seed for request in requests}) == 1
+        if len(requests) > 2:
+            raise RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")
+        return [alone(r.spec, bench=r.bench, seed=r.seed, overrides=r.overrides, **settings) for r in requests]
+
+    results = list(
+        run_jobs(
+            jobs, None, tmp_path, together=3, notify=said.append, runner=alone, group_runner=side_by_side,  # type: ignore[arg-type]
+        )
+    )
+    assert sizes == [3, 2, 3, 2]
+    assert len(alone.calls) == 6
+    assert {(r.job.seed, r.metrics["AP"]) for r in results if r.status == "finished"} == {
+        (seed, 10.0 + seed + weight) for seed in (0, 1) for weight in (1, 2, 3)
+    }
+    assert all("nothing" in r.reason for r in results if r.status == "failed")
+    assert any("3 students together do not fit in memory" in line for line in said)
+    again = list(run_jobs(jobs, None, tmp_path, resume=True, together=3, notify=said.append, group_runner=side_by_side))  # type: ignore[arg-type]
+    assert sum(r.reused for r in again) == 6
+
+
 def test_job_whose_files_are_gone_is_missing(tmp_path: Path) -> None:
     (job,) = plan_jobs(["fitnet"], [TINY], [0], {})
     assert record_of(job, tmp_path) is None
@@ -120,3 +152,73 @@ def test_ablation_of_one_node_needs_two_runs_and_missing_runs_are_said() -> None
     assert "runs are missing" in judge(parts, []).verdict
     with pytest.raises(UsageError, match="no distillation term"):
         plan_ablation("baseline", TINY, [0], {})
+
+
+def write(folder: Path, text: str) -> Path:
+    file = folder / "sweep.yaml"
+    file.write_text(f"kdflow: 1\nsweep:\n{text}")
+    return file
+
+
+def test_sweep_file_combines_grid_zip_and_list(tmp_path: Path) -> None:
+    file = write(tmp_path, """
+  methods: [fitnet]
+  seeds: 2
+  grid: {a: [1, 2]}
+  zip: {b: [1, 2], c: [3, 4]}
+  list: [{d: 5}, {d: 6, e: 7}]
+""")
+    found = read_sweep(file)
+    assert found is not None
+    assert found.seeds == [0, 1]
+    assert len(found.all_points()) == 8
+    assert found.all_points()[:3] == [
+        {"a": 1, "b": 1, "c": 3, "d": 5}, {"a": 1, "b": 1, "c": 3, "d": 6, "e": 7}, {"a": 1, "b": 2, "c": 4, "d": 5},
+    ]
+    assert read_sweep(Path(TINY)) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("  methods: []\n", "methods"),
+        ("  methods: [a]\n  sedes: 2\n", "sedes"),
+        ("  methods: [a]\n  zip: {b: [1, 2], c: [3]}\n", "as many values"),
+        ("  methods: [a]\n  grid: {b: [1]}\n  list: [{b: 2}]\n", "set in two"),
+        ("  methods: [a]\n  grid: {b: []}\n", "no values"),
+        ("  methods: [a]\nbench: x\n", "nothing else"),
+    ],
+)
+def test_mistakes_in_a_sweep_file_are_named_with_their_place(text: str, problem: str, tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match=problem) as caught:
+        read_sweep(write(tmp_path, text))
+    assert "sweep.yaml:" in str(caught.value)
+
+
+def test_jobs_of_points_show_what_differs() -> None:
+    points = [{"terms.hint.weight": 1.0, "recipe.batch": 2}, {"terms.hint.weight": 2.0, "recipe.batch": 2}]
+    jobs = plan_jobs(["fitnet"], [TINY], [0], {}, points=points, steps=3)
+    assert [job.shown for job in jobs] == [{"terms.hint.weight": 1.0}, {"terms.hint.weight": 2.0}]
+    assert not any(job.problem for job in jobs)
+
+
+def test_runs_are_nested_in_the_run_of_their_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    output = tmp_path / "runs"
+    ids = [write_run(output, "fitnet", 10.0, seed=seed, bench="tiny") for seed in range(2)]
+    results = []
+    for seed, run_id in enumerate(ids):
+        folder = tmp_path / str(seed)
+        folder.mkdir()
+        (folder / "result.json").write_text(json.dumps({"run_id": run_id}))
+        job = Job("fitnet", TINY, seed, {}, hash=f"h{seed}", method="fitnet", bench_name="tiny")
+        results.append(JobResult(job, "finished", {"AP": 10.0}, folder=str(folder)))
+    jobs = [result.job for result in results]
+    assert list(nested(jobs, results, output)) == results
+    assert list(nested(jobs, results[:1], output)) == results[:1]
+    client = open_client(f"sqlite:///{output / 'mlflow.db'}")
+    (experiment,) = [e for e in client.search_experiments() if e.name == "tiny"]
+    (parent,) = client.search_runs([experiment.experiment_id], "tags.kind = 'sweep'")
+    assert parent.info.status == "FINISHED"
+    assert {client.get_run(i).data.tags["mlflow.parentRunId"] for i in ids} == {parent.info.run_id}
+    assert {record.run_id for record in read_records(f"sqlite:///{output / 'mlflow.db'}")} == set(ids), "the parent is no result"

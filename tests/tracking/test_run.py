@@ -27,7 +27,8 @@ def test_tags_name_every_node_that_a_term_touches():
 
 
 def test_overrides_become_a_variant_in_a_fixed_order():
-    assert facts(overrides={"b": 2, "a.x": 1}).variant == "a.x=1, b=2"
+    assert facts(overrides={"b": 2, "a.x": 1, "c": None}).variant == "a.x=1, b=2"
+    assert facts(overrides={"b": 2}, bench_overrides={"recipe.steps": 3, "recipe.epochs": None}).bench_variant == "recipe.steps=3"
     assert "variant" not in facts().tags()
 
 

@@ -1,34 +1,24 @@
 """Infer shapes: the whole graph runs once on fake tensors, which checks shapes, sizes the adapters and costs no data.
 
-Stages whose output sizes depend on data declare their outputs (``Stage.infer``). The detectors are copied as fake tensors first,
-so neither their weights nor their running statistics are touched and no memory is taken.
+Stages whose output sizes depend on data declare their outputs (``Stage.infer``).
 """
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.fx.experimental.symbolic_shapes import ShapeEnv
-from torch.utils._pytree import tree_map
 from torch.utils.flop_counter import FlopCounterMode
 
 from kdflow.graph.node import Graph, Node, Role
+from kdflow.graph.passes.fakes import Fakes
 from kdflow.graph.passes.kinds import kind_of_value, place_kinds
 from kdflow.graph.runtime import FunctionOp, OpCall, Prepared, StageCall, Streams, TermCall, stream_key
 from kdflow.kinds import ANY
 from kdflow.ports import BATCH_PORTS, Detector
 from kdflow.spec.load import Document
-
-
-def fake_mode() -> FakeTensorMode:
-    """Fake tensors with static shapes where possible."""
-    env = ShapeEnv(allow_dynamic_output_shape_ops=True, allow_scalar_outputs=True)
-    return FakeTensorMode(shape_env=env, static_shapes=True, allow_non_fake_inputs=True)
 
 
 class Inference:
@@ -42,6 +32,7 @@ class Inference:
         seed: Seed of the adapters' initial weights.
         streams: Random streams handed to stochastic nodes.
         count_flops: Also count each stage's floating-point operations into ``flops`` (node name -> number).
+        fakes: Fake detectors of earlier graphs; none makes new ones.
     """
 
     def __init__(
@@ -54,12 +45,14 @@ class Inference:
         seed: int,
         streams: Streams,
         count_flops: bool = False,
+        fakes: Fakes | None = None,
     ) -> None:
         self.graph, self.document, self.detectors = graph, document, detectors
-        self.example, self.seed, self.streams = example, seed, streams
-        self.mode = fake_mode()
+        self.seed, self.streams = seed, streams
+        self.fakes = fakes or Fakes()
+        self.mode = self.fakes.mode
+        self.example = self.fakes.batch(example)
         self.flops: dict[str, int] | None = {} if count_flops else None
-        self.fakes: dict[str, dict[str, nn.Module]] = {}
         self.parts: dict[str, list[nn.Module]] = {}
         self.broken: set[str] = set()
 
@@ -75,13 +68,15 @@ class Inference:
             node.value.fake = self._evaluate(node)
             if len(self.document.faults) > before:
                 self.broken.add(node.name)
+            elif node.role is Role.PICK and node.value.strides:
+                node.value.strides = self._strides(node)
             elif node.value.kind is ANY and node.role in (Role.PICK, Role.INPUT):
                 node.value.kind = kind_of_value(node.value.fake)
         return self.graph
 
     def _evaluate(self, node: Node) -> Any:
         if node.role is Role.INPUT:
-            return self._fake(self.example[node.name] if node.given is None else node.given)
+            return self.example[node.name] if node.given is None else self.fakes.value(node.given)
         if node.role is Role.PICK:
             return self._operand(node.inputs["stage"])[node.key]
         if node.role is Role.SLICE:
@@ -89,9 +84,6 @@ class Inference:
         if node.role is Role.STAGE:
             return self._stage(node)
         return self._op(node) if node.role is Role.OP else self._term(node)
-
-    def _fake(self, value: Any) -> Any:
-        return tree_map(lambda v: self.mode.from_tensor(v) if isinstance(v, Tensor) else v, value)
 
     def _operand(self, operand: Any) -> Any:
         if isinstance(operand, tuple):
@@ -114,27 +106,42 @@ class Inference:
             return None
         return stack[node.key]
 
+    def _strides(self, node: Node) -> tuple[int, ...]:
+        """Strides of a port; where a method's op stands before it, such as a smaller copy of the images, they are measured."""
+        maps, height = node.value.fake, int(self.example["images"].shape[-2])
+        if not isinstance(maps, list) or not any(self.graph[n].role is Role.OP for n in self.graph.upstream(node.name)):
+            return node.value.strides
+        rows = [int(m.shape[-2]) for m in maps if m.dim() == 4]
+        whole = len(rows) == len(node.value.strides) and all(r and height % r == 0 for r in rows)
+        return tuple(height // r for r in rows) if whole else node.value.strides
+
     # stages
 
     def _stage(self, node: Node) -> Any:
         if node.run is None:
             raise AssertionError(f"stage node without a stage: {node.name}")
-        if node.owner not in self.fakes:
-            self.fakes[node.owner] = self._copy(self.detectors[node.owner])
-        fake = self.fakes[node.owner][node.stage]
+        fake = self.fakes.stages(self.detectors[node.owner])[node.stage]
         node.module = StageCall(node.name, node.run.run, node.options, self.streams if node.stochastic else None)
-        taps = _same_modules(node.run.run, fake, node.options.get("taps", {}))
         inputs = self._inputs(node)
         try:
             with self.mode, torch.no_grad():
-                if node.run.infer is None:
-                    return self._count(
-                        node.name, StageCall(node.name, fake, {**node.options, "taps": taps}, None), inputs
-                    )
-                return node.run.infer(**inputs, **{k: v for k, v in node.options.items() if k != "taps"})
+                return self.fakes.remembered(node, inputs, lambda: self._trial(node, fake, inputs))
         except Exception as error:
             self.document.report(self._blame(node), f"{node.name} cannot run on these inputs: {_first_line(error)}")
             return None
+
+    def _trial(self, node: Node, fake: nn.Module, inputs: dict[str, Any]) -> Any:
+        """What a stage gives for fake inputs, by its rule or by its copy."""
+        if node.run is None:
+            raise AssertionError(node.name)
+        taps = _same_modules(node.run.run, fake, node.options.get("taps", {}))
+        inferred: dict[str, Any] = {}
+        if node.run.infer is not None:
+            inferred = node.run.infer(**inputs, **{k: v for k, v in node.options.items() if k != "taps"})
+            if not taps:
+                return inferred
+        run = self._count(node.name, StageCall(node.name, fake, {**node.options, "taps": taps}, None), inputs)
+        return {**run, **inferred}
 
     def _count(self, name: str, stage: StageCall, inputs: dict[str, Any]) -> Any:
         if self.flops is None:
@@ -148,17 +155,6 @@ class Inference:
         """Line of the call that rewired this stage, where one did."""
         name = node.name.split(":")[0]
         return ("nodes", name) if ("nodes", name) in self.document.marks else ()
-
-    def _copy(self, detector: Detector) -> dict[str, nn.Module]:
-        copies = self._fake_copy(
-            nn.ModuleDict({name.replace(".", "/"): stage.run for name, stage in detector.stages.items()})
-        )
-        return {name: copies[name.replace(".", "/")] for name in detector.stages}  # type: ignore[index]
-
-    def _fake_copy(self, module: nn.Module) -> nn.Module:
-        """The module in eval mode with fake parameters and buffers; shared ones stay shared, and the original is not touched."""
-        tensors = [*module.parameters(), *module.buffers()]
-        return copy.deepcopy(module, {id(t): self.mode.from_tensor(t) for t in tensors}).eval()
 
     # ops
 
@@ -175,7 +171,7 @@ class Inference:
             with self.mode:
                 infer = node.op.infer
                 options = getattr(parts[0], "options", {})
-                stand_ins = [FunctionOp(infer, options)] if infer else [self._fake_copy(p) for p in parts]
+                stand_ins = [FunctionOp(infer, options)] if infer else [self.fakes.module(p) for p in parts]
                 trial = OpCall(node.name, stand_ins, lifted, canvas, no_grad=no_grad, exact=exact)
                 return trial(**({} if node.prepared else self._inputs(node)))
         except Exception as error:

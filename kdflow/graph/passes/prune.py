@@ -22,20 +22,21 @@ def prune(graph: Graph, outputs: Iterable[str]) -> Graph:
 def report_unused(method: Method, document: Document) -> None:
     """A declared node that no term names, directly or through other nodes, is a mistake and not a decoration."""
     named: set[str] = set()
-    waiting: list[Any] = [*method.terms.values(), *method.prepare.values()]
+    waiting: list[Any] = [method.wiring, *(e.model_dump() for e in (*method.terms.values(), *method.prepare.values()))]
     while waiting:
-        for word in _words(waiting.pop().model_dump()):
+        for word in _words(waiting.pop()):
             base = re.split(r"[.\[@]", word, maxsplit=1)[0]
             if base in method.nodes and base not in named:
                 named.add(base)
-                waiting.append(method.nodes[base])
+                waiting.append(method.nodes[base].model_dump())
     for name in method.nodes:
         if name not in named:
             document.report(("nodes", name), "no term uses this node; remove it, or name it in a term")
-    called = {entry.module for entry in method.nodes.values() if entry.module}
+    called = {name for entry in method.nodes.values() for name in (entry.module, entry.call)}
     for name in method.modules:
         if name not in called:
-            document.report(("modules", name), "no node uses this module; remove it, or apply it with module:")
+            problem = "no node uses this module; remove it, or apply it with module: (a copy with call:)"
+            document.report(("modules", name), problem)
 
 
 def _words(value: Any) -> Iterator[str]:

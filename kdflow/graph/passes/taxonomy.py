@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from kdflow.errors import choices
 from kdflow.graph.node import Graph, Node, Role
 from kdflow.kinds import Kind
@@ -12,8 +14,14 @@ from kdflow.taxonomy import load_tree
 _FEATURE_AXES = {"c"}
 
 
-def place_terms(graph: Graph, document: Document) -> Graph:
-    """Give every distillation term its taxonomy nodes; a declared node that contradicts the taps is a fault."""
+def place_terms(graph: Graph, document: Document, learning: Sequence[str] = ()) -> Graph:
+    """Give every distillation term its taxonomy nodes; a declared node that contradicts the taps is a fault.
+
+    Args:
+        graph: Inferred graph.
+        document: Receives the faults.
+        learning: Teachers that some phase trains; a term may be for them alone.
+    """
     tree = load_tree()
     for node in graph.of_role(Role.TERM):
         if node.term is None or not node.name.startswith("kd/"):
@@ -24,7 +32,7 @@ def place_terms(graph: Graph, document: Document) -> Graph:
             if name not in tree:
                 document.report((*node.path, "at"), f'no taxonomy node "{name}".{choices(name, [n.id for n in tree])}')
         known = [name for name in declared if name in tree]
-        node.auxiliary = bool(declared) and not _reads_student(graph, node) and _trains_modules(graph, node)
+        node.auxiliary = bool(declared) and not _reads_student(graph, node) and _trains_others(graph, node, learning)
         if not node.auxiliary and not _reads_student(graph, node):
             document.report(node.path, "no student tensor is compared here, so nothing would be learned from this term")
             continue
@@ -56,12 +64,13 @@ def _reads_student(graph: Graph, term: Node) -> bool:
     return False
 
 
-def _trains_modules(graph: Graph, term: Node) -> bool:
-    """True when gradient of the term reaches a module of the method's own."""
+def _trains_others(graph: Graph, term: Node, learning: Sequence[str]) -> bool:
+    """True when gradient of the term reaches a module of the method's own, or a teacher that learns."""
     waiting, seen = [str(term.inputs.get("student") or term.inputs["value"])], set[str]()
     while waiting:
         node = graph[waiting.pop()]
-        if node.op and node.op.is_module:
+        learns = node.role is Role.STAGE and node.owner in learning
+        if (node.op and node.op.is_module) or (node.copied and node.copied.trainable) or learns:
             return True
         if node.name not in seen and not (node.op and node.op.no_grad):
             seen.add(node.name)
@@ -87,12 +96,12 @@ def _nearest(graph: Graph, name: str) -> list[PortSpec]:
     if node.role is Role.STAGE:
         return []
     output_of_op = node.role is Role.PICK
-    carriers = [o for o in _main_inputs(node) if output_of_op or carries_features(graph[o].value.kind)]
+    carriers = [o for o in main_inputs(node) if output_of_op or carries_features(graph[o].value.kind)]
     found = [port for operand in carriers for port in _nearest(graph, operand)]
     return [p for p in found if p.node] or found
 
 
-def _main_inputs(node: Node) -> list[str]:
+def main_inputs(node: Node) -> list[str]:
     """Inputs that carry what is compared: the student's side where an op has one, else all."""
     for key in ("student", "student_logits", "features", "cells"):
         if isinstance(node.inputs.get(key), str):

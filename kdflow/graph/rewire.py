@@ -1,0 +1,105 @@
+"""What a method changes in the detectors themselves: other inputs for their stages, wherever these run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from kdflow.errors import choices
+from kdflow.ports import Detector
+from kdflow.spec.load import Document, Steps
+from kdflow.spec.method import Method
+
+DETECTIONS = "detections"
+"""Port of what a detector predicts."""
+
+Place = tuple[str, str]
+"""Owner, and a port (``head.maps``) or an argument of a stage (``backbone:pixels``), as in :attr:`kdflow.ports.Call.inputs`."""
+
+Resolve = Callable[[Any, Steps], str | None]
+
+
+def read_wiring(
+    method: Method, document: Document, detectors: Mapping[str, Detector]
+) -> dict[Place, tuple[str, Steps]]:
+    """Place -> reference and its path, from ``wiring:`` of a method; what names nothing becomes a fault.
+
+    The words behind the owner are a call's, with its inputs, or a stage's, with its arguments:
+    ``{student.backbone: {pixels: half}}``.
+    """
+    found: dict[Place, tuple[str, Steps]] = {}
+    for key, inputs in method.wiring.items():
+        owner, _, part = key.partition(".")
+        targets = _targets(owner, part, document, detectors)
+        for argument, reference in inputs.items() if targets else ():
+            path: Steps = ("wiring", key, argument)
+            if argument in targets:
+                found[owner, targets[argument]] = reference, path
+            else:
+                document.report(path, f'there is no input "{argument}" here.{choices(argument, targets)}')
+    return found
+
+
+def _targets(owner: str, part: str, document: Document, detectors: Mapping[str, Detector]) -> dict[str, str]:
+    """Argument -> place of the stage of that name, and input -> place of the call."""
+    path = ("wiring", f"{owner}.{part}")
+    if owner not in detectors:
+        document.report(path, f'no detector "{owner}" in this run.{choices(owner, detectors)}')
+        return {}
+    detector = detectors[owner]
+    found: dict[str, str] = {}
+    if part in detector.stages:
+        found |= {argument: f"{part}:{argument}" for argument in detector.stages[part].inputs}
+    if part in detector.calls:
+        found |= detector.calls[part].inputs
+    if not found:
+        known = [f"{owner}.{name}" for name in dict.fromkeys((*detector.calls, *detector.stages))]
+        document.report(
+            path, f'{detector.name} has no call or stage "{owner}.{part}".{choices(f"{owner}.{part}", known)}'
+        )
+    return found
+
+
+class OwnWiring:
+    """The nodes that stand at the places which a method rewires; each is built when a stage first asks for it.
+
+    A port is replaced for the stages that read it; a reference of the method to that port still means the port itself.
+
+    Args:
+        method: Whose wiring it is.
+        document: Receives the faults.
+        detectors: Owner -> detector; none for evaluations on given values, where no detector runs.
+        resolve: Gives the node of a reference.
+    """
+
+    def __init__(self, method: Method, document: Document, detectors: Mapping[str, Detector], resolve: Resolve) -> None:
+        self.document, self.resolve = document, resolve
+        self._wanted = read_wiring(method, document, detectors) if detectors else {}
+        self._found: dict[Place, str | None] = {}
+        self._open: list[Place] = []
+
+    @property
+    def owners(self) -> tuple[str, ...]:
+        """Detectors that are rewired."""
+        return tuple(dict.fromkeys(owner for owner, _ in self._wanted))
+
+    def replaces(self, owner: str, place: str) -> bool:
+        """True where the method says what stands at this place."""
+        return (owner, place) in self._wanted
+
+    def node(self, owner: str, place: str) -> str | None:
+        """The node that stands at a place; None where the detector's own wiring holds."""
+        key = owner, place
+        if key not in self._wanted:
+            return None
+        reference, path = self._wanted[key]
+        if key in self._open:
+            self.document.report(
+                path, f'"{reference}" needs what {owner} computes behind this place: the wiring is a circle'
+            )
+            return None
+        if key not in self._found:
+            self._open.append(key)
+            self._found[key] = self.resolve(reference, path)
+            self._open.pop()
+        return self._found[key]

@@ -1,0 +1,58 @@
+"""Features of boxes on all levels, as blocks."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import torch
+from pydantic import Field
+
+from kdflow.errors import UsageError
+from kdflow.functional.pooling import align_boxes
+from kdflow.kinds import Boxes, Pyramid, Strides, of_axes
+from kdflow.operation import op
+
+Positive = Annotated[int, Field(gt=0)]
+
+
+def _infer(features: Pyramid, boxes: Boxes, bins: int = 7, **_: Any) -> Any:
+    rows = sum(len(b) for b in boxes)
+    return [level.new_zeros((rows, level.shape[1], bins, bins)) for level in features]
+
+
+@op(
+    "regions.pool_every",
+    gives=of_axes(("n", "c", "y", "x"), "levels"),
+    defaults={"boxes": "targets.boxes"},
+    infer=_infer,
+)
+def pool_every(
+    features: Pyramid,
+    boxes: Boxes,
+    bins: Positive = 7,
+    sampling: Annotated[int, Field(ge=0)] = 2,
+    aligned: bool = True,
+    strides: Strides = (),
+) -> Any:
+    """RoIAlign blocks of the boxes of all images, every box on every level: per level (N, C, bins, bins).
+
+    ``regions.pool`` reads each box from one level instead. Gradient flows to the maps, none to the boxes.
+
+    Args:
+        features: Maps per level.
+        boxes: Per image (n, 4) xyxy pixels of the padded input.
+        bins: Cells per side.
+        sampling: Sampling points per side of a cell; 0 adapts to the box.
+        aligned: Half-pixel-correct sampling; False is the older form.
+        strides: Filled in by the compiler.
+    """
+    if len(strides) != len(features):
+        raise UsageError(
+            f"regions.pool_every needs the stride of each of the {len(features)} levels, got {list(strides)}"
+        )
+    own = [b.detach() for b in boxes]
+    first = torch.zeros(sum(len(b) for b in own), dtype=torch.long, device=features[0].device)
+    return [
+        align_boxes([level], own, first, [stride], bins, sampling, aligned)
+        for level, stride in zip(features, strides, strict=True)
+    ]

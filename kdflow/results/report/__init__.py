@@ -1,0 +1,21 @@
+"""The report: everything that was measured and published, as one HTML page that needs no network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from kdflow.results.record import BASELINE
+
+
+def write_report(
+    folder: Path, uri: str | None = None, where: str = "", against: str = BASELINE, metric: str = "AP", ablations: bool = False
+) -> Path:
+    """Write ``index.html`` into ``folder`` and return its path; the other arguments are those of :func:`gather.gather`."""
+    from kdflow.results.report.gather import gather
+    from kdflow.results.report.page import page
+
+    text = page(gather(uri, where, against, metric, ablations))
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "index.html"
+    file.write_text(text, encoding="utf-8")
+    return file
