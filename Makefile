@@ -19,8 +19,10 @@ test: $(VENV)/.installed-test
 	$(BIN)/lint-imports
 	$(LIMITS) $(BIN)/python -m pytest -m "not slow and not gpu" -n $(WORKERS) --dist loadfile
 
-# The long checks: every method for 50 steps on its home bench, the portability matrix, the documentation.
+# The long checks: every method for 50 steps on its home bench, the portability matrix, the floors of all benches, the tests that
+# need a browser or a server, the documentation. Browser and server come from the distribution.
 evidence: $(VENV)/.installed-test docs
+	command -v chromium && ls /usr/lib/postgresql || (apt-get update && apt-get install --yes chromium postgresql)
 	$(BIN)/python -m benchmarks.evidence
 
 docs: $(VENV)/.installed-docs

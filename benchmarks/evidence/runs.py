@@ -71,8 +71,9 @@ def prove(methods: Iterable[str], steps: int, page: Path) -> bool:
             good &= verdict.passed
             rows[method] = asdict(verdict)
             print(json.dumps(rows[method]), flush=True)
-            store.write_text(json.dumps(sorted(rows.values(), key=lambda row: row["method"]), indent=1) + "\n")
-    page.with_suffix(".md").write_text(as_page(sorted(rows.values(), key=lambda row: row["method"])))
+            found = [rows[name] for name in sorted(rows)]
+            store.write_text(json.dumps(found, indent=1) + "\n")
+            page.with_suffix(".md").write_text(as_page(found))
     return good
 
 
