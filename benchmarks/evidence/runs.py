@@ -84,6 +84,8 @@ def judge(method: str, steps: int, output: Path, session: Session) -> Verdict:
         result = run(method, steps=steps, output=output, hooks=[seen], notify=lambda _: None, session=session)
     except KdflowError as error:
         return Verdict(method, "", steps, today, False, seen.raw, str(error).splitlines()[0])
+    if result.status != "finished":
+        return Verdict(method, result.bench, steps, today, False, seen.raw, f"{result.status}: {result.reason}")
     unproven = [note for note in result.notes if note.startswith("not seen alive")]
     reason = "; ".join(unproven) or student_fault(Path(result.folder))
     return Verdict(method, result.bench, steps, today, not reason, seen.raw, reason)
