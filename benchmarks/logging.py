@@ -9,7 +9,6 @@ the time of tracking itself is counted as well: ``in the loop`` while the loop w
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -17,15 +16,14 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any
 
-from benchmarks import common, variants
+from benchmarks import command, common, variants
 from benchmarks.together import training_of
 from kdflow.engine.checkpoint import Checkpoints
 from kdflow.engine.interruption import Interruption
 from kdflow.engine.journal import Journal
 from kdflow.engine.loop import train_step
-from kdflow.engine.machine import Machine, open_machine
+from kdflow.engine.machine import Machine
 from kdflow.engine.run import Run
-from kdflow.errors import KdflowError
 from kdflow.tracking.mlflow import MlflowTracker
 from kdflow.tracking.run import RunFacts
 
@@ -132,34 +130,16 @@ def as_text(result: dict[str, Any]) -> str:
 
 
 def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(
-        prog="python -m benchmarks.logging", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    made.add_argument("--pair", default="shapes-faster-rcnn", help="tiny, r50-r18, or a bench by name or file")
+    made = command.parser("logging", __doc__, pair="shapes-faster-rcnn", batch=8, rounds=20, warmup=2)
     made.add_argument("--method", default="defeat")
-    made.add_argument("--size", type=int, help="side of the images; the pair's own if left out")
-    made.add_argument("--batch", type=int, default=8)
-    made.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    made.add_argument("--threads", type=int)
     made.add_argument("--log-every", type=int, default=10, help="steps between reports")
     made.add_argument("--reports", type=int, default=3, help="reports per block")
-    made.add_argument("--rounds", type=int, default=20)
-    made.add_argument("--warmup", type=int, default=2)
-    made.add_argument("--seed", type=int, default=0)
-    made.add_argument("--json", action="store_true")
     return made
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and print."""
-    options = parser().parse_args(arguments)
-    common.parse_threads(options.threads)
-    try:
-        with open_machine(options.device) as machine:
-            result = measure(options, machine)
-    except KdflowError as error:
-        raise SystemExit(str(error)) from None
-    print(json.dumps(result, indent=1) if options.json else as_text(result))
+    command.run(parser().parse_args(arguments), measure, as_text)
 
 
 if __name__ == "__main__":

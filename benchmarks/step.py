@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import argparse
 import gc
-import json
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks import common, variants
-from kdflow.engine.machine import open_machine
-from kdflow.errors import KdflowError
+from benchmarks import command, common, variants
+from kdflow.engine.machine import Machine
 
 RATIOS = {
     "kdflow_vs_hand_cut": ("kdflow", "hand_cut"),
@@ -27,7 +25,7 @@ RATIOS = {
 }
 
 
-def measure(method: str, machine: Any, options: argparse.Namespace) -> dict[str, Any]:
+def measure(method: str, machine: Machine, options: argparse.Namespace) -> dict[str, Any]:
     """Agreement, then times and ratios of one method."""
     build = {"size": options.size, "batch": options.batch, "compiled": options.compile}
     exact = variants.build_case(options.pair, method, machine, **build)
@@ -69,39 +67,29 @@ def as_text(result: dict[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
+def measure_all(options: argparse.Namespace, machine: Machine) -> Any:
+    """The only result, or a list where several methods are asked for."""
+    results = [measure(method, machine, options) for method in options.method]
+    return results[0] if len(results) == 1 else results
+
+
+def all_as_text(results: Any) -> str:
+    """One text per method."""
+    return "\n\n\n".join(map(as_text, results if isinstance(results, list) else [results]))
+
+
 def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(prog="python -m benchmarks.step", description=__doc__)
-    made.add_argument("--pair", default="tiny", help="tiny, r50-r18, or a bench by name or file")
+    made = command.parser("step", __doc__, rounds=200, warmup=10)
     made.add_argument("--method", nargs="+", default=["pkd"], help="pkd, fgd, fitnet")
-    made.add_argument("--size", type=int, help="side of the images; the pair's own if left out")
-    made.add_argument("--batch", type=int, default=2)
-    made.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    made.add_argument("--precision", choices=tuple(variants.PRECISIONS), default="fp32")
-    made.add_argument("--threads", type=int)
-    made.add_argument("--rounds", type=int, default=200)
-    made.add_argument("--warmup", type=int, default=10)
-    made.add_argument("--seed", type=int, default=0)
-    made.add_argument(
-        "--clock", choices=tuple(common.CLOCKS), default="wall", help="cpu: seconds of this process alone, for a busy machine"
-    )
     made.add_argument("--compile", action="store_true", help="also time kdflow with torch.compile on dense stages")
-    made.add_argument("--json", action="store_true", help="one object per method; a list where there are several")
+    command.precision_option(made)
+    command.clock_option(made)
     return made
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure and print."""
-    options = parser().parse_args(arguments)
-    common.parse_threads(options.threads)
-    try:
-        with open_machine(options.device) as machine:
-            results = [measure(method, machine, options) for method in options.method]
-    except (KdflowError, variants.DisagreementError) as error:
-        raise SystemExit(str(error)) from None
-    if options.json:
-        print(json.dumps(results[0] if len(results) == 1 else results, indent=1))
-    else:
-        print("\n\n\n".join(map(as_text, results)))
+    """Measure and print; JSON is one object per method, a list where there are several."""
+    command.run(parser().parse_args(arguments), measure_all, all_as_text)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ process.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -19,17 +18,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks import common, variants
+from benchmarks import command, common, variants
 from kdflow.engine.checkpoint import Checkpoints
 from kdflow.engine.interruption import Interruption
 from kdflow.engine.journal import Journal
 from kdflow.engine.loop import train_step
-from kdflow.engine.machine import Machine, open_machine
+from kdflow.engine.machine import Machine
 from kdflow.engine.phases import lay_out
 from kdflow.engine.run import Run
 from kdflow.engine.together import Group, Stream, Student
 from kdflow.engine.training import Training
-from kdflow.errors import KdflowError
 from kdflow.experiment.setup import Setting, Teachers
 from kdflow.graph.share import Shared
 from kdflow.ports import Batch
@@ -187,35 +185,19 @@ def as_text(result: dict[str, Any]) -> str:
 
 
 def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(prog="python -m benchmarks.together", description=__doc__.partition("\n")[0])
-    made.add_argument("--pair", default="tiny", help="tiny, r50-r18, or a bench by name or file")
+    made = command.parser("together", __doc__)
     made.add_argument("--method", nargs="+", default=["fitnet", "pkd"], help="taken in turn; further rounds change a weight")
     made.add_argument("--students", dest="size_of_group", nargs="+", type=int, default=[1, 2, 4], metavar="K")
-    made.add_argument("--size", type=int, help="side of the images; the pair's own if left out")
-    made.add_argument("--batch", type=int, default=2)
-    made.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    made.add_argument("--precision", choices=tuple(variants.PRECISIONS), default="fp32")
-    made.add_argument("--threads", type=int)
-    made.add_argument("--rounds", type=int, default=50)
-    made.add_argument("--warmup", type=int, default=5)
     made.add_argument("--steps", type=int, default=3, help="steps after which weights are compared")
     made.add_argument("--rate", type=float, default=1e-4, help="learning rate")
-    made.add_argument("--seed", type=int, default=0)
-    made.add_argument("--clock", choices=tuple(common.CLOCKS), default="wall", help="cpu: seconds of this process alone")
-    made.add_argument("--json", action="store_true")
+    command.precision_option(made)
+    command.clock_option(made)
     return made
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and print."""
-    options = parser().parse_args(arguments)
-    common.parse_threads(options.threads)
-    try:
-        with open_machine(options.device) as machine:
-            result = measure(options, machine)
-    except KdflowError as error:
-        raise SystemExit(str(error)) from None
-    print(json.dumps(result, indent=1) if options.json else as_text(result))
+    command.run(parser().parse_args(arguments), measure, as_text)
 
 
 if __name__ == "__main__":

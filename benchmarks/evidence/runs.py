@@ -62,19 +62,24 @@ class LastTerms(Hook):
 
 def prove(methods: Iterable[str], steps: int, page: Path) -> bool:
     """Run the methods; write ``page``.json (rows of other methods are kept) and ``page``.md."""
-    store = page.with_suffix(".json")
-    rows = {row["method"]: row for row in json.loads(store.read_text())} if store.exists() else {}
     good = True
     with tempfile.TemporaryDirectory() as folder, open_session("cpu") as session:
         for method in methods:
             verdict = judge(method, steps, Path(folder), session)
             good &= verdict.passed
-            rows[method] = asdict(verdict)
-            print(json.dumps(rows[method]), flush=True)
-            found = [rows[name] for name in sorted(rows)]
-            store.write_text(json.dumps(found, indent=1) + "\n")
-            page.with_suffix(".md").write_text(as_page(found))
+            print(json.dumps(asdict(verdict)), flush=True)
+            _keep(verdict, page)
     return good
+
+
+def _keep(verdict: Verdict, page: Path) -> None:
+    """Put one row into both files, which another process may have written to meanwhile."""
+    store = page.with_suffix(".json")
+    rows = {row["method"]: row for row in json.loads(store.read_text())} if store.exists() else {}
+    rows[verdict.method] = asdict(verdict)
+    found = [rows[name] for name in sorted(rows)]
+    store.write_text(json.dumps(found, indent=1) + "\n")
+    page.with_suffix(".md").write_text(as_page(found))
 
 
 def judge(method: str, steps: int, output: Path, session: Session) -> Verdict:

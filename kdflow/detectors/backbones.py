@@ -214,7 +214,7 @@ def _timm(spec: BackboneSpec) -> tuple[nn.Module, tuple[int, ...]]:
 
 
 def timm_indices(name: str, stages: Sequence[int]) -> tuple[int, ...]:
-    """Which of a timm model's features have the strides of these stages; UsageError where one has not."""
+    """Which of a timm model's features have the strides 2**stage; UsageError where one has not."""
     import timm
 
     if not timm.is_model(name):
@@ -224,7 +224,7 @@ def timm_indices(name: str, stages: Sequence[int]) -> tuple[int, ...]:
     missing = [2**s for s in stages if 2**s not in reductions]
     if missing or str(getattr(info, "output_fmt", "NCHW")).rpartition(".")[2] != "NCHW":
         raise UsageError(
-            f'timm model "{name}" has maps of strides {reductions}; a pyramid needs strides {[2**s for s in stages]}, '
+            f'timm model "{name}" has maps of strides {reductions}; needed are strides {[2**s for s in stages]}, '
             "channels first"
         )
     return tuple(len(reductions) - 1 - reductions[::-1].index(2**s) for s in stages)

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from kdflow.detectors import dense_stages as dense
-from kdflow.detectors.torchvision_parts import PIXELS, TARGETS, Anchors, inner, loss_ports, port
+from kdflow.detectors.normalize import Normalize
+from kdflow.detectors.torchvision_parts import (
+    PIXELS,
+    TARGETS,
+    Anchors,
+    ClassRows,
+    TorchvisionDetector,
+    inner,
+    loss_ports,
+    port,
+)
 from kdflow.kinds import DENSE_VALUES
 from kdflow.ports import Call, PortSpec, Stage
 
@@ -161,3 +171,51 @@ def dense_calls(form: DenseForm, losses: Sequence[str]) -> dict[str, Call]:
             doc="the detector's losses on other outputs or another assignment",
         ),
     }
+
+
+def dense_detector(
+    name: str,
+    classes: tuple[str, ...],
+    model: Any,
+    form: DenseForm,
+    losses: Sequence[str],
+    *,
+    features: Mapping[str, PortSpec],
+    stages: Mapping[str, Stage],
+    normalize: Normalize,
+    code: str,
+    class_rows: Mapping[str, ClassRows],
+    size_divisor: int = 32,
+    label_offset: int = 0,
+) -> TorchvisionDetector:
+    """The detector around a model with a dense head.
+
+    Args:
+        name: Of the detector.
+        classes: Class names in label order.
+        model: The library's, or one built alike.
+        form: Its head.
+        losses: Names of its losses.
+        features: Ports up to what the head reads.
+        stages: All stages.
+        normalize: The first stage's module.
+        code: Source that builds the model without kdflow.
+        class_rows: Which weights have rows per class.
+        size_divisor: Canvas sides are multiples of it.
+        label_offset: The library's label of the first class.
+    """
+    return TorchvisionDetector(
+        name,
+        "dense",
+        classes,
+        model,
+        {**features, **dense_ports(form, losses)},
+        dict(stages),
+        dense_calls(form, losses),
+        {loss: f"losses.{loss}" for loss in losses},
+        size_divisor=size_divisor,
+        normalize=normalize,
+        label_offset=label_offset,
+        code=code,
+        class_rows=dict(class_rows),
+    )

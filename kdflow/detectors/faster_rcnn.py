@@ -19,6 +19,7 @@ from kdflow.detectors.torchvision_parts import (
     Anchors,
     ClassRows,
     TorchvisionDetector,
+    check_anchors,
     feature_ports,
     feature_stages,
     inner,
@@ -26,8 +27,8 @@ from kdflow.detectors.torchvision_parts import (
     model_source,
     port,
     pyramid,
+    resize_settings,
 )
-from kdflow.errors import UsageError
 from kdflow.kinds import ANY, ROWS
 from kdflow.ports import DETECTORS, Call, DetectorFamily, PortSpec, Stage
 
@@ -267,15 +268,9 @@ def build_faster_rcnn(
         max_size: Longest side in it.
     """
     spec = BackboneSpec(backbone, neck, norm, pretrained=pretrained_backbone, trainable=trainable_layers)
-    if len(anchor_sizes) != len(spec.levels):
-        raise UsageError(
-            f"{NAME}: anchor_sizes lists sides for {len(anchor_sizes)} levels, the pyramid has {len(spec.levels)}"
-        )
+    check_anchors(NAME, anchor_sizes, spec)
     settings: dict[str, Any] = {
-        "min_size": min_size,
-        "max_size": max_size,
-        "image_mean": list(image_mean),
-        "image_std": list(image_std),
+        **resize_settings(min_size, max_size, image_mean, image_std),
         "rpn_pre_nms_top_n_train": rpn_pre_nms[0],
         "rpn_pre_nms_top_n_test": rpn_pre_nms[1],
         "rpn_post_nms_top_n_train": rpn_post_nms[0],

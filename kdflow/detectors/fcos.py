@@ -27,8 +27,7 @@ from kdflow.detectors.dense_parts import (
     DenseForm,
     anchor_stage,
     assign_stages,
-    dense_calls,
-    dense_ports,
+    dense_detector,
     head_stages,
     last_stages,
 )
@@ -44,6 +43,7 @@ from kdflow.detectors.torchvision_parts import (
     inner,
     model_source,
     pyramid,
+    resize_settings,
 )
 from kdflow.errors import UsageError
 from kdflow.kinds import PYRAMID
@@ -183,10 +183,7 @@ def build_fcos(
         trainable=trainable_layers,
     )
     settings: dict[str, Any] = {
-        "min_size": min_size,
-        "max_size": max_size,
-        "image_mean": list(image_mean),
-        "image_std": list(image_std),
+        **resize_settings(min_size, max_size, image_mean, image_std),
         "center_sampling_radius": radius,
         "score_thresh": score,
         "nms_thresh": nms,
@@ -210,18 +207,16 @@ def build_fcos(
         *(f"    {key}={value!r}," for key, value in settings.items()),
         ")",
     ]
-    return TorchvisionDetector(
+    return dense_detector(
         NAME,
-        FAMILY,
         classes,
         model,
-        {**feature_ports(spec, channels, FAMILY), **read_ports(form), **dense_ports(form, LOSSES)},
-        stages(model, normalize, form),
-        dense_calls(form, LOSSES),
-        {n: f"losses.{n}" for n in LOSSES},
+        form,
+        LOSSES,
+        features={**feature_ports(spec, channels, FAMILY), **read_ports(form)},
+        stages=stages(model, normalize, form),
         size_divisor=WHOLE_STRIDES if spare else 32,
         normalize=normalize,
-        label_offset=0,
         code=source(spec, channels, lines, spare),
         class_rows={"head.classification_head.cls_logits": ClassRows()},
     )

@@ -18,8 +18,7 @@ from kdflow.detectors.dense_parts import (
     SIZES,
     DenseForm,
     assign_stages,
-    dense_calls,
-    dense_ports,
+    dense_detector,
     head_stages,
     last_stages,
 )
@@ -95,18 +94,15 @@ def assemble(
     xavier(body)
     model = PointDetector(body, head, **settings.inference)
     normalize = Normalize(settings.inference["image_mean"], settings.inference["image_std"])
-    return TorchvisionDetector(
+    return dense_detector(
         name,
-        FAMILY,
         classes,
         model,
-        {**feature_ports(settings.spec, channels, FAMILY), **dense_ports(form, loss.names)},
-        stages(model, normalize, form, settings, loss),
-        dense_calls(form, loss.names),
-        {n: f"losses.{n}" for n in loss.names},
-        size_divisor=32,
+        form,
+        loss.names,
+        features=feature_ports(settings.spec, channels, FAMILY),
+        stages=stages(model, normalize, form, settings, loss),
         normalize=normalize,
-        label_offset=0,
         code=source(name, settings, channels, made),
         class_rows={f"head.{classifier}": ClassRows()},
     )

@@ -11,6 +11,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from kdflow.detectors.backbones import TIMM, timm_indices
 from kdflow.detectors.weights import fit, read_state
 from kdflow.errors import UsageError, choices
 
@@ -20,7 +21,6 @@ RESNETS: Mapping[str, dict[str, Any]] = {
     "resnet50": {"layer_type": "bottleneck", "hidden_sizes": [256, 512, 1024, 2048], "depths": [3, 4, 6, 3]},
     "resnet101": {"layer_type": "bottleneck", "hidden_sizes": [256, 512, 1024, 2048], "depths": [3, 4, 23, 3]},
 }
-TIMM = "timm:"
 SYNONYMS: Mapping[str, str] = {
     "aeroplane": "airplane",
     "diningtable": "dining table",
@@ -53,9 +53,9 @@ def backbone_config(
         if widths or depths:
             raise UsageError(f'widths and depths belong to the library\'s own ResNets, not to "{backbone}"')
         name = backbone.removeprefix(TIMM)
-        return AutoConfig.for_model(
-            "timm_backbone", backbone=name, use_pretrained_backbone=False, out_indices=[*stages]
-        )
+        with torch.device("meta"):  # looks at the model without drawing weights
+            indices = timm_indices(name, [s + 1 for s in stages])
+        return AutoConfig.for_model("timm_backbone", backbone=name, use_pretrained_backbone=False, out_indices=[*indices])
     if backbone not in RESNETS:
         raise UsageError(f'no backbone "{backbone}".{choices(backbone, RESNETS)} or {TIMM}<name of a timm model>')
     settings = dict(RESNETS[backbone])
@@ -70,7 +70,7 @@ def channels_of(config: Any, stages: Sequence[int]) -> list[int]:
         return [config.hidden_sizes[s - 1] for s in stages]
     import timm
 
-    model = timm.create_model(config.backbone, features_only=True, pretrained=False, out_indices=tuple(stages))
+    model = timm.create_model(config.backbone, features_only=True, pretrained=False, out_indices=tuple(config.out_indices))
     return list(model.feature_info.channels())
 
 

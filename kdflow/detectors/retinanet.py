@@ -20,8 +20,7 @@ from kdflow.detectors.dense_parts import (
     DenseForm,
     anchor_stage,
     assign_stages,
-    dense_calls,
-    dense_ports,
+    dense_detector,
     head_stages,
     last_stages,
 )
@@ -31,13 +30,14 @@ from kdflow.detectors.torchvision_parts import (
     ClassRows,
     TorchvisionDetector,
     cells,
+    check_anchors,
     check_groups,
     feature_ports,
     feature_stages,
     model_source,
     pyramid,
+    resize_settings,
 )
-from kdflow.errors import UsageError
 from kdflow.ports import DETECTORS, DetectorFamily, Stage
 
 NAME = "retinanet"
@@ -150,10 +150,7 @@ def build_retinanet(
     if head_norm == "group":
         check_groups(NAME, neck)
     settings: dict[str, Any] = {
-        "min_size": min_size,
-        "max_size": max_size,
-        "image_mean": list(image_mean),
-        "image_std": list(image_std),
+        **resize_settings(min_size, max_size, image_mean, image_std),
         "score_thresh": score,
         "nms_thresh": nms,
         "detections_per_img": detections,
@@ -177,31 +174,18 @@ def build_retinanet(
         *(f"    {key}={value!r}," for key, value in settings.items()),
         ")",
     ]
-    return TorchvisionDetector(
+    return dense_detector(
         NAME,
-        FAMILY,
         classes,
         model,
-        {**feature_ports(spec, channels, FAMILY), **dense_ports(form, LOSSES)},
-        stages(model, normalize, form),
-        dense_calls(form, LOSSES),
-        {n: f"losses.{n}" for n in LOSSES},
-        size_divisor=32,
+        form,
+        LOSSES,
+        features=feature_ports(spec, channels, FAMILY),
+        stages=stages(model, normalize, form),
         normalize=normalize,
-        label_offset=0,
         code=source(spec, channels, lines),
         class_rows={"head.classification_head.cls_logits": ClassRows(groups=per_cell)},
     )
-
-
-def check_anchors(name: str, sizes: Sequence[Sequence[float]], spec: BackboneSpec) -> None:
-    """UsageError unless every pyramid level has the same number of anchor sizes."""
-    if len(sizes) != len(spec.levels):
-        raise UsageError(
-            f"{name}: anchor_sizes lists sides for {len(sizes)} levels, the pyramid has {len(spec.levels)}"
-        )
-    if len({len(own) for own in sizes}) != 1:
-        raise UsageError(f"{name}: the head is shared by all levels, so every level needs equally many anchor_sizes")
 
 
 def source(spec: BackboneSpec, channels: Sequence[int], lines: Sequence[str]) -> str:

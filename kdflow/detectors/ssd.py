@@ -20,8 +20,7 @@ from kdflow.detectors.dense_parts import (
     FAMILY,
     DenseForm,
     assign_stages,
-    dense_calls,
-    dense_ports,
+    dense_detector,
     last_stages,
 )
 from kdflow.detectors.normalize import IMAGENET_MEAN, IMAGENET_STD, Normalize
@@ -273,15 +272,14 @@ def build_ssd(
     model = SSD(plan.backbone, anchors, (size, size), len(classes) + 1, head=head, **settings)
     form = DenseForm(plan.strides, 0, len(classes), ("deltas",), scores="softmax")
     normalize = Normalize(mean, std)
-    return TorchvisionDetector(
+    return dense_detector(
         NAME,
-        FAMILY,
         classes,
         model,
-        {**plan.ports, **dense_ports(form, LOSSES)},
-        stages(model, normalize, form),
-        dense_calls(form, LOSSES),
-        {n: f"losses.{n}" for n in LOSSES},
+        form,
+        LOSSES,
+        features=plan.ports,
+        stages=stages(model, normalize, form),
         size_divisor=1 if vgg else 32,
         normalize=normalize,
         label_offset=1,

@@ -269,6 +269,28 @@ def feature_ports(spec: BackboneSpec, channels: Sequence[int], family: str) -> d
     }
 
 
+def resize_settings(
+    min_size: int, max_size: int, image_mean: Sequence[float], image_std: Sequence[float]
+) -> dict[str, Any]:
+    """The keywords of the library's own resize and normalisation, which every model of it takes."""
+    return {
+        "min_size": min_size,
+        "max_size": max_size,
+        "image_mean": list(image_mean),
+        "image_std": list(image_std),
+    }
+
+
+def check_anchors(name: str, sizes: Sequence[Sequence[float]], spec: BackboneSpec) -> None:
+    """UsageError unless every pyramid level has the same number of anchor sizes."""
+    if len(sizes) != len(spec.levels):
+        raise UsageError(
+            f"{name}: anchor_sizes lists sides for {len(sizes)} levels, the pyramid has {len(spec.levels)}"
+        )
+    if len({len(own) for own in sizes}) != 1:
+        raise UsageError(f"{name}: the head is shared by all levels, so every level needs equally many anchor_sizes")
+
+
 def check_groups(name: str, width: int) -> None:
     """UsageError unless towers of this width can have the libraries' GroupNorm, also on a level of a single cell."""
     if width % 32 or width < 64:

@@ -35,7 +35,7 @@ _REFUSAL = '''
 
 def build():
     """Refuses: the weights in student.pt are whole, and belong to a model that is wired otherwise than its library's."""
-    raise NotImplementedError({reason!r})
+    raise RuntimeError({reason!r})
 '''
 
 

@@ -200,7 +200,7 @@ def test_the_state_dict_is_the_librarys() -> None:
         ({"anchor_sizes": ((8,), (16,))}, "sides for 2 levels, the pyramid has 5"),
         ({"trainable_layers": 6}, "0 to 5, not 6"),
         ({"pretrained_backbone": "IMAGENET9"}, 'pretrained_backbone "IMAGENET9" is no file and no weight name'),
-        ({"backbone": "timm:vit_tiny_patch16_224"}, "a pyramid needs"),
+        ({"backbone": "timm:vit_tiny_patch16_224"}, "needed are strides"),
     ],
 )
 def test_wrong_options_are_explained(options: dict[str, object], message: str) -> None:

@@ -461,6 +461,22 @@ def test_the_backbone_alone_may_be_pretrained_by_a_file_or_a_library_folder(
         build(name, pretrained_backbone=str(tmp_path / "missing"))
 
 
+@each
+def test_a_timm_backbone_without_a_stem_level_gives_the_declared_strides(name: str) -> None:
+    detector = build(name, backbone="timm:test_convnext2", widths=(), depths=())
+    batch = make_batch()
+    with torch.no_grad():
+        values, _, _ = both(detector, batch, training=False)
+    strides = [batch.images.shape[-1] // level.shape[-1] for level in values["backbone"]]
+    assert strides == list(detector.ports["backbone"].strides)
+
+
+@each
+def test_a_timm_backbone_of_other_strides_is_refused(name: str) -> None:
+    with pytest.raises(UsageError, match=r"test_vit.*maps of strides \[16, 16, 16\]; needed are strides"):
+        build(name, backbone="timm:test_vit", widths=(), depths=())
+
+
 def test_options_are_checked_and_listed() -> None:
     with pytest.raises(UsageError, match=r'rt-detr has no option "quieries"\. Did you mean "queries"'):
         build("rt-detr", quieries=5)

@@ -201,7 +201,7 @@ def test_an_export_that_cannot_be_wired_refuses_and_says_why(change: tuple[str, 
     (note,) = export_notes(plan.predictor())
     space: dict[str, Any] = {"__file__": "student.py", "__name__": "student"}
     exec(student_source(plan.predictor()), space)
-    with pytest.raises(NotImplementedError, match=reason) as caught:
+    with pytest.raises(RuntimeError, match=reason) as caught:
         space["build"]()
     assert str(caught.value) in note
 
