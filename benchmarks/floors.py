@@ -4,6 +4,7 @@
     python -m benchmarks.floors --benches shapes-fcos --seeds 1
     python -m benchmarks.floors --check --seeds 1                    exit code 1 where a student stays below its floor
     python -m benchmarks.floors --teachers                           and each bench's teacher on the validation split
+    python -m benchmarks.floors --teachers --seeds 0 --write         the teachers alone, beside what is kept of the students
     python -m benchmarks.floors --write                              keeps the measurement in docs/evidence/floors.json, .md
 
     python -m benchmarks.floors --teachers --write --state           and in the benches: their floors follow from it
@@ -157,8 +158,10 @@ def _quiet(_: str) -> None:
     """Says nothing."""
 
 
-def suggestion(verdict: FloorVerdict) -> float:
-    """The floor that these values justify."""
+def suggestion(verdict: FloorVerdict) -> float | None:
+    """The floor that these values justify; None without any."""
+    if not verdict.AP50:
+        return None
     share = SHARE if len(verdict.AP50) >= ENOUGH_SEEDS else FEW_SEEDS_SHARE
     return round(share * min(verdict.AP50.values()), 1)
 
@@ -202,10 +205,14 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
 
 
 def write(verdicts: Iterable[FloorVerdict], folder: Path = PAGES) -> None:
-    """Put verdicts into ``floors.json``, in place of older ones of the same benches, and all of them into ``floors.md``."""
+    """Put what was measured into ``floors.json``, in place of older values of the same benches, and all into ``floors.md``."""
     file = folder / "floors.json"
     kept = {row["bench"]: row for row in json.loads(file.read_text())} if file.is_file() else {}
-    kept |= {verdict.bench: json.loads(json.dumps(asdict(verdict))) for verdict in verdicts}
+    for verdict in verdicts:
+        row = json.loads(json.dumps(asdict(verdict)))
+        known = kept.get(verdict.bench, row)
+        teacher = known["teacher"] if verdict.teacher is None else verdict.teacher
+        kept[verdict.bench] = {**(row if verdict.AP50 else known), "teacher": teacher}
     rows = [kept[name] for name in sorted(kept)]
     folder.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(rows, indent=1) + "\n")
@@ -228,7 +235,7 @@ def main() -> int:
         for verdict in measured(options.benches, range(options.seeds), options.output, session, options.teachers):
             print(json.dumps({**asdict(verdict), "suggested": suggestion(verdict)}), flush=True)
             failed |= not verdict.passed
-            if options.state:
+            if options.state and verdict.AP50:
                 state(verdict, find_bench(verdict.bench))
                 verdict = replace(verdict, floor=suggestion(verdict), passed=True, reason="")
             if options.write:

@@ -49,6 +49,9 @@ def search(
     steps: Annotated[int | None, typer.Option(min=1, help="Length of every trial; without it the recipe's.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of every trial's run and of the sampler; 0 unless told.")] = None,
     timeout: Annotated[float | None, typer.Option(min=0, metavar="S", help="No trial begins after S seconds.")] = None,
+    together: Annotated[
+        int, typer.Option(min=1, metavar="K", help="Train up to K trials side by side, on one pass of the teacher.")
+    ] = 1,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, or cuda:1.")] = "auto",
     output: Annotated[Path, typer.Option(metavar="DIR", help="Folder of runs.")] = Path("kdflow-runs"),
     write: Annotated[
@@ -64,7 +67,8 @@ def search(
 
     Trials are judged on the validation split; the best one's student is then measured once on the test split. A failed trial is
     recorded with its reason and does not end the study. Ctrl-C keeps everything, and --resume goes on. Several workers: start
-    the same command with --join on every machine that reaches the storage.
+    the same command with --join on every machine that reaches the storage. With --together 4, a worker trains four trials at a
+    time; their values are drawn before any of the four is judged.
     """
     from kdflow.search.study import Request
     from kdflow.search.study import search as run_search
@@ -72,7 +76,7 @@ def search(
     request = Request(
         trials=trials, bench=bench, study=study, storage=storage, sampler=sampler, pruner=pruner, metrics=tuple(metric or ()),
         include=tuple(include or ()), overrides=overrides_of(sets), steps=steps, seed=seed, timeout=timeout, resume=resume,
-        join=join, device=device, output=output, write=write,
+        join=join, together=together, device=device, output=output, write=write,
     )
     try:
         outcome = run_search(spec, request, note)

@@ -31,6 +31,7 @@ def search(
     study: str | None = None,
     resume: bool = False,
     join: bool = False,
+    together: int = 1,
     device: str = "auto",
     output: str | Path = OUTPUT,
     write: str | Path | None = None,
@@ -59,6 +60,7 @@ def search(
         study: Name; none is made of method and bench.
         resume: Go on with the study of this name.
         join: Begin the study, or join whoever has begun it.
+        together: Up to so many trials are trained side by side, on one pass of the teacher.
         device: ``auto``, ``cpu`` or ``cuda``.
         output: Folder of runs.
         write: Where to write the method with the best values filled in.
@@ -71,7 +73,7 @@ def search(
     request = Request(
         trials=trials, bench=bench, study=study, storage=storage, sampler=sampler, pruner=pruner,
         metrics=(metric,) if isinstance(metric, str) else tuple(metric), include=tuple(texts), overrides=dict(overrides or {}),
-        steps=steps, seed=seed, timeout=timeout, resume=resume, join=join, device=device, output=Path(output),
+        steps=steps, seed=seed, timeout=timeout, resume=resume, join=join, together=together, device=device, output=Path(output),
         write=None if write is None else Path(write),
     )
     return run_search(spec, request, notify)

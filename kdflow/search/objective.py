@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,12 @@ import optuna
 import torch
 
 from kdflow.engine.hooks import EvaluationEvent, RunStarted, Silent, StopRun
+from kdflow.errors import InvariantError
 from kdflow.experiment.run import RunResult, TrialOf, run
 from kdflow.experiment.session import Session
+from kdflow.experiment.together import Request, run_together
 from kdflow.search.space import Space
-from kdflow.search.worker import InterruptedTrialError, Judged
+from kdflow.search.worker import Drawn, InterruptedTrialError, Judged, breaks_device
 from kdflow.spec.resolve import MethodSpec
 
 COSTS = ("step_ms", "added_parameters")
@@ -86,27 +89,98 @@ class RunObjective:
         Raises:
             InterruptedTrialError: The run was asked to end (SIGTERM).
         """
+        return self.alone(self.draw(trial))
+
+    def draw(self, trial: optuna.Trial) -> Drawn:
+        """Values for a trial."""
         again = bool(trial.params)
-        values = self.space.suggest(trial)
-        hooks: list[Silent] = [*self.hooks(trial.number)]
-        if len(self.metrics) == 1 and self.metrics[0] not in COSTS:
-            hooks.append(PruneHook(trial, self.metrics[0]))
-        try:
+        return Drawn(trial, self.space.suggest(trial), again)
+
+    def alone(self, drawn: Drawn) -> Judged:
+        """One trial; errors as for calling."""
+        with memory_returned():
             result = run(
                 self.spec,
                 **self.settings,
-                overrides={**self.overrides, **values},
-                resume=again,
-                hooks=hooks,
+                overrides={**self.overrides, **drawn.values},
+                resume=drawn.again,
+                hooks=self._hooks(drawn.trial),
                 notify=quiet,
                 session=self.session,
-                trial=TrialOf(self.study, trial.number, self.parent),
+                trial=self._trial_of(drawn),
             )
-        finally:
-            gc.collect()
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
         return self._judged(result)
+
+    def side_by_side(self, drawn: Sequence[Drawn]) -> list[Judged | Exception]:
+        """Several trials on one pass of the teacher, where they see the same batches and memory suffices.
+
+        Trials that cannot train together run one after the other.
+
+        Raises:
+            KeyboardInterrupt: Nothing is judged.
+            RuntimeError: The device is broken.
+        """
+        found: dict[int, Judged | Exception] = {}
+        for again in (False, True):
+            group = [one for one in drawn if one.again is again]
+            found |= {one.trial.number: outcome for one, outcome in zip(group, self._group(group))}
+        return [found[one.trial.number] for one in drawn]
+
+    def _group(self, drawn: Sequence[Drawn]) -> list[Judged | Exception]:
+        if len(drawn) < 2:
+            return [self._attempt(one) for one in drawn]
+        try:
+            with memory_returned():
+                results = self._run_together(drawn)
+        except Exception as error:
+            if breaks_device(error):
+                raise
+            if "out of memory" in str(error).lower():
+                middle = len(drawn) // 2
+                return [*self._group(drawn[:middle]), *self._group(drawn[middle:])]
+            return [self._attempt(one) for one in drawn]
+        return [self._outcome(result) for result in results]
+
+    def _run_together(self, drawn: Sequence[Drawn]) -> list[RunResult]:
+        settings = dict(self.settings)
+        output = settings.pop("output")
+        requests = [
+            Request(
+                self.spec,
+                **settings,
+                overrides={**self.overrides, **one.values},
+                hooks=self._hooks(one.trial),
+                trial=self._trial_of(one),
+            )
+            for one in drawn
+        ]
+        return run_together(requests, output=output, resume=drawn[0].again, notify=quiet, session=self.session)
+
+    def _attempt(self, drawn: Drawn) -> Judged | Exception:
+        try:
+            return self.alone(drawn)
+        except Exception as error:
+            if breaks_device(error):
+                raise
+            return error
+
+    def _outcome(self, result: RunResult) -> Judged | Exception:
+        if result.status == "failed":
+            culprit, _, problem = result.reason.partition(": ")
+            return InvariantError(culprit, problem)
+        try:
+            return self._judged(result)
+        except InterruptedTrialError as interrupted:
+            return interrupted
+
+    def _hooks(self, trial: optuna.Trial) -> list[Silent]:
+        hooks: list[Silent] = [*self.hooks(trial.number)]
+        if len(self.metrics) == 1 and self.metrics[0] not in COSTS:
+            hooks.append(PruneHook(trial, self.metrics[0]))
+        return hooks
+
+    def _trial_of(self, drawn: Drawn) -> TrialOf:
+        return TrialOf(self.study, drawn.trial.number, self.parent)
 
     def _judged(self, result: RunResult) -> Judged:
         if result.status == "interrupted":
@@ -125,6 +199,17 @@ class RunObjective:
             value = getattr(result, metric)
             return float("nan") if value is None else float(value)
         return result.validation[metric]
+
+
+@contextmanager
+def memory_returned() -> Iterator[None]:
+    """What a run held is free again behind it."""
+    try:
+        yield
+    finally:
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
 
 def _tidy(folder: Path, keep_best: bool) -> None:

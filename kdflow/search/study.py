@@ -52,6 +52,7 @@ class Request:
         timeout: Seconds after which no further trial begins.
         resume: Go on with (or join) a study of this name.
         join: Begin the study, or join whoever has begun it.
+        together: Up to so many trials are trained side by side on one pass of the teacher; fewer where memory does not suffice.
         device: ``auto``, ``cpu`` or ``cuda``.
         output: Folder of runs.
         write: Where to write the method with the best values.
@@ -73,6 +74,7 @@ class Request:
     timeout: float | None = None
     resume: bool = False
     join: bool = False
+    together: int = 1
     device: str = "auto"
     output: Path = OUTPUT
     write: Path | None = None
@@ -110,6 +112,8 @@ def search(spec: str | Path | MethodSpec, request: Request, notify: Notify = pri
     setting = prepare(method, request.bench, overrides=overrides, seed=request.seed or 0)
     space = space_of(setting, read_includes(request.include))
     _check_bounds(method, request, overrides, space)
+    if request.together > 1 and "step_ms" in request.metrics:
+        raise UsageError("--together: trials side by side share a step's time, so they cannot be judged by step_ms")
     make_sampler(str(request.sampler), space, 0, request.trials or 1, len(request.metrics) > 1)
     deadline = math.inf if request.timeout is None else begun + request.timeout
     for path in space.ignored:
@@ -123,7 +127,8 @@ def search(spec: str | Path | MethodSpec, request: Request, notify: Notify = pri
         was_complete = queue.finished == queue.size
         study.pruner = make_pruner(wanted.pruner, wanted.total_steps, wanted.evaluate_every or wanted.total_steps)
         objective = _objective(method, space, wanted, session, request, name)
-        worker = Worker(queue, objective, partial(_sampler, wanted, space), notify, deadline)
+        sampler = partial(_sampler, wanted, space)
+        worker = Worker(queue, objective, sampler, notify, deadline, group=objective, together=request.together)
         complete = worker.work()
         return conclude(
             method, queue, space, wanted, session, objective,

@@ -1,4 +1,4 @@
-"""One worker: claims trials, has them carried out, and writes down what came of each."""
+"""One worker: claims trials, one or some at a time, has them carried out, and writes down what came of each."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import os
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import optuna
 from optuna.samplers import BaseSampler
@@ -18,6 +19,7 @@ from kdflow.errors import InvariantError, KdflowError
 from kdflow.search.queue import Queue
 
 Notify = Callable[[str], None]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,33 @@ class BrokenDeviceError(KdflowError):
     """The device gives errors from now on; the trial has failed, and this worker must end."""
 
 
+@dataclass(frozen=True)
+class Drawn:
+    """A trial with its values.
+
+    Attributes:
+        trial: The trial.
+        values: Dotted path -> value.
+        again: It had these values before: it was begun, and put back.
+    """
+
+    trial: optuna.Trial
+    values: Mapping[str, Any]
+    again: bool
+
+
+class Group(Protocol):
+    """Carries out several trials at a time."""
+
+    def draw(self, trial: optuna.Trial) -> Drawn:
+        """Values for a trial, from the study's present sampler."""
+        ...
+
+    def side_by_side(self, drawn: Sequence[Drawn]) -> Sequence[Judged | Exception]:
+        """What came of each trial, in order; what went wrong with one of them stands in its place."""
+        ...
+
+
 @dataclass
 class Worker:
     """Runs trials until the study has all of them.
@@ -54,6 +83,8 @@ class Worker:
         notify: Receives a line per trial.
         deadline: No trial begins after this time (of :func:`time.monotonic`).
         poll: Seconds between two looks at a queue in which nothing waits.
+        group: Carries out several trials at a time; None where they run one by one.
+        together: Most trials at a time.
         mine: Numbers of the trials that this worker finished.
     """
 
@@ -63,6 +94,8 @@ class Worker:
     notify: Notify = print
     deadline: float = math.inf
     poll: float = 2.0
+    group: Group | None = None
+    together: int = 1
     mine: list[int] = field(default_factory=list)
 
     def work(self) -> bool:
@@ -71,7 +104,7 @@ class Worker:
         Trials that other workers run are waited for: should one of those workers die, its trial is taken over.
 
         Raises:
-            KeyboardInterrupt, InterruptedTrialError: After the present trial went back into the queue.
+            KeyboardInterrupt, InterruptedTrialError: After the present trials went back into the queue.
             BrokenDeviceError: After the present trial was recorded as failed.
         """
         waiting = False
@@ -80,10 +113,10 @@ class Worker:
                 return False
             for number in self.queue.recover():
                 self.notify(f"trial {number}: its worker died; the trial goes back into the queue")
-            claimed = self.queue.claim()
-            if claimed is not None:
+            claimed = self._claim()
+            if claimed:
                 waiting = False
-                self._run(claimed)
+                self._carry_out(claimed)
                 continue
             if not waiting:
                 self.notify("all trials are taken; waiting for the other workers")
@@ -91,23 +124,66 @@ class Worker:
             time.sleep(min(self.poll, max(self.deadline - time.monotonic(), 0.0)))
         return True
 
-    def _run(self, number: int) -> None:
-        study = self.queue.study
-        study.sampler = self.sampler(number)
-        trial = self.queue.trial(number)
+    def _claim(self) -> list[int]:
+        """Up to ``together`` waiting trials that are now this worker's."""
+        claimed: list[int] = []
+        while len(claimed) < self.together and (number := self.queue.claim()) is not None:
+            claimed.append(number)
+        return claimed
+
+    def _carry_out(self, numbers: Sequence[int]) -> None:
         try:
-            with self.queue.alive(number):
-                judged = self._judge(trial)
-        except (KeyboardInterrupt, InterruptedTrialError):
+            with ExitStack() as stack:
+                for number in numbers:
+                    stack.enter_context(self.queue.alive(number))
+                outcomes = self._outcomes(numbers)
+        except KeyboardInterrupt:
+            self._put_back(numbers)
+            raise
+        for number, outcome in zip(numbers, outcomes, strict=True):
+            self._settle(number, outcome)
+        for outcome in outcomes:
+            if isinstance(outcome, InterruptedTrialError | BrokenDeviceError):
+                raise outcome
+
+    def _outcomes(self, numbers: Sequence[int]) -> Sequence[Judged | Exception]:
+        group = self.group
+        if group is None or len(numbers) == 1:
+            return [self._attempt(number) for number in numbers]
+        try:
+            drawn = [group.draw(self._trial(number)) for number in numbers]
+            return _watched(lambda: group.side_by_side(drawn))
+        except Exception as error:
+            return [error] * len(numbers)
+
+    def _attempt(self, number: int) -> Judged | Exception:
+        try:
+            return _watched(lambda: self.objective(self._trial(number)))
+        except Exception as error:
+            return error
+
+    def _trial(self, number: int) -> optuna.Trial:
+        """A claimed trial; the study's sampler is the trial's own from now on."""
+        self.queue.study.sampler = self.sampler(number)
+        return self.queue.trial(number)
+
+    def _put_back(self, numbers: Sequence[int]) -> None:
+        for number in numbers:
             self.queue.put_back(number)
             self.notify(f"trial {number}: interrupted; it goes back into the queue")
-            raise
-        except BrokenDeviceError as error:
-            self._tell(trial, TrialState.FAIL, None, str(error))
-            raise
-        except Exception as error:
-            self._tell(trial, TrialState.FAIL, None, reason_of(error))
-            return
+
+    def _settle(self, number: int, outcome: Judged | Exception) -> None:
+        """Write down what came of a trial."""
+        trial = self.queue.trial(number)
+        if isinstance(outcome, InterruptedTrialError):
+            self._put_back([number])
+        elif isinstance(outcome, Exception):
+            reason = str(outcome) if isinstance(outcome, BrokenDeviceError) else reason_of(outcome)
+            self._tell(trial, TrialState.FAIL, None, reason)
+        else:
+            self._keep(trial, outcome)
+
+    def _keep(self, trial: optuna.Trial, judged: Judged) -> None:
         for key, value in judged.facts.items():
             trial.set_user_attr(key, value)
         if judged.values is None:
@@ -116,15 +192,6 @@ class Worker:
             self._tell(trial, TrialState.FAIL, None, f"not finite: {', '.join(map(str, judged.values))}")
         else:
             self._tell(trial, TrialState.COMPLETE, judged.values, "")
-
-    def _judge(self, trial: optuna.Trial) -> Judged:
-        try:
-            return self.objective(trial)
-        except RuntimeError as error:
-            if "CUDA error" not in str(error):
-                raise
-            words = f"device error: {str(error).splitlines()[0]}"
-            raise BrokenDeviceError(f"{words}. Next: start this worker again with --resume") from error
 
     def _tell(self, trial: optuna.Trial, state: TrialState, values: Sequence[float] | None, reason: str) -> None:
         """Finish a trial; a trial that another worker has finished meanwhile keeps that result."""
@@ -139,6 +206,22 @@ class Worker:
         words = ", ".join(f"{value:.4g}" for value in values or ()) if state is TrialState.COMPLETE else reason
         done = f"{self.queue.finished}/{self.queue.size} done"
         self.notify(f"trial {number}: {state.name.lower()} {words} ({done})")
+
+
+def _watched(work: Callable[[], T]) -> T:
+    """The work's result; BrokenDeviceError in place of an error that leaves the device unusable."""
+    try:
+        return work()
+    except RuntimeError as error:
+        if not breaks_device(error):
+            raise
+        words = f"device error: {str(error).splitlines()[0]}"
+        raise BrokenDeviceError(f"{words}. Next: start this worker again with --resume") from error
+
+
+def breaks_device(error: Exception) -> bool:
+    """Whether the device gives errors from now on, whatever is asked of it."""
+    return isinstance(error, RuntimeError) and "CUDA error" in str(error)
 
 
 def reason_of(error: Exception) -> str:

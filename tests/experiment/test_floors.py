@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -101,3 +102,15 @@ def test_new_measurements_replace_those_of_the_same_bench(tmp_path: Path) -> Non
     write([FloorVerdict("one", {0: 30.0, 1: 28.0}, 17.0, True, validation={0: 31.0}, teacher=60.0)], tmp_path)
     lines = (tmp_path / "floors.md").read_text().splitlines()
     assert [line.split(" | ")[2] for line in lines if line.startswith(("| one", "| two"))] == ["30.0, 28.0", "20.0"]
+
+
+def test_teachers_and_students_may_be_measured_apart(tmp_path: Path) -> None:
+    def kept() -> dict[str, Any]:
+        (row,) = json.loads((tmp_path / "floors.json").read_text())
+        return {key: row[key] for key in ("AP50", "teacher", "measured")}
+
+    write([FloorVerdict("one", {0: 20.0}, 17.0, True, measured="then")], tmp_path)
+    write([FloorVerdict("one", {}, 17.0, True, teacher=60.0, measured="now")], tmp_path)
+    assert kept() == {"AP50": {"0": 20.0}, "teacher": 60.0, "measured": "then"}
+    write([FloorVerdict("one", {0: 30.0}, 17.0, True, measured="now")], tmp_path)
+    assert kept() == {"AP50": {"0": 30.0}, "teacher": 60.0, "measured": "now"}

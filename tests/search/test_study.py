@@ -7,12 +7,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 import yaml
 
+from kdflow.engine.checkpoint import read
 from kdflow.engine.hooks import EvaluationEvent, RunStarted, StopRun
 from kdflow.errors import InvariantError, UsageError
 from kdflow.experiment.run import RunResult
+from kdflow.experiment.together import run_together
 from kdflow.results.measured import read_records
 from kdflow.search import definition as about
 from kdflow.search.study import Request, search
@@ -93,6 +96,37 @@ def test_two_real_trials_are_judged_on_validation_and_the_best_is_measured_once_
     assert len(trials) == 2
     again = search("fitnet", Request(bench=BENCH, output=output, device="cpu", resume=True), lambda _: None)
     assert (again.counts, again.test) == ({"complete": 2}, outcome.test)
+
+
+def test_trials_side_by_side_reach_what_they_reach_alone(
+    home: Path, tmp_path: Path, any_teacher: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passes: list[int] = []
+
+    def counted(requests: Any, **settings: Any) -> list[RunResult]:
+        passes.append(len(requests))
+        return run_together(requests, **settings)
+
+    monkeypatch.setattr("kdflow.search.objective.run_together", counted)
+
+    def go(name: str, together: int) -> dict[int, tuple[Any, ...]]:
+        request = Request(
+            bench=BENCH, output=tmp_path / name, device="cpu", together=together,
+            trials=3, include=INCLUDE, sampler="random", pruner="none", steps=2,
+        )  # fmt: skip
+        search("fitnet", request, lambda _: None)
+        storage = optuna.storages.RDBStorage(f"sqlite:///{tmp_path / name / 'search.db'}")
+        trials = optuna.load_study(study_name="fitnet-tiny", storage=storage).trials
+        storage.engine.dispose()
+        return {t.number: (t.values, t.params, _student(Path(t.user_attrs["folder"]))) for t in trials}
+
+    assert go("together", 3) == go("alone", 1)
+    assert passes == [3]
+
+
+def _student(folder: Path) -> dict[str, list[float]]:
+    """Weights of a trial's student, exactly."""
+    return {key: value.double().flatten().tolist() for key, value in read(folder / "best.pt")["student"].items()}
 
 
 def test_declared_values_are_the_first_trial_and_best_values_are_yaml(fake: Search) -> None:

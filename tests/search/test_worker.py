@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from kdflow.engine.hooks import EvaluationEvent, RunStarted, StopRun
 from kdflow.errors import InvariantError
 from kdflow.search.objective import PruneHook
 from kdflow.search.queue import Queue, open_storage
-from kdflow.search.worker import BrokenDeviceError, InterruptedTrialError, Judged, Worker
+from kdflow.search.worker import BrokenDeviceError, Drawn, InterruptedTrialError, Judged, Worker
 
 
 @pytest.fixture
@@ -88,6 +89,51 @@ def test_pruned_trials_count_as_finished_and_keep_their_reason(queue: Queue) -> 
     assert worker(queue, lambda _: Judged(None, "pruned at step 2")).work()
     assert {t.state for t in queue.trials()} == {TrialState.PRUNED}
     assert queue.trials()[0].user_attrs["reason"] == "pruned at step 2"
+
+
+class Trio:
+    """Carries out trials at a time: the first is fine, the second fails, the third is asked to end when it is new."""
+
+    def __init__(self) -> None:
+        self.seen: list[list[tuple[int, bool]]] = []
+
+    def draw(self, trial: optuna.Trial) -> Drawn:
+        again = bool(trial.params)
+        return Drawn(trial, {"x": trial.suggest_float("x", 0, 1)}, again)
+
+    def side_by_side(self, drawn: Sequence[Drawn]) -> list[Judged | Exception]:
+        self.seen.append([(one.trial.number, one.again) for one in drawn])
+        third: Any = Judged([3.0]) if drawn[-1].again else InterruptedTrialError("asked to end")
+        return [Judged([1.0]), InvariantError("kd/neck", "not finite"), third][-len(drawn) :]
+
+
+def test_trials_of_a_group_end_each_in_its_own_way(queue: Queue) -> None:
+    group = Trio()
+    with pytest.raises(InterruptedTrialError):
+        worker(queue, lambda _: Judged([9.0]), group=group, together=3).work()
+    states = [t.state for t in queue.trials()]
+    assert states == [TrialState.COMPLETE, TrialState.FAIL, TrialState.WAITING, TrialState.WAITING]
+    values = queue.trials()[2].params
+    assert worker(queue, lambda _: Judged([9.0]), group=group, together=1).work(), "one at a time is no group"
+    assert group.seen == [[(0, False), (1, False), (2, False)]]
+    assert queue.trials()[2].params == values
+
+
+def test_a_broken_device_fails_the_whole_group_and_a_key_press_puts_it_back(queue: Queue) -> None:
+    class Broken(Trio):
+        error: BaseException = KeyboardInterrupt()
+
+        def side_by_side(self, drawn: Sequence[Drawn]) -> list[Judged | Exception]:
+            raise self.error
+
+    group = Broken()
+    with pytest.raises(KeyboardInterrupt):
+        worker(queue, None, group=group, together=2).work()
+    assert [t.state for t in queue.trials()] == [TrialState.WAITING] * 4
+    group.error = RuntimeError("CUDA error: an illegal memory access")
+    with pytest.raises(BrokenDeviceError):
+        worker(queue, None, group=group, together=2).work()
+    assert [t.state for t in queue.trials()] == [TrialState.FAIL] * 2 + [TrialState.WAITING] * 2
 
 
 def _evaluated(hook: PruneHook, step: int, value: float) -> None:

@@ -1,0 +1,126 @@
+"""``python -m benchmarks.page``: runs the benchmarks that the documentation quotes, and writes ``docs/benchmarks.md`` from them.
+
+    python -m benchmarks.page                     all of them, one after the other, on a quiet machine
+    python -m benchmarks.page step-pkd logging    some; the page keeps the others' results
+    python -m benchmarks.page --write-only        the page alone, from the results that are kept in docs/evidence/benchmarks
+
+Each result is kept as the benchmark printed it with ``--json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+DOCS = Path(__file__).parents[1] / "docs"
+KEPT = DOCS / "evidence" / "benchmarks"
+HEAD = """# Measured speed
+
+Ratios within one process whose variants take turns; what each variant is, and how it is measured, says `benchmarks/README.md`.
+Milliseconds are of the machine that is named and of no other. Made by `python -m benchmarks.page`.
+"""
+ON_A_GPU = """
+## On a GPU
+
+Not measured.
+"""
+
+
+@dataclass(frozen=True)
+class Section:
+    """One benchmark of the page.
+
+    Attributes:
+        title: Heading.
+        words: Module of ``benchmarks`` and its options.
+        text: What is to be learned from it.
+    """
+
+    title: str
+    words: str
+    text: str
+
+    @property
+    def command(self) -> list[str]:
+        """Arguments of Python."""
+        module, *options = self.words.split()
+        return ["-m", f"benchmarks.{module}", *options]
+
+
+SECTIONS: Mapping[str, Section] = {
+    "step-pkd": Section(
+        "One step, a neck method on a small pair",
+        "step --method pkd --rounds 300 --threads 1",
+        "What the engine costs where steps are short: `kdflow_vs_hand_cut` is the step of `kdflow run` over the loop that does "
+        "the least there is to do.",
+    ),
+    "step-fgd": Section(
+        "One step, a method of many small operations",
+        "step --method fgd --rounds 300 --threads 1",
+        "The same for FGD.",
+    ),
+    "step-r50-r18": Section(
+        "One step, Faster R-CNN R50 to R18",
+        "step --pair r50-r18 --method pkd --size 256 --batch 2 --rounds 20 --warmup 2 --threads 2",
+        "Detectors of usual size. `torchdistill` runs its teacher in training mode, its default; `torchdistill_eval` in "
+        "evaluation mode. Both call all of the teacher.",
+    ),
+    "together": Section(
+        "Several students on one pass of the teacher",
+        "together --students 1 2 4 8 --rounds 60 --threads 1",
+        "The cost per student, relative to students alone, each with a teacher of its own.",
+    ),
+    "logging": Section("Tracking", "logging --threads 1", "A step with MLflow tracking over one without."),
+    "end-to-end": Section(
+        "Where a step's time goes",
+        "end_to_end --pair shapes-faster-rcnn --method defeat --batch 8 --threads 1",
+        "The engine's own step on the bench's own loader.",
+    ),
+    "loader": Section("The data path alone", "loader", "Read, decoded, resized, flipped, padded and brought to the device."),
+}
+
+
+def measure(name: str) -> None:
+    """Run one benchmark and keep what it prints; CalledProcessError when it fails."""
+    done = subprocess.run([sys.executable, *SECTIONS[name].command, "--json"], stdout=subprocess.PIPE, text=True, check=True)
+    KEPT.mkdir(parents=True, exist_ok=True)
+    (KEPT / f"{name}.json").write_text(json.dumps(json.loads(done.stdout), indent=1) + "\n")
+
+
+def page() -> str:
+    """All kept results as Markdown; a benchmark without one is said not to be measured."""
+    return HEAD + "".join(f"\n## {section.title}\n\n{_body(name, section)}" for name, section in SECTIONS.items()) + ON_A_GPU
+
+
+def _body(name: str, section: Section) -> str:
+    file = KEPT / f"{name}.json"
+    if not file.is_file():
+        return f"`python -m benchmarks.{section.words}`: not measured.\n"
+    module: Any = importlib.import_module(section.command[1])
+    text = module.as_text(json.loads(file.read_text()))
+    return f"{section.text}\n\n```console\n$ python -m benchmarks.{section.words}\n{text}\n```\n"
+
+
+def main() -> None:
+    """Measure and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(SECTIONS)}; none: all")
+    parser.add_argument("--write-only", action="store_true")
+    options = parser.parse_args()
+    if unknown := set(options.names) - set(SECTIONS):
+        parser.error(f"no benchmark {', '.join(sorted(unknown))}; there are {', '.join(SECTIONS)}")
+    for name in [] if options.write_only else options.names or SECTIONS:
+        measure(name)
+        (DOCS / "benchmarks.md").write_text(page())
+    (DOCS / "benchmarks.md").write_text(page())
+
+
+if __name__ == "__main__":
+    main()
