@@ -8,6 +8,7 @@ stopped; another worker puts it back. A trial that is put back keeps its number 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timedelta
@@ -24,6 +25,10 @@ from kdflow.errors import KdflowError, UsageError
 
 BEAT, GRACE = 10.0, 60.0
 """Seconds between two signs of life, and after the last one until a trial is given to another worker."""
+PAUSES = (0.2, 0.5, 1.0, 2.0, 4.0)
+"""Seconds before a storage is opened again by a worker that was beaten to making it."""
+BEATEN = ("already exists", "duplicate key")
+"""What the database says to that worker."""
 MAX_LOST = 3
 """A trial whose worker has died this often counts as failed: it may be what kills them."""
 
@@ -37,11 +42,16 @@ def open_storage(url: str) -> RDBStorage:
     if not url.partition("://")[2]:
         raise UsageError(f'--storage {url}: write a database URL such as sqlite:///search.db or postgresql+psycopg://host/name')
     options = {"connect_args": {"timeout": 120}} if url.startswith("sqlite") else {"pool_pre_ping": True}
-    try:
-        return RDBStorage(url, engine_kwargs=options)
-    except (SQLAlchemyError, ImportError, RuntimeError, optuna.exceptions.StorageInternalError) as error:
-        words = (str(error.__cause__ or error).strip().splitlines() or [type(error).__name__])[0]
-        raise UsageError(f"the search storage {url} cannot be opened: {words}") from error
+    pauses = iter(PAUSES)
+    while True:
+        try:
+            return RDBStorage(url, engine_kwargs=options)
+        except (SQLAlchemyError, ImportError, RuntimeError, optuna.exceptions.StorageInternalError) as error:
+            words = (str(error.__cause__ or error).strip().splitlines() or [type(error).__name__])[0]
+            pause = next(pauses, None) if any(sign in words for sign in BEATEN) else None
+            if pause is None:
+                raise UsageError(f"the search storage {url} cannot be opened: {words}") from error
+        time.sleep(pause)
 
 
 class Queue:

@@ -11,4 +11,4 @@ teacher.require_teacher = lambda *_: None
 
 if __name__ == "__main__":
     sys.argv[0] = "kdflow"
-    main()
+    sys.exit(main())

@@ -51,7 +51,8 @@ def search(url: str, home: Path, output: Path, *words: str) -> subprocess.Popen[
     """``kdflow search`` as a process of its own; the teacher of two steps is let pass."""
     command = [
         sys.executable, "-m", "tests.experiment.drive", "search", "fitnet", "--bench", str(BENCH), "--trials", str(TRIALS),
-        "--steps", "8", "--device", "cpu", "--storage", url, "--study", "real", "--output", str(output), "--json", *words,
+        "--steps", "8", "--device", "cpu", "--storage", url, "--study", "real", "--sampler", "random", "--output", str(output),
+        "--json", *words,
     ]
     environment = {**os.environ, "KDFLOW_HOME": str(home), "OMP_NUM_THREADS": "1"}
     environment.pop("MLFLOW_TRACKING_URI", None)

@@ -11,9 +11,12 @@ from pathlib import Path
 
 import optuna
 import pytest
+from optuna.storages import RDBStorage
 from optuna.trial import TrialState
+from sqlalchemy.exc import IntegrityError
 
 from kdflow.errors import UsageError
+from kdflow.search import queue
 from kdflow.search.queue import MAX_LOST, Queue, open_storage
 
 ROOT = Path(__file__).parents[2]
@@ -71,6 +74,34 @@ def test_trial_of_a_killed_worker_is_repeated_with_the_same_values(url: str, tmp
     assert len(values) == 1
     assert done_by(log)[1] == 2
     assert queue.study.get_trials()[1].user_attrs["lost"] == 1
+
+
+def test_workers_that_begin_at_the_same_moment_all_open_the_storage(url: str) -> None:
+    begin, opened = threading.Barrier(6), list[RDBStorage]()
+
+    def work() -> None:
+        begin.wait()
+        opened.append(open_storage(url))
+
+    threads = [threading.Thread(target=work) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(opened) == 6
+
+
+@pytest.mark.parametrize("words", ['table "studies" already exists', "duplicate key value violates unique constraint"])
+def test_a_worker_that_was_beaten_to_the_tables_tries_again(url: str, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    problems = iter([IntegrityError(words, None, Exception(words)), RuntimeError("no such driver")])
+
+    def refuse(*_: object, **__: object) -> RDBStorage:
+        raise next(problems)
+
+    monkeypatch.setattr(queue, "RDBStorage", refuse)
+    monkeypatch.setattr(queue, "PAUSES", (0.0, 0.0))
+    with pytest.raises(UsageError, match="no such driver"):
+        open_storage(url)
 
 
 def test_only_one_of_many_claims_wins(url: str) -> None:
