@@ -22,12 +22,15 @@ RATIOS = {
     "torchdistill_vs_student_only": ("torchdistill", "student_only"),
     "torchdistill_eval_vs_student_only": ("torchdistill_eval", "student_only"),
     "kdflow_compiled_vs_kdflow": ("kdflow_compiled", "kdflow"),
+    "kdflow_channels_last_vs_kdflow": ("kdflow_channels_last", "kdflow"),
+    "kdflow_channels_last_vs_torchdistill": ("kdflow_channels_last", "torchdistill"),
+    "kdflow_channels_last_vs_torchdistill_eval": ("kdflow_channels_last", "torchdistill_eval"),
 }
 
 
 def measure(method: str, machine: Machine, options: argparse.Namespace) -> dict[str, Any]:
     """Agreement, then times and ratios of one method."""
-    build = {"size": options.size, "batch": options.batch, "compiled": options.compile}
+    build = {"size": options.size, "batch": options.batch, "compiled": options.compile, "channels_last": options.channels_last}
     exact = variants.build_case(options.pair, method, machine, **build)
     agreement = variants.check_agreement(exact)
     case = exact if options.precision == "fp32" else None
@@ -82,6 +85,7 @@ def parser() -> argparse.ArgumentParser:
     made = command.parser("step", __doc__, rounds=200, warmup=10)
     made.add_argument("--method", nargs="+", default=["pkd"], help="pkd, fgd, fitnet")
     made.add_argument("--compile", action="store_true", help="also time kdflow with torch.compile on dense stages")
+    made.add_argument("--channels-last", action="store_true", help="also time kdflow with recipe.channels_last")
     command.precision_option(made)
     command.clock_option(made)
     return made

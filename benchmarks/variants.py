@@ -162,9 +162,9 @@ def _measure(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
 
 def build_case(
     pair: str, method: str, machine: Machine, *, size: int | None = None, batch: int = 2, precision: str = "fp32",
-    compiled: bool = False,
+    compiled: bool = False, channels_last: bool = False,
 ) -> Case:
-    """Every variant of a pair and method, from the same weights.
+    """Every variant of a pair and method, from the same weights; compiled stages and channels innermost on request.
 
     Raises:
         DisagreementError: The pair is none that a hand-written loop exists for.
@@ -182,8 +182,8 @@ def build_case(
     state = {owner: copy.deepcopy(d.model.state_dict()) for owner, d in setting.detectors.items()}
     ops = copy.deepcopy(setting.plan.ops)
 
-    def again() -> Setting:
-        other = open_setting(pair, method, **options)
+    def again(**changes: Any) -> Setting:
+        other = open_setting(pair, method, **options, changes=changes)
         for owner, detector in other.detectors.items():
             detector.model.load_state_dict(state[owner])
         other.plan.ops.load_state_dict(ops.state_dict())
@@ -197,6 +197,8 @@ def build_case(
     case.variants["kdflow"] = engine(again(), machine)
     if compiled:
         case.variants["kdflow_compiled"] = engine(with_compiled_stages(again()), machine)
+    if channels_last:
+        case.variants["kdflow_channels_last"] = engine(again(**{"recipe.channels_last": True}), machine)
     reason = peer.missing()
     for name, train in (("torchdistill", True), ("torchdistill_eval", False)):
         if reason:

@@ -41,6 +41,12 @@ def test_all_variants_compute_the_same(method: str, machine: Machine) -> None:
     assert case.left_out == {"torchdistill": "not in this test", "torchdistill_eval": "not in this test"}
 
 
+def test_channels_innermost_are_one_more_variant(machine: Machine) -> None:
+    case = variants.build_case(TINY, "fitnet", machine, size=64, channels_last=True)
+    assert set(variants.check_agreement(case)) == OTHERS | {"kdflow_channels_last"}
+    assert case.variants["kdflow_channels_last"].parameters[0].is_contiguous(memory_format=torch.channels_last)
+
+
 def test_a_variant_that_computes_something_else_is_not_timed(machine: Machine) -> None:
     case = build("fitnet", machine)
     right = case.variants["plan"].losses

@@ -130,6 +130,20 @@ def test_inputs_are_left_alone_and_equal_draws_give_equal_results(name: str, fre
     assert all(torch.equal(a, b) for a, b in zip(tensors_in(first), tensors_in(second), strict=True))
 
 
+@pytest.mark.parametrize(("name", "free"), CASES)
+def test_maps_with_channels_innermost_give_the_same_result(name: str, free: Kind) -> None:
+    op = OPS.get(name)
+    kinds = kinds_of(op, free)
+    inputs = inputs_of(op, kinds, Examples())
+    expected = evaluate(op, kinds, inputs)
+    for tensor in tensors_in(inputs):
+        if tensor.dim() == 4:
+            tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
+    found = evaluate(op, kinds, inputs)
+    for one, other in zip(tensors_in(found), tensors_in(expected), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize(("name", "free"), [c for c in CASES if gradient_ops(OPS.get(str(c.values[0])))])
 def test_gradient_reaches_the_student_alone(name: str, free: Kind) -> None:
     op = OPS.get(name)
