@@ -46,11 +46,10 @@ def fitting(methods: Sequence[str], bench: str) -> tuple[list[str], dict[str, st
 def words_of(options: argparse.Namespace, methods: Sequence[str]) -> list[str]:
     """The command line of the sweep."""
     words = ["sweep", *methods, "--bench", options.bench, "--seeds", str(options.seeds), "--device", options.device]
-    words += ["--output", str(options.output)]
     for name in ("steps", "together"):
         if getattr(options, name) is not None:
             words += [f"--{name}", str(getattr(options, name))]
-    return [*words, "--resume"] if options.resume else words
+    return words
 
 
 def page(options: argparse.Namespace, words: Sequence[str], refused: dict[str, str]) -> str:
@@ -93,7 +92,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     methods, refused = fitting(options.methods, options.bench)
     words = words_of(options, methods)
-    code = kdflow(words)
+    place = ["--output", str(options.output), *(["--resume"] if options.resume else [])]
+    code = kdflow([*words, *place])
     options.docs.mkdir(parents=True, exist_ok=True)
     (options.docs / f"results-{options.bench}.md").write_text(page(options, words, refused), encoding="utf-8")
     report(options.docs / f"report-{options.bench}", f"bench = '{options.bench}' or origin = 'published'", store=options.output)

@@ -25,9 +25,10 @@ def test_methods_are_swept_and_written_down(tmp_path: Path, monkeypatch: pytest.
     assert sweep.main([*words, "--output", str(tmp_path / "runs"), "--docs", str(tmp_path / "docs")]) == 0
     (command,) = called
     assert command[:3] == ["sweep", "baseline", "fitnet"]
-    assert command[-2:] == ["--steps", "5"]
+    assert command[-4:] == ["--steps", "5", "--output", str(tmp_path / "runs")]
     text = (tmp_path / "docs" / f"results-{BENCH}.md").read_text()
     assert "| shapes-faster-rcnn | fitnet | measured |" in text
     assert "- kd-detr: " in text
     assert "$ kdflow sweep baseline fitnet" in text
+    assert str(tmp_path) not in text, "a page says nothing of the machine's folders"
     assert "fitnet" in (tmp_path / "docs" / f"report-{BENCH}" / "index.html").read_text()
