@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from kdflow.kinds import SCALAR
-from kdflow.ports import Call, PortSpec, Stage, standard_port
+from kdflow.ports import Batch, Call, PortSpec, Stage, standard_port
 
 
 class Model(nn.Module):
@@ -126,3 +126,12 @@ class Seeing(Toy):
     def predict(self, images: Tensor, image_sizes: list[tuple[int, int]]) -> list[dict[str, Tensor]]:
         logits = [self.model.head(layer(self.model.backbone(images))) for layer in self.model.neck]
         return [{"scores": s.flatten()} for s in torch.cat([x.flatten(2).transpose(1, 2) for x in logits], dim=1)]
+
+
+def toy_batch(*counts: int, side: int = 16) -> Batch:
+    """Random images, the same each time, with so many boxes each; one box in each of two unless told."""
+    torch.manual_seed(1)
+    box = torch.tensor([[1.0, 1.0, 9.0, 9.0]])
+    counts = counts or (1, 1)
+    boxes, labels = [box.repeat(count, 1) for count in counts], [torch.zeros(count).long() for count in counts]
+    return Batch(torch.rand(len(counts), 3, side, side), [(side, side)] * len(counts), boxes, labels)

@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from optuna.storages import RDBStorage
 from optuna.storages._rdb.models import TrialHeartbeatModel, TrialModel
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from kdflow.errors import KdflowError, UsageError
 
@@ -27,8 +27,6 @@ BEAT, GRACE = 10.0, 60.0
 """Seconds between two signs of life, and after the last one until a trial is given to another worker."""
 PAUSES = (0.2, 0.5, 1.0, 2.0, 4.0)
 """Seconds before a storage is opened again by a worker that was beaten to making it."""
-BEATEN = ("already exists", "duplicate key")
-"""What the database says to that worker."""
 MAX_LOST = 3
 """A trial whose worker has died this often counts as failed: it may be what kills them."""
 
@@ -47,11 +45,17 @@ def open_storage(url: str) -> RDBStorage:
         try:
             return RDBStorage(url, engine_kwargs=options)
         except (SQLAlchemyError, ImportError, RuntimeError, optuna.exceptions.StorageInternalError) as error:
+            cause = error.__cause__ if isinstance(error, optuna.exceptions.StorageInternalError) else error
             words = (str(error.__cause__ or error).strip().splitlines() or [type(error).__name__])[0]
-            pause = next(pauses, None) if any(sign in words for sign in BEATEN) else None
+            pause = next(pauses, None) if _beaten(cause) else None
             if pause is None:
                 raise UsageError(f"the search storage {url} cannot be opened: {words}") from error
         time.sleep(pause)
+
+
+def _beaten(error: BaseException | None) -> bool:
+    """Whether a database refused to make a table, or its first row, because another worker has made it meanwhile."""
+    return isinstance(error, IntegrityError) or "already exists" in str(error)
 
 
 class Queue:

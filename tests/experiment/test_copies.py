@@ -11,7 +11,7 @@ from kdflow.engine.checkpoint import LAST, read
 from kdflow.experiment.run import RunResult, open_run
 from kdflow.experiment.session import open_session
 from kdflow.experiment.setup import prepare, read_method
-from tests.experiment.conftest import BENCH
+from tests.paths import BENCH
 
 
 def test_the_copy_is_trained_and_saved_and_not_exported(tiny: Callable[..., RunResult], any_teacher: None) -> None:

@@ -19,7 +19,7 @@ import yaml
 from kdflow.errors import InvariantError
 from kdflow.experiment.run import RunResult
 from kdflow.results.measured import read_records
-from tests.experiment.conftest import BENCH
+from tests.paths import BENCH
 
 Tiny = Callable[..., RunResult]
 ROOT = Path(__file__).parents[2]

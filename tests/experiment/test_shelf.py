@@ -8,7 +8,7 @@ from kdflow.cli.check import verdict_of, verdicts_of
 from kdflow.experiment import setup
 from kdflow.experiment.setup import prepare, read_method
 from kdflow.experiment.shelf import KEPT, Shelf
-from tests.experiment.conftest import BENCH
+from tests.paths import BENCH
 from tests.spec.corpus import FOLDER
 
 METHODS = ("fitnet", "baseline", "defeat", "fitnet")

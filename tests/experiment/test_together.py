@@ -16,7 +16,7 @@ from kdflow.experiment.run import RunResult
 from kdflow.experiment.together import Request, run_together
 from kdflow.graph.runtime import StageCall
 from tests.engine.fakes import differences
-from tests.experiment.conftest import BENCH
+from tests.paths import BENCH
 
 Tiny = Callable[..., RunResult]
 LENGTH = {"recipe.steps": 3, "recipe.accumulate": 2, "recipe.ema": 0.9}

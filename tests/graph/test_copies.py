@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
 import torch
 
 from kdflow.graph.copies import stages_of
@@ -21,13 +20,6 @@ COPY = HEAD + (
     "terms:\n  t: {loss: loss.squared_error, student: assisted.logits, teacher: teacher.head.logits}\n"
 )
 FROZEN = COPY.replace("teacher.head}", "teacher.head, trainable: false}")
-
-
-@pytest.fixture
-def batch() -> Batch:
-    torch.manual_seed(1)
-    box = torch.tensor([[1.0, 1.0, 9.0, 9.0]])
-    return Batch(torch.rand(2, 3, 16, 16), [(16, 16)] * 2, [box, box], [torch.zeros(1).long()] * 2)
 
 
 def assistant(plan: Plan) -> torch.nn.Conv2d:

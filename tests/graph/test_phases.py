@@ -10,10 +10,9 @@ import torch
 from kdflow.errors import SpecError
 from kdflow.graph.compile import compile_method
 from kdflow.graph.plan import Plan
-from kdflow.ports import Batch
 from kdflow.spec.method import trains
 from kdflow.spec.resolve import parse_method
-from tests.toy import Toy, toys
+from tests.toy import Toy, toy_batch, toys
 
 HEAD = "kdflow: 1\nmethod: test\n"
 TERMS = (
@@ -38,12 +37,6 @@ def faults(text: str, detectors: dict[str, Any] | None = None) -> str:
     with pytest.raises(SpecError) as caught:
         plan_of(text, detectors)
     return str(caught.value)
-
-
-def batch() -> Batch:
-    torch.manual_seed(1)
-    box = torch.tensor([[1.0, 1.0, 9.0, 9.0]])
-    return Batch(torch.rand(2, 3, 16, 16), [(16, 16)] * 2, [box, box], [torch.zeros(1).long()] * 2)
 
 
 def test_a_teacher_that_some_phase_trains_is_a_part_of_the_plan() -> None:
@@ -84,10 +77,10 @@ def test_what_no_term_of_a_phase_needs_does_not_run() -> None:
     detectors = toys()
     plan = plan_of(LEARNING, detectors)
     plan.enter("first")
-    assert set(plan(batch()).raw) == {"kd/lesson"}
+    assert set(plan(toy_batch()).raw) == {"kd/lesson"}
     assert (detectors["student"].stages["head"].run.calls, detectors["teacher"].stages["head"].run.calls) == (0, 1)
     plan.enter("second")
-    assert set(plan(batch()).raw) == {"det/loss", "kd/neck"}
+    assert set(plan(toy_batch()).raw) == {"det/loss", "kd/neck"}
     assert (detectors["student"].stages["head"].run.calls, detectors["teacher"].stages["head"].run.calls) == (1, 1)
 
 

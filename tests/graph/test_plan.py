@@ -31,15 +31,6 @@ def faults(text: str, detectors: dict[str, Any] | None = None) -> str:
     return str(caught.value)
 
 
-@pytest.fixture
-def batch() -> Batch:
-    torch.manual_seed(1)
-    box = torch.tensor([[1.0, 1.0, 9.0, 9.0]])
-    return Batch(
-        torch.rand(2, 3, 16, 16), [(16, 16)] * 2, [box, box[:0]], [torch.zeros(1).long(), torch.zeros(0).long()]
-    )
-
-
 def test_total_equals_a_hand_written_step(batch: Batch) -> None:
     detectors = toys()
     by_hand = copy.deepcopy(detectors)

@@ -46,15 +46,6 @@ def teacher() -> Toy:
     return Toy()
 
 
-@pytest.fixture
-def batch() -> Batch:
-    torch.manual_seed(1)
-    box = torch.tensor([[1.0, 1.0, 9.0, 9.0]])
-    return Batch(
-        torch.rand(2, 3, 16, 16), [(16, 16)] * 2, [box, box[:0]], [torch.zeros(1).long(), torch.zeros(0).long()]
-    )
-
-
 def plan_of(body: str, teacher: Any, seed: int | None = 0) -> Plan:
     text = "kdflow: 1\nmethod: test\n" + (body if body.startswith("nodes") else f"terms:\n{body}")
     spec = parse_method(text, "test.yaml")

@@ -10,9 +10,8 @@ import torch
 from kdflow.errors import SpecError
 from kdflow.graph.compile import compile_method
 from kdflow.graph.plan import Plan
-from kdflow.ports import Batch
 from kdflow.spec.resolve import parse_method
-from tests.toy import Toy
+from tests.toy import Toy, toy_batch
 
 HEAD = "kdflow: 1\nmethod: test\n"
 TWO = HEAD + (
@@ -34,14 +33,8 @@ def plan_of(text: str, detectors: dict[str, Any]) -> Plan:
     return compile_method(spec.resolve(), spec.document, detectors, canvas=(16, 16))
 
 
-def batch() -> Batch:
-    torch.manual_seed(1)
-    box = torch.tensor([[1.0, 1.0, 9.0, 9.0]])
-    return Batch(torch.rand(2, 3, 16, 16), [(16, 16)] * 2, [box, box], [torch.zeros(1).long()] * 2)
-
-
 def test_terms_and_nodes_name_each_teacher_and_run_what_they_need_of_it() -> None:
-    detectors, data = owners(), batch()
+    detectors, data = owners(), toy_batch()
     plan = plan_of(TWO, detectors)
     assert plan.report.teacher_stages_run == (
         "large.backbone", "large.neck", "sharp.backbone", "sharp.neck", "sharp.head",
@@ -59,7 +52,7 @@ def test_terms_and_nodes_name_each_teacher_and_run_what_they_need_of_it() -> Non
 
 def test_all_teachers_are_frozen_and_hidden() -> None:
     plan = plan_of(TWO, owners())
-    plan(batch()).total.backward()
+    plan(toy_batch()).total.backward()
     assert set(plan.teachers) == {"large", "sharp"}
     for teacher in plan.teachers.values():
         assert not any(module.training for module in teacher.modules())
@@ -92,7 +85,7 @@ def test_a_method_without_a_teacher_has_terms_of_the_student_alone() -> None:
     plan = plan_of(text, {"student": Toy()})
     assert plan.teachers == {}
     assert plan.report.teacher_stages_run == ()
-    assert set(plan(batch()).raw) == {"det/loss", "kd/steady"}
+    assert set(plan(toy_batch()).raw) == {"det/loss", "kd/steady"}
 
 
 @pytest.mark.parametrize(

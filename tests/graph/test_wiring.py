@@ -11,9 +11,9 @@ from kdflow.errors import SpecError, UsageError
 from kdflow.experiment.export import export_notes, student_source
 from kdflow.graph.compile import compile_method
 from kdflow.graph.plan import Plan
-from kdflow.ports import DETECTORS, Batch
+from kdflow.ports import DETECTORS
 from kdflow.spec.resolve import parse_method
-from tests.toy import Seeing
+from tests.toy import Seeing, toy_batch
 
 HEAD = "kdflow: 1\nmethod: test\n"
 TERM = "terms:\n  neck: {loss: loss.squared_error, student: student.neck, teacher: teacher.neck}\n"
@@ -41,20 +41,13 @@ def faults(text: str, detectors: dict[str, Any] | None = None) -> str:
     return str(caught.value)
 
 
-def batch(side: int = 16) -> Batch:
-    torch.manual_seed(1)
-    box = torch.tensor([[1.0, 1.0, 9.0, 9.0]])
-    labels = [torch.zeros(1).long(), torch.zeros(0).long()]
-    return Batch(torch.rand(2, 3, side, side), [(side, side)] * 2, [box, box[:0]], labels)
-
-
 ALONE = HEAD + (
     "teacher: none\nnodes:\n  half: {op: transform.subsample, features: images}\nwiring:\n  student.backbone: {images: half}\n"
 )
 
 
 def test_the_students_own_losses_follow_its_wiring() -> None:
-    detectors, data = {"student": seeing()["student"]}, batch()
+    detectors, data = {"student": seeing()["student"]}, toy_batch(1, 0)
     plan = plan_of(ALONE, detectors)
     plan.eval()
     model = detectors["student"].model
@@ -64,7 +57,7 @@ def test_the_students_own_losses_follow_its_wiring() -> None:
 
 
 def test_prediction_follows_the_wiring_and_leaves_every_mode_as_it_was() -> None:
-    detectors, data = {"student": seeing()["student"]}, batch()
+    detectors, data = {"student": seeing()["student"]}, toy_batch(1, 0)
     plan = plan_of(ALONE, detectors)
     student = plan.predictor()
     before = {name: value.clone() for name, value in student.model.state_dict().items()}
@@ -89,7 +82,7 @@ def test_a_teachers_prediction_may_use_the_methods_own_weights() -> None:
         "wiring:\n  teacher.head: {features: fused.maps}\n"
         "terms:\n  logits: {loss: loss.squared_error, student: student.head.logits, teacher: teacher.head.logits}\n"
     )
-    plan, data = plan_of(text), batch()
+    plan, data = plan_of(text), toy_batch(1, 0)
     assert list(plan.ops) == ["fused"]
     found = plan.predictor("teacher").predict(data.images, data.image_sizes)
     expected = plan.detectors["teacher"].predict(data.images, data.image_sizes)  # equal maps fuse to themselves
@@ -118,7 +111,7 @@ def test_strides_are_those_of_the_smaller_images() -> None:
     )
     plan = plan_of(text)
     assert plan.graph["student.neck"].value.strides == (4, 8)
-    data = batch()
+    data = toy_batch(1, 0)
     data.boxes[0] = torch.tensor([[0.0, 0.0, 8.0, 16.0]])
     mask = plan.evaluate(data, ["objects"])["objects"][0]
     assert mask[0, 0].tolist() == [[1, 1, 0, 0]] * 4
@@ -175,7 +168,7 @@ def test_the_exported_student_is_the_librarys_model_wired_alike() -> None:
     exec(source, space)
     model = space["build"]()
     model.load_state_dict(plan.student.state_dict(), strict=True)
-    data = batch(128)
+    data = toy_batch(1, 0, side=128)
     with torch.no_grad():
         outside = model.eval()(list(data.images))
     inside = student.predict(data.images, data.image_sizes)

@@ -12,10 +12,10 @@ from kdflow.experiment.export import write_spec
 from kdflow.experiment.setup import prepare, read_method
 from kdflow.results.report import write_report
 from tests.browser import Browser
+from tests.paths import BENCH
 from tests.results.store import write_run
 
 pytestmark = pytest.mark.slow
-BENCH = Path(__file__).parents[1] / "benches" / "tiny.yaml"
 OFFLINE = "--host-resolver-rules=MAP * ~NOTFOUND"
 
 

@@ -11,7 +11,7 @@ from kdflow.cli.main import main
 from kdflow.cli.search import _report
 from kdflow.experiment.sweep import JobResult
 from kdflow.search.outcome import Best, Outcome
-from tests.search.conftest import BENCH
+from tests.paths import BENCH
 
 
 def test_dry_run_lists_jobs_with_status_cost_and_hash(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from optuna.trial import TrialState
 
 from kdflow.search.definition import find_study
 from kdflow.search.queue import Queue, open_storage
-from tests.search.conftest import BENCH
+from tests.paths import BENCH
 from tests.search.postgres import server
 from tests.search.test_queue import done_by, start
 

@@ -13,7 +13,7 @@ import optuna
 import pytest
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import IntegrityError, OperationalError
 
 from kdflow.errors import UsageError
 from kdflow.search import queue
@@ -91,15 +91,23 @@ def test_workers_that_begin_at_the_same_moment_all_open_the_storage(url: str) ->
     assert len(opened) == 6
 
 
-@pytest.mark.parametrize("words", ['table "studies" already exists', "duplicate key value violates unique constraint"])
-def test_a_worker_that_was_beaten_to_the_tables_tries_again(url: str, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    problems = iter([IntegrityError(words, None, Exception(words)), RuntimeError("no such driver")])
+BEATEN = [
+    OperationalError("CREATE TABLE", None, Exception("table studies already exists")),
+    IntegrityError("INSERT", None, Exception("UNIQUE constraint failed: alembic_version.version_num")),
+]
+
+
+@pytest.mark.parametrize("beaten", BEATEN, ids=["table", "row"])
+def test_a_worker_that_was_beaten_to_the_tables_tries_again(
+    url: str, beaten: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    problems = iter([beaten, beaten, RuntimeError("no such driver")])
 
     def refuse(*_: object, **__: object) -> RDBStorage:
         raise next(problems)
 
     monkeypatch.setattr(queue, "RDBStorage", refuse)
-    monkeypatch.setattr(queue, "PAUSES", (0.0, 0.0))
+    monkeypatch.setattr(queue, "PAUSES", (0.0, 0.0, 0.0))
     with pytest.raises(UsageError, match="no such driver"):
         open_storage(url)
 

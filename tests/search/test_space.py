@@ -10,7 +10,7 @@ from kdflow.errors import UsageError
 from kdflow.experiment.setup import prepare, read_method
 from kdflow.search.sampling import make_pruner, make_sampler
 from kdflow.search.space import Space, read_includes, read_range, space_of
-from tests.search.conftest import BENCH
+from tests.paths import BENCH
 
 
 def test_ranges_are_read_in_every_form() -> None:

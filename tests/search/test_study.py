@@ -20,7 +20,7 @@ from kdflow.results.measured import read_records
 from kdflow.search import definition as about
 from kdflow.search.study import Request, search
 from kdflow.spec.resolve import load_method
-from tests.search.conftest import BENCH
+from tests.paths import BENCH
 
 PATH = "terms.hint.weight"
 Search = Callable[..., Any]

@@ -17,8 +17,8 @@ from kdflow.experiment.sweep import Job, JobResult, grid, plan_jobs, record_of, 
 from kdflow.experiment.sweep_file import read_sweep
 from kdflow.results.measured import read_records
 from kdflow.tracking.store import open_client
+from tests.paths import BENCH
 from tests.results.store import write_run
-from tests.search.conftest import BENCH
 
 TINY = str(BENCH)
 

@@ -6,8 +6,9 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.paths import BENCH
+
 FOLDER = Path(__file__).parent / "broken"
-BENCH = Path(__file__).parents[1] / "benches" / "tiny.yaml"
 _EXPECT = re.compile(r"^# expect: (\d+) (.+)$")
 
 

@@ -18,10 +18,10 @@ import pytest
 from kdflow.cli.main import main
 from kdflow.results.report.gather import gather
 from kdflow.tracking.store import open_client, read_runs, read_texts
+from tests.paths import BENCH
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
-BENCH = ROOT / "tests" / "benches" / "tiny.yaml"
 
 
 @pytest.fixture(scope="module")

@@ -5,11 +5,10 @@ from pathlib import Path
 
 import pytest
 
-BENCH = Path(__file__).parents[1] / "benches" / "tiny.yaml"
-
 
 @pytest.fixture(scope="session")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder for teachers and drawn data that all tests of a process share."""
     folder = tmp_path_factory.mktemp("home")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KDFLOW_HOME", str(folder))

@@ -1,0 +1,8 @@
+"""Where things lie."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+BENCH = Path(__file__).parent / "benches" / "tiny.yaml"
+"""The smallest bench that has everything."""
