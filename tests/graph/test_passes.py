@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from kdflow.graph.facets import knowledge, needs
 from kdflow.graph.node import Graph, Node, Role
+from kdflow.graph.passes.fakes import Fakes
 from kdflow.graph.passes.kinds import accepts
 from kdflow.graph.passes.merge import merge_equal
 from kdflow.graph.passes.prune import prune
@@ -91,3 +93,16 @@ def test_knowledge_and_needs_are_computed_from_the_graph() -> None:
     plan = plan_of(text, toys())
     assert knowledge(plan.graph) == ("feature", "response")
     assert needs(plan.graph, plan.method) == ("teacher_forward", "teacher_rerun", "trainable_adapter", "schedule")
+
+
+def test_what_fake_tensors_refuse_is_not_logged_as_well(
+    caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    fakes = Fakes()
+    one, other = fakes.value(torch.zeros(2, 64, 8, 8)), fakes.value(torch.zeros(1, 96, 1, 1))
+    with pytest.raises(RuntimeError, match="broadcast"), fakes.active():
+        one * other
+    assert capfd.readouterr().err == caplog.text == ""
+    with pytest.raises(RuntimeError, match="broadcast"), fakes.mode:
+        one * other
+    assert "Traceback" in capfd.readouterr().err + caplog.text, "torch itself logs it"

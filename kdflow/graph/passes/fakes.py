@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
@@ -13,6 +15,9 @@ from torch.utils._pytree import tree_map
 
 from kdflow.graph.node import Node
 from kdflow.ports import Detector
+
+
+_log = logging.getLogger(FakeTensorMode.__module__)
 
 
 def fake_mode() -> FakeTensorMode:
@@ -36,6 +41,16 @@ class Fakes:
         self._copies: dict[int, tuple[Detector, dict[str, nn.Module]]] = {}
         self._results: dict[tuple[int, ...], tuple[Any, Mapping[str, Any], Any]] = {}
         self._batches: dict[tuple[int, ...], Mapping[str, Any]] = {}
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        """In this block tensors are fake. What is refused is a fault in words, so torch does not log its traceback as well."""
+        was, _log.disabled = _log.disabled, True
+        try:
+            with self.mode:
+                yield
+        finally:
+            _log.disabled = was
 
     def value(self, value: Any) -> Any:
         """A nested value with its tensors as fake ones."""

@@ -50,7 +50,6 @@ class Inference:
         self.graph, self.document, self.detectors = graph, document, detectors
         self.seed, self.streams = seed, streams
         self.fakes = fakes or Fakes()
-        self.mode = self.fakes.mode
         self.example = self.fakes.batch(example)
         self.flops: dict[str, int] | None = {} if count_flops else None
         self.parts: dict[str, list[nn.Module]] = {}
@@ -124,7 +123,7 @@ class Inference:
         node.module = StageCall(node.name, node.run.run, node.options, self.streams if node.stochastic else None)
         inputs = self._inputs(node)
         try:
-            with self.mode, torch.no_grad():
+            with self.fakes.active(), torch.no_grad():
                 return self.fakes.remembered(node, inputs, lambda: self._trial(node, fake, inputs))
         except Exception as error:
             self.document.report(self._blame(node), f"{node.name} cannot run on these inputs: {_first_line(error)}")
@@ -168,7 +167,7 @@ class Inference:
             streams = self.streams if node.stochastic else None
             lifted = () if node.prepared else node.lifted
             node.module = OpCall(node.name, parts, lifted, canvas, no_grad=no_grad, exact=exact, streams=streams)
-            with self.mode:
+            with self.fakes.active():
                 infer = node.op.infer
                 options = getattr(parts[0], "options", {})
                 stand_ins = [FunctionOp(infer, options)] if infer else [self.fakes.module(p) for p in parts]
@@ -257,7 +256,7 @@ class Inference:
             kinds["over"],
         )
         try:
-            with self.mode:
+            with self.fakes.active():
                 return node.module(**self._inputs(node))
         except Exception as error:
             self.document.report(
