@@ -1,6 +1,6 @@
 """Makes the picture of MLflow's run list in the documentation, from real runs, in a real browser.
 
-    kdflow sweep baseline fitnet defeat pkd kd-logits --seeds 2
+    kdflow run baseline fitnet defeat pkd dkd mgd --bench shapes-faster-rcnn
     python docs/screenshots.py --runs kdflow-runs
 
 It starts ``mlflow server`` on the store of these runs, opens the list of one bench filtered by a taxonomy tag in Chromium, and
