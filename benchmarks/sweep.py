@@ -64,7 +64,7 @@ def page(options: argparse.Namespace, words: Sequence[str], refused: dict[str, s
         "```console", f"$ python -m benchmarks.sweep --bench {options.bench} --seeds {options.seeds}", "```", "",
         "which runs", "", "```console", f"$ kdflow {shlex.join(words)}", f'$ kdflow results --where "{where}" --format md', "```",
         "",
-        f"[The same as a report](report-{options.bench}/index.html).", "", render(answer, "markdown"),
+        f"[The same as a report](report-{options.bench}/index.html).", "", "## By taxonomy", "", render(answer, "markdown"),
     ]
     if refused:
         lines += ["## Methods that do not fit this bench", "", *(f"- {name}: {reason}" for name, reason in refused.items())]
