@@ -16,7 +16,6 @@ from kdflow.spec.bench import Bench, Floor
 from kdflow.spec.load import read
 from kdflow.spec.resolve import bench_of
 
-UNMEASURED = {"shapes-fcos-p2"}
 THREE_FAMILIES = ("shapes-fcos", "shapes-gfl", "shapes-rt-detr")
 
 
@@ -37,7 +36,7 @@ def test_plain_student_reaches_the_floor(name: str, home: Path, tmp_path: Path) 
 MEASURED = {row["bench"]: row for row in json.loads((PAGES / "floors.json").read_text())}
 
 
-@pytest.mark.parametrize("name", [name for name in drawn_benches() if name not in UNMEASURED])
+@pytest.mark.parametrize("name", drawn_benches())
 def test_floor_follows_from_what_was_measured(name: str) -> None:
     floor = bench(name).floor
     assert floor is not None, "python -m benchmarks.floors --write --state --benches " + name
@@ -45,6 +44,13 @@ def test_floor_follows_from_what_was_measured(name: str) -> None:
     verdict = FloorVerdict(name, row["AP50"], None, passed=False)
     assert (floor.AP50, floor.seeds, floor.measured) == (suggestion(verdict), len(row["AP50"]), row["measured"])
     assert floor.AP50 > 5
+
+
+@pytest.mark.parametrize("name", drawn_benches())
+def test_teachers_were_measured_to_know_more_than_the_plain_student(name: str) -> None:
+    row = MEASURED[name]
+    assert row["teacher"] is not None, "python -m benchmarks.floors --teachers --seeds 0 --write --benches " + name
+    assert row["teacher"] > row["validation"]["0"]
 
 
 def test_benches_that_differ_in_their_teacher_alone_share_their_students() -> None:
