@@ -118,6 +118,7 @@ class RunObjective:
 
         Raises:
             KeyboardInterrupt: Nothing is judged.
+            InterruptedTrialError: One of several that ran one after the other was asked to end, so the next ones never began.
             RuntimeError: The device is broken.
         """
         found: dict[int, Judged | Exception] = {}
@@ -160,7 +161,7 @@ class RunObjective:
         try:
             return self.alone(drawn)
         except Exception as error:
-            if breaks_device(error):
+            if breaks_device(error) or isinstance(error, InterruptedTrialError):
                 raise
             return error
 

@@ -19,6 +19,7 @@ from kdflow.experiment.together import run_together
 from kdflow.results.measured import read_records
 from kdflow.search import definition as about
 from kdflow.search.study import Request, search
+from kdflow.search.worker import InterruptedTrialError
 from kdflow.spec.resolve import load_method
 from tests.paths import BENCH
 
@@ -122,6 +123,26 @@ def test_trials_side_by_side_reach_what_they_reach_alone(
 
     assert go("together", 3) == go("alone", 1)
     assert passes == [3]
+
+
+def test_a_group_that_cannot_train_together_runs_one_by_one_and_ends_when_asked_to(
+    fake: Search, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def apart(*_: Any, **__: Any) -> list[RunResult]:
+        raise UsageError("they would not see the same batches")
+
+    class Interrupted(Runs):
+        def __call__(self, *words: Any, **options: Any) -> RunResult:
+            done = super().__call__(*words, **options)
+            return replace(done, status="interrupted") if len(self.values) == 2 else done
+
+    monkeypatch.setattr("kdflow.search.objective.run_together", apart)
+    runs = Interrupted()
+    with pytest.raises(InterruptedTrialError):
+        fake(runs, trials=3, include=INCLUDE, pruner="none", together=3)
+    assert len(runs.values) == 2, "the third never began"
+    outcome = fake(runs, resume=True, together=3)
+    assert outcome.counts == {"complete": 3}
 
 
 def _student(folder: Path) -> dict[str, list[float]]:

@@ -16,7 +16,6 @@ from torch.utils._pytree import tree_map
 from kdflow.graph.node import Node
 from kdflow.ports import Detector
 
-
 _log = logging.getLogger(FakeTensorMode.__module__)
 
 
