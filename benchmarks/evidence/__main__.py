@@ -44,7 +44,10 @@ def _part(part: str, options: argparse.Namespace) -> bool:
     if part == "portability":
         return portability.prove(options.benches, PAGES / "portability.md")
     if part == "floors":
-        return all(verdict.passed for verdict in check_floors(options.benches))
+        verdicts = check_floors(options.benches)
+        for verdict in verdicts:
+            print(f"{verdict.bench}: {verdict.AP50}, floor {verdict.floor} {verdict.reason}".rstrip(), flush=True)
+        return all(verdict.passed for verdict in verdicts)
     return tests.prove()
 
 
