@@ -59,8 +59,9 @@ def page(options: argparse.Namespace, words: Sequence[str], refused: dict[str, s
     device = torch.cuda.get_device_name() if torch.cuda.is_available() and options.device != "cpu" else platform.machine()
     lines = [
         f"# Every method on {options.bench}", "",
-        f"{datetime.now(UTC):%Y-%m-%d}, {options.seeds} seed(s), torch {torch.__version__} on {device}. "
-        "The bench is small and drawn: it shows that methods train and how they compare on it, and says little about COCO.", "",
+        f"{datetime.now(UTC):%Y-%m-%d}, {options.seeds} seed(s), torch {torch.__version__} on {device}, "
+        f"{torch.get_num_threads()} thread(s). The bench is small and drawn: it shows that methods train, and says little about "
+        "COCO. How far plain students of different seeds lie apart is in [the table of floors](floors.md).", "",
         "```console", f"$ python -m benchmarks.sweep --bench {options.bench} --seeds {options.seeds}", "```", "",
         "which runs", "", "```console", f"$ kdflow {shlex.join(words)}", f'$ kdflow results --where "{where}" --format md', "```",
         "",

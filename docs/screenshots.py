@@ -1,6 +1,6 @@
 """Makes the picture of MLflow's run list in the documentation, from real runs, in a real browser.
 
-    kdflow run baseline fitnet defeat pkd dkd mgd --bench shapes-faster-rcnn
+    kdflow run baseline fitnet defeat pkd dkd mgd --bench shapes-faster-rcnn --steps 100
     python docs/screenshots.py --runs kdflow-runs
 
 It starts ``mlflow server`` on the store of these runs, opens the list of one bench filtered by a taxonomy tag in Chromium, and

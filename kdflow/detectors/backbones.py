@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -31,6 +31,10 @@ RESNETS = (
 TIMM = "timm:"
 Norm = Literal["batch", "frozen"]
 Extra = Literal["pool", "p6p7", "p6p7_from_c5", "p6p7_linear"]
+
+
+P6_FROM: Mapping[str, Extra] = {"p5": "p6p7", "c5": "p6p7_from_c5"}
+"""What P6 is computed from -> the levels beyond P5."""
 
 
 @dataclass(frozen=True)

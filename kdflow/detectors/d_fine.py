@@ -17,7 +17,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from kdflow.detectors import rt_stages as rt
-from kdflow.detectors.hf_build import backbone_config, build_model, channels_of, load_backbone, parameters_of
+from kdflow.detectors.hf_build import backbone_config, build_hybrid, channels_of, parameters_of
 from kdflow.detectors.hf_parts import (
     TARGET_INPUTS,
     Criterion,
@@ -358,9 +358,7 @@ def build(
         "label_noise_ratio": label_noise,
         "box_noise_scale": box_noise,
     }
-    model, names = build_model(DFineForObjectDetection, settings, classes, weights, attention)
-    if pretrained_backbone:
-        load_backbone(model.model.backbone.model, pretrained_backbone)
+    model, names = build_hybrid(DFineForObjectDetection, settings, classes, weights, attention, pretrained_backbone)
     return wrap(model, names, normalize)
 
 

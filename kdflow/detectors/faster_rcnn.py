@@ -19,6 +19,7 @@ from kdflow.detectors.torchvision_parts import (
     Anchors,
     ClassRows,
     TorchvisionDetector,
+    call_lines,
     check_anchors,
     feature_ports,
     feature_stages,
@@ -290,17 +291,15 @@ def build_faster_rcnn(
         "box_detections_per_img": detections,
     }
     body, channels = build_backbone(spec)
-    anchors = AnchorGenerator(anchor_sizes, (anchor_ratios,) * len(anchor_sizes))
+    ratios = (anchor_ratios,) * len(anchor_sizes)
     model = FasterRCNN(
         body,
-        rpn_anchor_generator=anchors,
+        rpn_anchor_generator=AnchorGenerator(anchor_sizes, ratios),
         box_head=TwoMLPHead(neck * 7**2, box_head),
         box_predictor=FastRCNNPredictor(box_head, len(classes) + 1),
         **settings,
     )
-    ratios = (anchor_ratios,) * len(anchor_sizes)
-    code = source(spec, channels, anchor_sizes, ratios, box_head, len(classes), settings)
-    return wrap(model, classes, spec, channels, code)
+    return wrap(model, classes, spec, channels, source(spec, channels, anchor_sizes, ratios, box_head, len(classes), settings))
 
 
 def source(
@@ -320,13 +319,13 @@ def source(
         "from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead",
     ]
     lines += [
-        "model = FasterRCNN(",
-        "    backbone,",
-        f"    rpn_anchor_generator=AnchorGenerator({sizes}, {ratios}),",
-        f"    box_head=TwoMLPHead({spec.width * 7**2}, {hidden}),",
-        f"    box_predictor=FastRCNNPredictor({hidden}, {classes + 1}),",
-        *(f"    {key}={value!r}," for key, value in settings.items()),
-        ")",
+        f"anchors = AnchorGenerator({sizes}, {ratios})",
+        f"box_head = TwoMLPHead({spec.width * 7**2}, {hidden})",
+        f"box_predictor = FastRCNNPredictor({hidden}, {classes + 1})",
+        *call_lines(
+            "model = FasterRCNN(backbone, rpn_anchor_generator=anchors, box_head=box_head, box_predictor=box_predictor,",
+            settings,
+        ),
     ]
     return model_source(f"Faster R-CNN of torchvision with {classes} classes", imports, definitions, lines)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any, Literal
 
@@ -16,6 +16,7 @@ from torchvision.models.detection.fcos import FCOSHead
 from kdflow.detectors import dense_stages as dense
 from kdflow.detectors.backbones import (
     BRANCHED_SOURCE,
+    P6_FROM,
     BackboneSpec,
     BranchedPyramid,
     Norm,
@@ -36,6 +37,7 @@ from kdflow.detectors.options import typed_options
 from kdflow.detectors.torchvision_parts import (
     ClassRows,
     TorchvisionDetector,
+    call_lines,
     cells,
     check_groups,
     feature_ports,
@@ -168,20 +170,8 @@ def build_fcos(
         max_size: Longest side in it.
     """
     check_groups(NAME, neck)
-    if tower_blocks < 1:
-        raise UsageError(f"{NAME}: tower_blocks must be at least 1, not {tower_blocks}")
-    spare = 0 if head_from is None else head_from - first_level
-    if spare < 0:
-        raise UsageError(f"{NAME}: the head cannot read P{head_from} where the pyramid begins with P{first_level}")
-    spec = BackboneSpec(
-        backbone,
-        neck,
-        norm,
-        first=first_level,
-        extra="p6p7" if p6_from == "p5" else "p6p7_from_c5",
-        pretrained=pretrained_backbone,
-        trainable=trainable_layers,
-    )
+    spare = spare_levels(first_level, head_from, tower_blocks)
+    spec = BackboneSpec(backbone, neck, norm, first_level, P6_FROM[p6_from], pretrained_backbone, trainable_layers)
     settings: dict[str, Any] = {
         **resize_settings(min_size, max_size, image_mean, image_std),
         "center_sampling_radius": radius,
@@ -189,24 +179,13 @@ def build_fcos(
         "nms_thresh": nms,
         "detections_per_img": detections,
         "topk_candidates": candidates,
+        **({"size_divisible": WHOLE_STRIDES} if spare else {}),
     }
-    strides = tuple(2**level for level in spec.levels[spare:])
-    sizes, ratios = tuple((s,) for s in strides), ((1.0,),) * len(strides)
-    body, channels = build_backbone(spec)
-    if spare:
-        body = BranchedPyramid(body, spare)
-        settings["size_divisible"] = WHOLE_STRIDES
-    head = FCOSHead(neck, 1, len(classes), tower_blocks)
-    model = FCOS(body, len(classes), anchor_generator=AnchorGenerator(sizes, ratios), head=head, **settings)
+    model, channels, code = build_model(spec, spare, len(classes), tower_blocks, settings)
     outputs, maps = ("deltas", "centerness"), "head.maps" if spare else "neck"
+    strides = head_strides(spec, spare)
     form = DenseForm(strides, neck, len(classes), outputs, tower_blocks, deltas="distances", maps=maps)
     normalize = Normalize(image_mean, image_std)
-    lines = [
-        f"model = FCOS(backbone, {len(classes)}, anchor_generator=AnchorGenerator({sizes}, {ratios}),",
-        f"    head=FCOSHead({neck}, 1, {len(classes)}, {tower_blocks}),",
-        *(f"    {key}={value!r}," for key, value in settings.items()),
-        ")",
-    ]
     return dense_detector(
         NAME,
         classes,
@@ -217,9 +196,42 @@ def build_fcos(
         stages=stages(model, normalize, form),
         size_divisor=WHOLE_STRIDES if spare else 32,
         normalize=normalize,
-        code=source(spec, channels, lines, spare),
+        code=code,
         class_rows={"head.classification_head.cls_logits": ClassRows()},
     )
+
+
+def spare_levels(first: int, head_from: int | None, blocks: int) -> int:
+    """Pyramid levels that the head does not read; UsageError where the options contradict each other."""
+    if blocks < 1:
+        raise UsageError(f"{NAME}: tower_blocks must be at least 1, not {blocks}")
+    spare = 0 if head_from is None else head_from - first
+    if spare < 0:
+        raise UsageError(f"{NAME}: the head cannot read P{head_from} where the pyramid begins with P{first}")
+    return spare
+
+
+def head_strides(spec: BackboneSpec, spare: int) -> tuple[int, ...]:
+    """Strides of the levels that the head reads."""
+    return tuple(2**level for level in spec.levels[spare:])
+
+
+def build_model(
+    spec: BackboneSpec, spare: int, classes: int, blocks: int, settings: Mapping[str, Any]
+) -> tuple[FCOS, tuple[int, ...], str]:
+    """The model, channels of its backbone, and Python that builds it without kdflow."""
+    strides = head_strides(spec, spare)
+    sizes, ratios = tuple((s,) for s in strides), ((1.0,),) * len(strides)
+    body, channels = build_backbone(spec)
+    if spare:
+        body = BranchedPyramid(body, spare)
+    head = FCOSHead(spec.width, 1, classes, blocks)
+    model = FCOS(body, classes, anchor_generator=AnchorGenerator(sizes, ratios), head=head, **settings)
+    opening = (
+        f"model = FCOS(backbone, {classes}, anchor_generator=AnchorGenerator({sizes}, {ratios}),\n"
+        f"    head=FCOSHead({spec.width}, 1, {classes}, {blocks}),"
+    )
+    return model, channels, source(spec, channels, call_lines(opening, settings), spare)
 
 
 def read_ports(form: DenseForm) -> dict[str, PortSpec]:

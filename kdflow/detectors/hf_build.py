@@ -110,6 +110,16 @@ def build_model(
     return model, names
 
 
+def build_hybrid(
+    model_class: Any, settings: Mapping[str, Any], classes: Sequence[str], weights: str | None, attention: str, body: str | None
+) -> tuple[Any, tuple[str, ...]]:
+    """:func:`build_model` for detectors with a hybrid encoder; ``body`` names weights for their backbone alone."""
+    model, names = build_model(model_class, settings, classes, weights, attention)
+    if body:
+        load_backbone(model.model.backbone.model, body)
+    return model, names
+
+
 def fresh(model_class: Any, settings: Mapping[str, Any], classes: Sequence[str]) -> Any:
     """An untrained model; UsageError with the library's words where the settings contradict each other."""
     from huggingface_hub.errors import StrictDataclassError

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from types import SimpleNamespace
 from typing import Any, Literal
@@ -14,7 +14,7 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.retinanet import RetinaNetHead
 
 from kdflow.detectors import dense_stages as dense
-from kdflow.detectors.backbones import BackboneSpec, Norm, backbone_source, build_backbone
+from kdflow.detectors.backbones import P6_FROM, BackboneSpec, Norm, backbone_source, build_backbone
 from kdflow.detectors.dense_parts import (
     FAMILY,
     DenseForm,
@@ -29,6 +29,7 @@ from kdflow.detectors.options import typed_options
 from kdflow.detectors.torchvision_parts import (
     ClassRows,
     TorchvisionDetector,
+    call_lines,
     cells,
     check_anchors,
     check_groups,
@@ -137,15 +138,7 @@ def build_retinanet(
         min_size: Shorter side in the library's own resize; used by the exported model only.
         max_size: Longest side in it.
     """
-    spec = BackboneSpec(
-        backbone,
-        neck,
-        norm,
-        first=3,
-        extra="p6p7" if p6_from == "p5" else "p6p7_from_c5",
-        pretrained=pretrained_backbone,
-        trainable=trainable_layers,
-    )
+    spec = BackboneSpec(backbone, neck, norm, 3, P6_FROM[p6_from], pretrained_backbone, trainable_layers)
     check_anchors(NAME, anchor_sizes, spec)
     if head_norm == "group":
         check_groups(NAME, neck)
@@ -158,22 +151,11 @@ def build_retinanet(
         "fg_iou_thresh": iou[1],
         "topk_candidates": candidates,
     }
-    body, channels = build_backbone(spec)
+    shape = (neck, len(anchor_sizes[0]) * len(anchor_ratios), len(classes))
     ratios = (anchor_ratios,) * len(anchor_sizes)
-    per_cell = len(anchor_sizes[0]) * len(anchor_ratios)
-    group = partial(nn.GroupNorm, 32) if head_norm == "group" else None
-    head = RetinaNetHead(neck, per_cell, len(classes), norm_layer=group)
-    head.regression_head._loss_type = box_loss
-    model = RetinaNet(body, len(classes), anchor_generator=AnchorGenerator(anchor_sizes, ratios), head=head, **settings)
+    model, channels, code = build_model(spec, shape, (anchor_sizes, ratios), head_norm == "group", box_loss, settings)
     form = DenseForm(tuple(2**level for level in spec.levels), neck, len(classes), ("deltas",), blocks=4)
     normalize = Normalize(image_mean, image_std)
-    lines = [
-        f"head = RetinaNetHead({neck}, {per_cell}, {len(classes)}, norm_layer={'partial(nn.GroupNorm, 32)' if group else None})",
-        f'head.regression_head._loss_type = "{box_loss}"',
-        f"model = RetinaNet(backbone, {len(classes)}, anchor_generator=AnchorGenerator({anchor_sizes}, {ratios}), head=head,",
-        *(f"    {key}={value!r}," for key, value in settings.items()),
-        ")",
-    ]
     return dense_detector(
         NAME,
         classes,
@@ -183,9 +165,41 @@ def build_retinanet(
         features=feature_ports(spec, channels, FAMILY),
         stages=stages(model, normalize, form),
         normalize=normalize,
-        code=source(spec, channels, lines),
-        class_rows={"head.classification_head.cls_logits": ClassRows(groups=per_cell)},
+        code=code,
+        class_rows={"head.classification_head.cls_logits": ClassRows(groups=shape[1])},
     )
+
+
+def build_model(
+    spec: BackboneSpec,
+    shape: tuple[int, int, int],
+    anchors: tuple[Any, Any],
+    group: bool,
+    box_loss: str,
+    settings: Mapping[str, Any],
+) -> tuple[RetinaNet, tuple[int, ...], str]:
+    """The model, channels of its backbone, and Python that builds it without kdflow.
+
+    Args:
+        spec: The pyramid.
+        shape: Width, anchors per cell and classes of the head.
+        anchors: Sides and ratios per level.
+        group: GroupNorm in the towers.
+        box_loss: The library's box loss.
+        settings: Further keywords of the model.
+    """
+    body, channels = build_backbone(spec)
+    head = RetinaNetHead(*shape, norm_layer=partial(nn.GroupNorm, 32) if group else None)
+    head.regression_head._loss_type = box_loss
+    model = RetinaNet(body, shape[-1], anchor_generator=AnchorGenerator(*anchors), head=head, **settings)
+    lines = [
+        f"head = RetinaNetHead(*{shape}, norm_layer={'partial(nn.GroupNorm, 32)' if group else None})",
+        f'head.regression_head._loss_type = "{box_loss}"',
+        *call_lines(
+            f"model = RetinaNet(backbone, {shape[-1]}, anchor_generator=AnchorGenerator(*{anchors}), head=head,", settings
+        ),
+    ]
+    return model, channels, source(spec, channels, lines)
 
 
 def source(spec: BackboneSpec, channels: Sequence[int], lines: Sequence[str]) -> str:

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any, Literal
 
 from kdflow.detectors import rt_stages as rt
-from kdflow.detectors.hf_build import backbone_config, build_model, channels_of, load_backbone
+from kdflow.detectors.hf_build import backbone_config, build_hybrid, channels_of
 from kdflow.detectors.hf_parts import (
     TARGET_INPUTS,
     Criterion,
@@ -275,9 +275,7 @@ def build(
         "box_noise_scale": box_noise,
     }
     model_class = transformers.RTDetrForObjectDetection if version == 1 else transformers.RTDetrV2ForObjectDetection
-    model, names = build_model(model_class, settings, classes, weights, attention)
-    if pretrained_backbone:
-        load_backbone(model.model.backbone.model, pretrained_backbone)
+    model, names = build_hybrid(model_class, settings, classes, weights, attention, pretrained_backbone)
     return wrap("rt-detr", model, names, normalize)
 
 

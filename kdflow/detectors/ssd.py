@@ -30,6 +30,7 @@ from kdflow.detectors.torchvision_parts import (
     TorchvisionDetector,
     background_first,
     background_last,
+    call_lines,
     cells,
     feature_ports,
     feature_stages,
@@ -298,9 +299,7 @@ def source(plan: Plan, per_cell: Sequence[int], size: int, classes: int, setting
     lines = [
         f"anchors = DefaultBoxGenerator({[list(r) for r in plan.ratios]}{boxes})",
         f"head = SSDHead({list(plan.widths)}, {list(per_cell)}, {classes + 1})",
-        f"model = SSD(backbone, anchors, ({size}, {size}), {classes + 1}, head=head,",
-        *(f"    {key}={value!r}," for key, value in settings.items()),
-        ")",
+        *call_lines(f"model = SSD(backbone, anchors, ({size}, {size}), {classes + 1}, head=head,", settings),
     ]
     imports = [
         *imports,

@@ -281,6 +281,11 @@ def resize_settings(
     }
 
 
+def call_lines(opening: str, settings: Mapping[str, Any]) -> list[str]:
+    """Python of a call over several lines: its opening (with the first arguments), then keywords."""
+    return [opening, *(f"    {key}={value!r}," for key, value in settings.items()), ")"]
+
+
 def check_anchors(name: str, sizes: Sequence[Sequence[float]], spec: BackboneSpec) -> None:
     """UsageError unless every pyramid level has the same number of anchor sizes."""
     if len(sizes) != len(spec.levels):

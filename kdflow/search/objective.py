@@ -18,7 +18,7 @@ from kdflow.experiment.run import RunResult, TrialOf, run
 from kdflow.experiment.session import Session
 from kdflow.experiment.together import Request, run_together
 from kdflow.search.space import Space
-from kdflow.search.worker import Drawn, InterruptedTrialError, Judged, breaks_device
+from kdflow.search.worker import Drawn, InterruptedTrialError, Judged, Notify, breaks_device, reason_of
 from kdflow.spec.resolve import MethodSpec
 
 COSTS = ("step_ms", "added_parameters")
@@ -71,6 +71,7 @@ class RunObjective:
         settings: ``bench``, ``seed`` and ``output`` for every run.
         overrides: Values that are the same in every trial.
         hooks: Trial number -> further listeners of its run.
+        notify: Told why trials that should train together do not.
     """
 
     spec: MethodSpec
@@ -82,6 +83,7 @@ class RunObjective:
     settings: Mapping[str, Any]
     overrides: Mapping[str, Any] = field(default_factory=dict)
     hooks: Callable[[int], Sequence[Silent]] = lambda _: ()
+    notify: Notify = quiet
 
     def __call__(self, trial: optuna.Trial) -> Judged:
         """One run.
@@ -137,8 +139,10 @@ class RunObjective:
             if breaks_device(error):
                 raise
             if "out of memory" in str(error).lower():
+                self.notify(f"{len(drawn)} trials together do not fit in memory; they go on in two halves")
                 middle = len(drawn) // 2
                 return [*self._group(drawn[:middle]), *self._group(drawn[middle:])]
+            self.notify(f"{len(drawn)} trials run one after the other: {reason_of(error)}")
             return [self._attempt(one) for one in drawn]
         return [self._outcome(result) for result in results]
 

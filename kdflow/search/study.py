@@ -126,7 +126,7 @@ def search(spec: str | Path | MethodSpec, request: Request, notify: Notify = pri
         queue.fill(space.params(space.declared) if wanted.sampler != "grid" else None)
         was_complete = queue.finished == queue.size
         study.pruner = make_pruner(wanted.pruner, wanted.total_steps, wanted.evaluate_every or wanted.total_steps)
-        objective = _objective(method, space, wanted, session, request, name)
+        objective = _objective(method, space, wanted, session, request, name, notify)
         sampler = partial(_sampler, wanted, space)
         worker = Worker(queue, objective, sampler, notify, deadline, group=objective, together=request.together)
         complete = worker.work()
@@ -242,7 +242,7 @@ def _sampler(wanted: Definition, space: Space, number: int) -> Any:
 
 
 def _objective(
-    method: MethodSpec, space: Space, wanted: Definition, session: Session, request: Request, name: str
+    method: MethodSpec, space: Space, wanted: Definition, session: Session, request: Request, name: str, notify: Notify
 ) -> RunObjective:
     overrides = dict(wanted.overrides)
     if wanted.evaluate_every is not None and wanted.evaluate_every < wanted.total_steps:
@@ -251,4 +251,4 @@ def _objective(
         overrides["evaluation.metric"] = wanted.metrics[0]
     settings = {"bench": request.bench, "seed": wanted.seed, "output": request.output}
     folder = re.sub(r"[^\w.-]", "_", name)
-    return RunObjective(method, space, wanted.metrics, folder, wanted.parent, session, settings, overrides)
+    return RunObjective(method, space, wanted.metrics, folder, wanted.parent, session, settings, overrides, notify=notify)

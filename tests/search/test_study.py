@@ -63,10 +63,10 @@ def fake(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Search:
     monkeypatch.setattr("kdflow.search.study.provide_teachers", lambda *_, **__: {})
     monkeypatch.setattr("kdflow.search.outcome.measure_trial", lambda *_: {"AP": 50.0})
 
-    def go(runs: Runs, **options: Any) -> Any:
+    def go(runs: Runs, notify: Callable[[str], None] = lambda _: None, **options: Any) -> Any:
         monkeypatch.setattr("kdflow.search.objective.run", runs)
         settings: dict[str, Any] = {"bench": BENCH, "output": tmp_path / "runs", "device": "cpu", "study": "s"}
-        return search("fitnet", Request(**{**settings, **options}), lambda _: None)
+        return search("fitnet", Request(**{**settings, **options}), notify)
 
     return go
 
@@ -137,9 +137,10 @@ def test_a_group_that_cannot_train_together_runs_one_by_one_and_ends_when_asked_
             return replace(done, status="interrupted") if len(self.values) == 2 else done
 
     monkeypatch.setattr("kdflow.search.objective.run_together", apart)
-    runs = Interrupted()
+    runs, said = Interrupted(), list[str]()
     with pytest.raises(InterruptedTrialError):
-        fake(runs, trials=3, include=INCLUDE, pruner="none", together=3)
+        fake(runs, said.append, trials=3, include=INCLUDE, pruner="none", together=3)
+    assert "3 trials run one after the other: refused: they would not see the same batches" in said
     assert len(runs.values) == 2, "the third never began"
     outcome = fake(runs, resume=True, together=3)
     assert outcome.counts == {"complete": 3}
