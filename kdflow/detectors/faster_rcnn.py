@@ -272,10 +272,7 @@ def build_faster_rcnn(
     check_anchors(NAME, anchor_sizes, spec)
     settings: dict[str, Any] = {
         **resize_settings(min_size, max_size, image_mean, image_std),
-        "rpn_pre_nms_top_n_train": rpn_pre_nms[0],
-        "rpn_pre_nms_top_n_test": rpn_pre_nms[1],
-        "rpn_post_nms_top_n_train": rpn_post_nms[0],
-        "rpn_post_nms_top_n_test": rpn_post_nms[1],
+        **proposal_counts(rpn_pre_nms, rpn_post_nms),
         "rpn_nms_thresh": rpn_nms,
         "rpn_score_thresh": rpn_score,
         "rpn_bg_iou_thresh": rpn_iou[0],
@@ -300,6 +297,12 @@ def build_faster_rcnn(
         **settings,
     )
     return wrap(model, classes, spec, channels, source(spec, channels, anchor_sizes, ratios, box_head, len(classes), settings))
+
+
+def proposal_counts(before: tuple[int, int], after: tuple[int, int]) -> dict[str, int]:
+    """The library's keywords for how many proposals go into suppression and come out, in training and in evaluation."""
+    names = [f"rpn_{place}_nms_top_n_{mode}" for place in ("pre", "post") for mode in ("train", "test")]
+    return dict(zip(names, (*before, *after), strict=True))
 
 
 def source(
