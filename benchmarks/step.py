@@ -18,6 +18,8 @@ RATIOS = {
     "kdflow_vs_student_only": ("kdflow", "student_only"),
     "plan_vs_hand_cut": ("plan", "hand_cut"),
     "hand_cut_vs_student_only": ("hand_cut", "student_only"),
+    "hand_cut_vs_torchdistill": ("hand_cut", "torchdistill"),
+    "hand_cut_vs_torchdistill_eval": ("hand_cut", "torchdistill_eval"),
     "hand_full_vs_student_only": ("hand_full", "student_only"),
     "torchdistill_vs_student_only": ("torchdistill", "student_only"),
     "torchdistill_eval_vs_student_only": ("torchdistill_eval", "student_only"),

@@ -5,7 +5,9 @@ Ports hold 0-based labels with the background last; every loss is computed by th
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss
 from torchvision.models.detection.rpn import RegionProposalNetwork
+from torchvision.ops.poolers import LevelMapper
 
 from kdflow.detectors.torchvision_parts import (
     Held,
@@ -24,6 +27,7 @@ from kdflow.detectors.torchvision_parts import (
     empty_detections,
     library_targets,
 )
+from kdflow.functional.pooling import align_boxes
 
 
 class RpnHead(nn.Module):
@@ -161,26 +165,25 @@ class RoiPool(nn.Module):
     """Pooled features of regions, each from the level that fits its size.
 
     Args:
-        pool: The library's multi-scale RoIAlign.
+        pool: The library's multi-scale RoIAlign, whose settings are used.
         names: Names of the pyramid levels.
     """
 
     def __init__(self, pool: Any, names: tuple[str, ...]) -> None:
         super().__init__()
         self.pool = pool
-        self.names = names
+        self.used = [i for i, name in enumerate(names) if name in pool.featmap_names]
 
     def forward(self, maps: list[Tensor], boxes: list[Tensor], image_sizes: ImageSizes) -> dict[str, Any]:
         """``features`` (N, C, 7, 7) and ``levels`` (N,)."""
-        self._forget_scales()
-        features = self.pool(OrderedDict(zip(self.names, maps)), list(boxes), image_sizes)
-        levels = self.pool.map_levels(list(boxes))
-        self._forget_scales()
-        return {"features": features, "levels": levels}
-
-    def _forget_scales(self) -> None:
-        """The library keeps the strides of the first maps it sees; a call may bring maps of others."""
-        self.pool.scales = self.pool.map_levels = None
+        used = [maps[i] for i in self.used]
+        strides = pooled_strides(used, image_sizes)
+        finest, coarsest = (int(math.log2(stride)) for stride in (strides[0], strides[-1]))
+        levels = LevelMapper(finest, coarsest, self.pool.canonical_scale, self.pool.canonical_level)(list(boxes))
+        features = align_boxes(
+            used, boxes, levels, strides, self.pool.output_size[0], self.pool.sampling_ratio, aligned=False
+        )
+        return {"features": features.to(used[0].dtype), "levels": levels}
 
     def infer(self, maps: list[Tensor], boxes: list[Tensor], image_sizes: ImageSizes) -> dict[str, Any]:
         """One block per box."""
@@ -188,6 +191,12 @@ class RoiPool(nn.Module):
         total, sides = sum(len(own) for own in boxes), self.pool.output_size
         features = maps[0].new_empty(total, maps[0].shape[1], *sides)
         return {"features": features, "levels": features.new_empty(total, dtype=torch.long)}
+
+
+def pooled_strides(maps: Sequence[Tensor], image_sizes: ImageSizes) -> list[int]:
+    """Pixels per cell of each map as the library infers them: the power of two next to tallest image over map."""
+    tallest = max(height for height, _ in image_sizes)
+    return [2 ** round(math.log2(tallest / level.shape[-2])) for level in maps]
 
 
 class RoiHead(nn.Module):

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torchvision.ops import roi_align
 
 from kdflow.functional.precision import in_full, single
+from kdflow.functional.region_align import roi_align
 
 
 def canonical_level(
@@ -66,12 +66,13 @@ def align_boxes(
     """
     maps = [single(level) for level in features]
     rows = with_image_index(boxes).to(maps[0].dtype)
+    here = [torch.nonzero(levels == index).squeeze(1) for index in range(len(maps))]
+    pooled = [
+        roi_align(level, rows[own], bins, 1.0 / stride, sampling, aligned)
+        for level, own, stride in zip(maps, here, strides, strict=True)
+    ]
     blocks = maps[0].new_zeros((len(rows), maps[0].shape[1], bins, bins))
-    for index, (level, stride) in enumerate(zip(maps, strides, strict=True)):
-        here = torch.nonzero(levels == index).squeeze(1)
-        pooled = roi_align(level, rows[here], bins, 1.0 / stride, sampling, aligned)
-        blocks = blocks.index_copy(0, here, pooled.to(blocks.dtype))
-    return blocks
+    return blocks.index_copy_(0, torch.cat(here), torch.cat(pooled).to(blocks.dtype))
 
 
 @in_full
