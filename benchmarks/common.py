@@ -89,6 +89,18 @@ def interleave(
     return times
 
 
+def working_memory(step: Step, device: str) -> float | None:
+    """MiB that a step needs at most beyond what lay on the GPU before it; None on a CPU, where nothing counts it."""
+    if device != "cuda":
+        return None
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    step(0)
+    torch.cuda.synchronize()
+    return round((torch.cuda.max_memory_allocated() - before) / 2**20, 1)
+
+
 def waiter(device: str) -> Callable[[], None]:
     """Waits for all work on the device; nothing on a CPU."""
     return torch.cuda.synchronize if device == "cuda" else lambda: None

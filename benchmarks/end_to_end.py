@@ -2,7 +2,8 @@
 
 The rate is measured with the engine's own step, untouched. A second pass takes the same step apart with timers around the modules
 of ``plan.graph``; on a GPU each timer waits for the device, so that pass is slower and only its shares mean something.
-Teachers have random weights: nothing is learnt here, and a step costs the same.
+Teachers have random weights: nothing is learnt here, and a step costs the same. ``--trace FILE`` also writes the time line of
+three steps, with the names of the plan's nodes, for chrome://tracing or ui.perfetto.dev.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
+
+import torch
 
 from benchmarks import common, variants
 from kdflow.engine.loop import train_step
@@ -72,19 +75,35 @@ def part_of(node: Node) -> str:
 
 
 @contextmanager
-def timed_nodes(plan: Any, shares: Shares) -> Iterator[None]:
-    """Timers around every module of the plan's graph."""
+def watched_nodes(plan: Any, enter: Callable[[Node], None], leave: Callable[[], None]) -> Iterator[None]:
+    """``enter(node)`` before and ``leave()`` behind every module of the plan's graph."""
     handles = []
     for node in plan.graph.ordered():
         if node.module is not None and node.role in (Role.STAGE, Role.OP, Role.TERM):
-            part = part_of(node)
-            handles.append(node.module.register_forward_pre_hook(lambda *_, part=part: shares.enter(part)))
-            handles.append(node.module.register_forward_hook(lambda *_: shares.leave()))
+            handles.append(node.module.register_forward_pre_hook(lambda *_, node=node: enter(node)))
+            handles.append(node.module.register_forward_hook(lambda *_: leave()))
     try:
         yield
     finally:
         for handle in handles:
             handle.remove()
+
+
+def write_trace(training: Training, file: str, steps: int = 3) -> None:
+    """The time line of some of the engine's own steps, in Chrome's format."""
+    ranges: list[Any] = []
+
+    def enter(node: Node) -> None:
+        ranges.append(torch.profiler.record_function(node.name))
+        ranges[-1].__enter__()
+
+    def leave() -> None:
+        ranges.pop().__exit__(None, None, None)
+
+    with torch.profiler.profile() as seen, watched_nodes(training.plan, enter, leave):
+        for _ in range(steps):
+            train_step(training)
+    seen.export_chrome_trace(file)
 
 
 def apart(training: Training, shares: Shares) -> None:
@@ -117,8 +136,8 @@ def open_training(setting: Setting, session: Session) -> Training:
     return training
 
 
-def measure(setting: Setting, session: Session, *, steps: int, warmup: int) -> dict[str, Any]:
-    """Images per second, and shares of the parts."""
+def measure(setting: Setting, session: Session, *, steps: int, warmup: int, trace: str | None = None) -> dict[str, Any]:
+    """Images per second, and shares of the parts; the time line goes to the file ``trace``."""
     device = session.machine.device.type
     wait, training = common.waiter(device), open_training(setting, session)
     for _ in range(warmup):
@@ -131,9 +150,11 @@ def measure(setting: Setting, session: Session, *, steps: int, warmup: int) -> d
         wait()
         times.append(time.perf_counter() - start)
     shares = Shares(wait)
-    with timed_nodes(setting.plan, shares):
+    with watched_nodes(setting.plan, lambda node: shares.enter(part_of(node)), shares.leave):
         for _ in itertools.repeat(None, steps):
             apart(training, shares)
+    if trace is not None:
+        write_trace(training, trace)
     whole, batch = sum(shares.seconds.values()), setting.bench.recipe.batch
     return {
         "method": setting.method.method, "bench": setting.bench.bench, "size": setting.bench.data.size, "batch": batch,
@@ -186,13 +207,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     made.add_argument("--threads", type=int)
     made.add_argument("--steps", type=int, default=50)
     made.add_argument("--warmup", type=int, default=10)
+    made.add_argument("--trace", metavar="FILE", help="also write the time line of three steps")
     made.add_argument("--json", action="store_true")
     options = made.parse_args(arguments)
     common.parse_threads(options.threads)
     try:
         setting = open_setting(options)
         with open_session(options.device) as session:
-            result = measure(setting, session, steps=options.steps, warmup=options.warmup)
+            result = measure(setting, session, steps=options.steps, warmup=options.warmup, trace=options.trace)
     except KdflowError as error:
         raise SystemExit(str(error)) from None
     print(json.dumps(result, indent=1) if options.json else as_text(result))

@@ -40,8 +40,9 @@ def measure(method: str, machine: Machine, options: argparse.Namespace) -> dict[
     if case is None:  # agreement is shown in fp32, where it means something
         case = variants.build_case(options.pair, method, machine, precision=options.precision, **build)
     gc.collect()
+    steps = case.steps()
     times = common.interleave(
-        case.steps(), rounds=options.rounds, warmup=options.warmup, wait=common.waiter(machine.device.type), seed=options.seed,
+        steps, rounds=options.rounds, warmup=options.warmup, wait=common.waiter(machine.device.type), seed=options.seed,
         clock=common.CLOCKS[options.clock],
     )
     return {
@@ -52,6 +53,7 @@ def measure(method: str, machine: Machine, options: argparse.Namespace) -> dict[
         "ratios": {
             name: common.ratio(times, *pair).as_json() for name, pair in RATIOS.items() if times.keys() >= set(pair)
         },
+        "working_mib": {name: common.working_memory(step, machine.device.type) for name, step in steps.items()},
         "largest_difference": agreement, "left_out": case.left_out,
         "teacher_stages_pruned": case.setting.plan.report.teacher_stages_pruned,
     }
@@ -66,6 +68,9 @@ def as_text(result: dict[str, Any]) -> str:
     for title, values, form in (("step, ms", result["step_ms"], "{:.2f}"), ("ratio", result["ratios"], "{:.3f}")):
         rows = [[name, *(form.format(value[p]) for p in places)] for name, value in values.items()]
         parts.append(common.table((title, *titles), rows))
+    memory = [[name, f"{mib:.0f}"] for name, mib in result.get("working_mib", {}).items() if mib is not None]
+    if memory:
+        parts.append(common.table(("memory of a step", "MiB"), memory))
     worst = max(result["largest_difference"].values())
     parts.append(f"all variants agree: largest relative difference {worst:.1e}")
     parts += [f"left out: {name}: {reason}" for name, reason in result["left_out"].items()]
@@ -86,7 +91,7 @@ def all_as_text(results: Any) -> str:
 def parser() -> argparse.ArgumentParser:
     made = command.parser("step", __doc__, rounds=200, warmup=10)
     made.add_argument("--method", nargs="+", default=["pkd"], help="pkd, fgd, fitnet")
-    made.add_argument("--compile", action="store_true", help="also time kdflow with torch.compile on dense stages")
+    made.add_argument("--compile", action="store_true", help="also time kdflow with recipe.compile")
     made.add_argument("--channels-last", action="store_true", help="also time kdflow with recipe.channels_last")
     command.precision_option(made)
     command.clock_option(made)

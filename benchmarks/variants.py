@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,8 @@ MOMENTUM, DECAY = 0.9, 1e-4
 TOLERANCE = 1e-5
 ENDLESS = 10**9
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16}
+BY_HAND = ("hand_full", "hand_cut", "torchdistill", "torchdistill_eval")
+"""Variants that need the method's formulas written by hand."""
 
 
 class DisagreementError(Exception):
@@ -164,48 +166,63 @@ def build_case(
     pair: str, method: str, machine: Machine, *, size: int | None = None, batch: int = 2, precision: str = "fp32",
     compiled: bool = False, channels_last: bool = False,
 ) -> Case:
-    """Every variant of a pair and method, from the same weights; compiled stages and channels innermost on request.
+    """Every variant of a pair and method, from the same weights; compiled parts and channels innermost on request.
 
-    Raises:
-        DisagreementError: The pair is none that a hand-written loop exists for.
+    Where no loop is written by hand, the plain student is the engine's own, and what is left out is said.
     """
-    if method not in hand.METHODS:
-        raise DisagreementError(f'there is no hand-written loop for "{method}"; choose among {", ".join(hand.METHODS)}')
     device = machine.device.type
     options: Any = {"size": size, "batch": batch, "precision": precision}
     setting = open_setting(pair, method, **options)
     setting.plan.to(machine.device)
-    if not hasattr(setting.detectors["student"].model, "backbone"):
-        raise DisagreementError("hand-written loops are there for torchvision's pyramid detectors only")
     case = Case(setting, make_samples(setting, device))
     calibrate(setting, case.samples[0])
     state = {owner: copy.deepcopy(d.model.state_dict()) for owner, d in setting.detectors.items()}
     ops = copy.deepcopy(setting.plan.ops)
 
-    def again(**changes: Any) -> Setting:
-        other = open_setting(pair, method, **options, changes=changes)
+    def again(slug: str = method, **changes: Any) -> Setting:
+        other = open_setting(pair, slug, **options, changes=changes)
         for owner, detector in other.detectors.items():
             detector.model.load_state_dict(state[owner])
-        other.plan.ops.load_state_dict(ops.state_dict())
+        if slug == method:
+            other.plan.ops.load_state_dict(ops.state_dict())
         other.plan.to(machine.device)
         return other
 
-    case.variants["student_only"] = student_only(setting, precision)
-    case.variants["hand_full"] = by_hand(setting, ops, precision, full=True)
-    case.variants["hand_cut"] = by_hand(setting, ops, precision, full=False)
+    if reason := no_hand_loop(setting):
+        case.left_out.update(dict.fromkeys(BY_HAND, reason))
+        case.variants["student_only"] = replace(engine(again("baseline"), machine), distils=False)
+    else:
+        add_hand_loops(case, ops, precision)
     case.variants["plan"] = plain_plan(again(), precision)
     case.variants["kdflow"] = engine(again(), machine)
     if compiled:
-        case.variants["kdflow_compiled"] = engine(with_compiled_stages(again()), machine)
+        case.variants["kdflow_compiled"] = engine(again(**{"recipe.compile": True}), machine)
     if channels_last:
         case.variants["kdflow_channels_last"] = engine(again(**{"recipe.channels_last": True}), machine)
+    return case
+
+
+def no_hand_loop(setting: Setting) -> str:
+    """Why there is no loop written by hand for this method and pair; empty where there is one."""
+    if setting.method.method not in hand.METHODS:
+        return f"no loop is written by hand for {setting.method.method}, only for {', '.join(hand.METHODS)}"
+    if not all(hasattr(detector.model, "backbone") for detector in setting.detectors.values()):
+        return "loops are written by hand for torchvision's pyramid detectors only"
+    return ""
+
+
+def add_hand_loops(case: Case, ops: Any, precision: str) -> None:
+    """The plain student, the loops written by hand, and torchdistill with its teacher in either mode."""
+    setting = case.setting
+    case.variants["student_only"] = student_only(setting, precision)
+    case.variants["hand_full"] = by_hand(setting, ops, precision, full=True)
+    case.variants["hand_cut"] = by_hand(setting, ops, precision, full=False)
     reason = peer.missing()
     for name, train in (("torchdistill", True), ("torchdistill_eval", False)):
         if reason:
             case.left_out[name] = reason
         else:
             case.variants[name] = by_peer(setting, ops, precision, train_teacher=train)
-    return case
 
 
 def sgd(parameters: Any) -> torch.optim.Optimizer:
@@ -291,15 +308,6 @@ def engine(setting: Setting, machine: Machine) -> Variant:
     return Variant(step, losses, list(training.parameters.values()))
 
 
-def with_compiled_stages(setting: Setting) -> Setting:
-    """Dense stages through torch.compile, in place; stages whose shapes depend on data stay as they are."""
-    for detector in setting.detectors.values():
-        for stage in detector.stages.values():
-            if stage.dense:
-                stage.run.compile()
-    return setting
-
-
 def _unseeded(plan: Any, forward: Callable[[], Any]) -> Mapping[str, Tensor]:
     """Losses with draws from torch's global generator, in the library's order, as everyone else draws."""
     seed, plan.streams.seed = plan.streams.seed, None
@@ -310,26 +318,29 @@ def _unseeded(plan: Any, forward: Callable[[], Any]) -> Mapping[str, Tensor]:
 
 
 def check_agreement(case: Case, tolerance: float = TOLERANCE) -> dict[str, float]:
-    """The largest relative difference of each variant's terms, detector losses and gradient norm from hand_cut's.
+    """The largest relative difference of each variant's terms, detector losses and gradient norm from those of ``hand_cut``.
+
+    Without loops written by hand, the plan is the reference.
 
     Raises:
         DisagreementError: A distillation term differs by more than ``tolerance``.
     """
     sample = case.samples[1 % len(case.samples)]
     facts = {name: _facts(variant, sample) for name, variant in case.variants.items()}
-    reference, found = facts["hand_cut"], {}
+    chosen = "hand_cut" if "hand_cut" in facts else "plan"
+    reference, found = facts[chosen], {}
     for name, values in facts.items():
         if broken := [k for k, v in values.items() if not math.isfinite(v)]:
             raise DisagreementError(f"{', '.join(broken)} of {name} is not finite, so nothing can be compared or timed")
         terms = {k: v for k, v in values.items() if k.startswith("kd/")}
         if case.variants[name].distils and set(terms) != {k for k in reference if k.startswith("kd/")}:
-            raise DisagreementError(f"{name} has the terms {sorted(terms)}, hand_cut {sorted(reference)}")
+            raise DisagreementError(f"{name} has the terms {sorted(terms)}, {chosen} {sorted(reference)}")
         compared = [k for k in values if k in reference and (k.startswith("kd/") or case.variants[name].distils)]
         gaps = {k: abs(values[k] - reference[k]) / max(abs(reference[k]), 1e-12) for k in compared}
         worst = max(gaps, key=lambda k: gaps[k], default="")
         if worst and gaps[worst] > (tolerance if worst != "gradient" else 100 * tolerance):
             raise DisagreementError(
-                f"{worst} is {values[worst]:.9g} in {name} and {reference[worst]:.9g} in hand_cut; nothing was timed"
+                f"{worst} is {values[worst]:.9g} in {name} and {reference[worst]:.9g} in {chosen}; nothing was timed"
             )
         found[name] = gaps.get(worst, 0.0)
     return found

@@ -53,6 +53,10 @@ class PortSpec:
     doc: str = ""
 
 
+PortEntry = tuple[str, int]
+"""A port and the index of an entry of its stack; 0 where it is no stack."""
+
+
 @dataclass(frozen=True)
 class Stage:
     """One executable part of a detector.

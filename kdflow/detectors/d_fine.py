@@ -45,7 +45,7 @@ from kdflow.detectors.rt_detr import (
     query_stages,
 )
 from kdflow.kinds import LAYERS
-from kdflow.ports import DETECTORS, DetectorFamily, PortSpec, Stage
+from kdflow.ports import DETECTORS, DetectorFamily, PortEntry, PortSpec, Stage
 
 ALL_TERMS = (*TERMS, "loss_fgl", "loss_ddf")
 LAYER_INPUTS = {
@@ -263,12 +263,16 @@ def wrap(model: Any, classes: Sequence[str], normalize: str) -> HfDetector:
     )
 
 
-def untrained(core: Any) -> list[nn.Module]:
-    """Modules that the library's losses never reach: its auxiliary losses skip the last layer but one (see above)."""
+def untrained(core: Any) -> list[tuple[nn.Module, list[PortEntry]]]:
+    """Modules that the library's losses never reach: its auxiliary losses skip the last layer but one (see above).
+
+    A method that compares the scores of that layer trains them.
+    """
     decoder, skipped = core.decoder, core.config.decoder_layers - 2
     if core.config.num_denoising > 0 or skipped < 0:
         return []
-    return [decoder.lqe_layers[skipped], *([decoder.class_embed[skipped]] if skipped else [])]
+    modules = [decoder.lqe_layers[skipped], *([decoder.class_embed[skipped]] if skipped else [])]
+    return [(module, [("decoder.logits", skipped)]) for module in modules]
 
 
 @typed_options("d-fine")

@@ -36,7 +36,7 @@ from kdflow.detectors.hf_parts import (
 from kdflow.detectors.options import typed_options
 from kdflow.errors import UsageError
 from kdflow.kinds import LAYERS, TOKENS
-from kdflow.ports import DETECTORS, Call, DetectorFamily, PortSpec, Stage
+from kdflow.ports import DETECTORS, Call, DetectorFamily, PortEntry, PortSpec, Stage
 
 TERMS = ("loss_ce", "loss_bbox", "loss_giou")
 PUBLISHED_CLASS_WEIGHT = 2.0
@@ -188,11 +188,13 @@ def calls(criterion: Criterion) -> dict[str, Call]:
     }
 
 
-def untrained_modules(model: Any, published: bool) -> list[nn.Module]:
-    """Modules that the losses do not reach."""
+def untrained_modules(model: Any, published: bool) -> list[tuple[nn.Module, list[PortEntry]]]:
+    """Modules that the losses do not reach, and what a method may compare to train them."""
     if not model.config.two_stage or published:
         return []
-    return [model.class_embed[-1], model.bbox_embed[-1], model.model.enc_output, model.model.enc_output_norm]
+    core, logits, boxes = model.model, ("encoder.logits", 0), ("encoder.boxes", 0)
+    shared = [(module, [logits, boxes]) for module in (core.enc_output, core.enc_output_norm)]
+    return [(model.class_embed[-1], [logits]), (model.bbox_embed[-1], [boxes]), *shared]
 
 
 def wrap(model: Any, classes: Sequence[str], criterion: str, auxiliary_loss: bool, normalize: str) -> HfDetector:

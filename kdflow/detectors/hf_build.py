@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from kdflow.detectors.backbones import TIMM, timm_indices
 from kdflow.detectors.weights import fit, read_state
 from kdflow.errors import UsageError, choices
+from kdflow.ports import PortEntry
 
 RESNETS: Mapping[str, dict[str, Any]] = {
     "resnet18": {"layer_type": "basic", "hidden_sizes": [64, 128, 256, 512], "depths": [2, 2, 2, 2]},
@@ -229,10 +230,12 @@ def source_of(model: Any) -> str:
     )
 
 
-def parameters_of(model: nn.Module, modules: Sequence[nn.Module]) -> tuple[str, ...]:
-    """Names, within ``model``, of the parameters of some of its modules."""
-    wanted = {id(p) for module in modules for p in module.parameters()}
-    return tuple(name for name, p in model.named_parameters() if id(p) in wanted)
+def parameters_of(
+    model: nn.Module, modules: Iterable[tuple[nn.Module, Sequence[PortEntry]]]
+) -> dict[str, Sequence[PortEntry]]:
+    """What is said of modules, by the names that their parameters have within ``model``."""
+    said = {id(p): entries for module, entries in modules for p in module.parameters()}
+    return {name: said[id(p)] for name, p in model.named_parameters() if id(p) in said}
 
 
 def load_backbone(module: nn.Module, source: str) -> None:

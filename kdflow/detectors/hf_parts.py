@@ -23,7 +23,7 @@ from kdflow.detectors.normalize import Normalize
 from kdflow.detectors.torchvision_parts import evaluating
 from kdflow.errors import UsageError
 from kdflow.kinds import ANY, BOXES, LABELS, SCALAR, Kind
-from kdflow.ports import Call, PortSpec, Stage, standard_port
+from kdflow.ports import Call, PortEntry, PortSpec, Stage, standard_port
 
 ImageSizes = list[tuple[int, int]]
 Pairs = list[list[tuple[Tensor, Tensor]]]
@@ -316,7 +316,8 @@ class HfDetector:
     """A detector of the transformers library as stages; see :class:`kdflow.ports.Detector` for the shared attributes.
 
     Attributes:
-        unused_parameters: Names of parameters that the library's own losses never reach.
+        unused_parameters: Parameters that the library's own losses never reach -> entries of ports, as (port, index), through
+            which a method may train them.
     """
 
     name: str
@@ -327,7 +328,7 @@ class HfDetector:
     calls: Mapping[str, Call]
     losses: Mapping[str, str]
     size_divisor: int
-    unused_parameters: tuple[str, ...] = field(default=())
+    unused_parameters: Mapping[str, Sequence[PortEntry]] = field(default_factory=dict)
     family: str = "transformer"
     library: str = "transformers"
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from kdflow.graph.build import Builder
 from kdflow.graph.given import given_detectors
+from kdflow.graph.idle import idle_parameters
 from kdflow.graph.node import Graph, Role
 from kdflow.graph.passes.fakes import Fakes
 from kdflow.graph.passes.infer import Inference, example_batch
@@ -112,5 +113,5 @@ def _report(graph: Graph, detectors: Mapping[str, Detector], terms: Sequence[Ter
         pruned += [f"{owner}.{stage}" for stage in detector.stages if stage not in used]
     modules = op_weights(graph.keep(needed))
     adapters = {name: sum(p.numel() for p in module.parameters()) for name, module in modules.items()}
-    unused = tuple(getattr(detectors.get("student"), "unused_parameters", ()))
-    return PlanReport(tuple(run), tuple(pruned), adapters, unused, tuple(rewired_nodes(graph)))
+    idle = idle_parameters(graph, [term.name for term in terms], detectors.get("student"))
+    return PlanReport(tuple(run), tuple(pruned), adapters, idle, tuple(rewired_nodes(graph)))

@@ -130,9 +130,8 @@ class Plan(nn.Module):
         self._lowered: dict[str, GraphModule] = {}
         self._cut: tuple[str, ...] = ()
         self._weights: dict[str, Tensor] = {t.name: torch.tensor(t.weight) for t in terms}
-        unused = set(getattr(detectors.get("student"), "unused_parameters", ()))
-        for name, parameter in self.student.named_parameters() if unused else ():
-            parameter.requires_grad_(parameter.requires_grad and name not in unused)
+        for name in getattr(detectors.get("student"), "unused_parameters", ()):
+            self.student.get_parameter(name).requires_grad_(name not in report.frozen)
         for detector in self._hidden:
             for parameter in detector.model.parameters():
                 parameter.requires_grad_(False)

@@ -25,7 +25,9 @@ def test_a_run_is_taken_apart_into_parts_that_add_up(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("KDFLOW_HOME", str(tmp_path))
-    end_to_end.main(["--pair", TINY, "--method", "fitnet", "--steps", "2", "--warmup", "1", "--json"])
+    line = tmp_path / "step.json"
+    words = ["--pair", TINY, "--method", "fitnet", "--steps", "2", "--warmup", "1", "--trace", str(line), "--json"]
+    end_to_end.main(words)
     result = json.loads(capsys.readouterr().out)
     assert set(result["share"]) == set(end_to_end.PARTS)
     assert sum(result["share"].values()) == pytest.approx(1, abs=1e-3)
@@ -33,6 +35,8 @@ def test_a_run_is_taken_apart_into_parts_that_add_up(
     assert result["images_per_second"]["median"] > 0
     assert "teacher.neck" in result["teacher_stages_run"]
     assert "images/s" in end_to_end.as_text(result)
+    named = {event.get("name") for event in json.loads(line.read_text())["traceEvents"]}
+    assert {"teacher:neck", "student:backbone"} <= named
 
 
 def test_an_inner_part_is_not_counted_twice() -> None:

@@ -81,14 +81,23 @@ def test_steps_train_every_variant(machine: Machine) -> None:
         assert any(not torch.equal(old, new) for old, new in zip(before[name], variant.parameters)), name
 
 
-def test_no_hand_written_loop_is_said_so(machine: Machine) -> None:
-    with pytest.raises(DisagreementError, match="choose among fitnet, pkd, fgd"):
-        variants.build_case(TINY, "defeat", machine)
+@pytest.mark.parametrize(
+    ("pair", "method", "reason"),
+    [(TINY, "defeat", "for defeat, only for fitnet, pkd, fgd"), ("shapes-rt-detr", "fitnet", "torchvision's pyramid")],
+)
+def test_without_a_hand_written_loop_the_plan_is_the_reference(pair: str, method: str, reason: str, machine: Machine) -> None:
+    case = variants.build_case(pair, method, machine, size=64)
+    assert set(case.variants) == {"student_only", "plan", "kdflow"}
+    assert set(case.left_out) == {"hand_full", "hand_cut", "torchdistill", "torchdistill_eval"}
+    assert reason in case.left_out["hand_cut"]
+    assert variants.check_agreement(case)["kdflow"] < 1e-5
+    for take in case.steps().values():
+        take(0)
 
 
-def test_the_command_says_in_words_what_cannot_be_compared() -> None:
-    with pytest.raises(SystemExit, match='no hand-written loop for "defeat"'):
-        step.main(["--pair", TINY, "--method", "defeat"])
+def test_the_command_says_in_words_what_it_refuses() -> None:
+    with pytest.raises(SystemExit, match="no method"):
+        step.main(["--pair", TINY, "--method", "defeet"])
 
 
 def test_the_command_prints_ratios_with_intervals(capsys: pytest.CaptureFixture[str]) -> None:

@@ -25,6 +25,16 @@ NECK = (
     "kdflow: 1\nmethod: t\nterms:\n  neck: {loss: loss.squared_error, student: student.neck, teacher: teacher.neck}\n"
 )
 
+PROPOSALS = """
+kdflow: 1
+method: t
+terms:
+  first:
+    loss: loss.squared_error
+    student: student.encoder.SIDE
+    teacher: teacher.encoder.SIDE
+"""
+
 
 def pair_of(name: str) -> dict[str, Any]:
     return {"student": detector_of(name, 1), "teacher": detector_of(name, 2)}
@@ -51,6 +61,31 @@ def test_what_never_trains_is_frozen_and_named(name: str) -> None:
     for parameter, value in detector.model.named_parameters():
         assert value.requires_grad == (parameter not in {*idle, *constants}), parameter
         assert (value.grad is not None) == value.requires_grad, parameter
+
+
+@each
+def test_each_listed_entry_trains_what_is_unused_otherwise(name: str) -> None:
+    detector = detector_of(name)
+    for parameter, entries in getattr(detector, "unused_parameters", {}).items():
+        for port, index in entries:
+            detector.model.train()
+            detector.model.zero_grad()
+            run_stages(detector, batch_for(name))[port][index].square().sum().backward()
+            gradient = detector.model.get_parameter(parameter).grad
+            assert gradient is not None, (parameter, port)
+            assert gradient.any(), (parameter, port)
+
+
+@pytest.mark.parametrize(("side", "idle"), [("logits", 6), ("logits[0]", 6), ("boxes", 2), ("boxes[-1:]", 2)])
+def test_a_term_on_otherwise_unused_parameters_trains_them(side: str, idle: int) -> None:
+    detectors = pair_of("deformable-detr")
+    plan = plan_of(PROPOSALS.replace("SIDE", side), detectors)
+    assert len(plan.report.frozen) == idle
+    plan.train()
+    plan(batch_for("deformable-detr")).total.backward()
+    silent = {n for n, p in detectors["student"].model.named_parameters() if p.grad is None}
+    assert set(plan.report.frozen) <= silent
+    assert not silent & (set(detectors["student"].unused_parameters) - set(plan.report.frozen))  # type: ignore[attr-defined]
 
 
 @each

@@ -128,7 +128,7 @@ def test_published_criterion_doubles_the_class_term_and_trains_the_proposals() -
     for name, value in plain.items():
         assert torch.equal(full[name], value * 2 if name.startswith("loss_ce") else value), name
     assert set(full) - set(plain) == {"loss_ce_enc", "loss_bbox_enc", "loss_giou_enc"}
-    assert published.unused_parameters == ()
+    assert not published.unused_parameters
     sum(full.values()).backward()
     assert all(p.grad is not None for p in published.model.parameters())
 

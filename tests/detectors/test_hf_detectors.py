@@ -183,7 +183,7 @@ def test_parameters_without_gradient_are_listed(name: str) -> None:
     values = run_stages(detector, make_batch((2, 1)))
     sum(own_losses(detector, values).values()).backward()
     without = [n for n, p in detector.model.named_parameters() if p.requires_grad and p.grad is None]
-    assert tuple(without) == detector.unused_parameters
+    assert without == list(detector.unused_parameters)
     assert any(p.grad is not None and p.grad.abs().max() > 0 for p in detector.model.model.backbone.parameters())
 
 

@@ -1,0 +1,54 @@
+"""Parameters of the student that nothing trains, so that training freezes them: no loss of its own, and no term of the method."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from kdflow.graph.node import Graph, Node, Role
+from kdflow.ports import Detector, PortEntry
+
+
+def idle_parameters(graph: Graph, terms: Sequence[str], student: Detector | None) -> tuple[str, ...]:
+    """Names of the parameters that the student declares as unused and that no distillation term reaches through a port.
+
+    Args:
+        graph: Inferred graph.
+        terms: Names of the terms that are trained on.
+        student: The student, if the plan has one.
+    """
+    unused = getattr(student, "unused_parameters", {})
+    if student is None or not unused:
+        return ()
+    compared = {entry for term in terms if term.startswith("kd/") for entry in _entries(graph, term)}
+
+    def is_reached(entry: PortEntry) -> bool:
+        port = student.ports[entry[0]]
+        return (port.stage, port.key, entry[1]) in compared
+
+    return tuple(name for name, entries in unused.items() if not any(map(is_reached, entries)))
+
+
+def _entries(graph: Graph, term: str) -> Iterator[tuple[str, str, int]]:
+    """Stage, key and index of what a term takes from the student, in calls too; what only masks need does not count."""
+    waiting, seen = [term], set[str]()
+    while waiting:
+        node = graph[waiting.pop()]
+        if node.name in seen or (node.op and node.op.no_grad):
+            continue
+        seen.add(node.name)
+        if node.role is Role.SLICE and (source := graph[str(node.inputs["stack"])]).role is Role.PICK:
+            yield from _taken(source, node.key)
+        elif node.role is Role.PICK:
+            yield from _taken(node, slice(None))
+        else:
+            waiting.extend(node.operands())
+
+
+def _taken(pick: Node, key: int | slice) -> Iterator[tuple[str, str, int]]:
+    """Entries of a port's stack under an index or a slice; a value that is no stack is its entry 0."""
+    port = pick.port
+    if pick.owner != "student" or port is None:
+        return
+    taken = range(port.length or 1)[key]
+    for index in [taken] if isinstance(taken, int) else taken:
+        yield port.stage, port.key, index
