@@ -26,7 +26,7 @@ def ablate(
     metric: Annotated[str, typer.Option(help="What is compared, on the test split.")] = "AP",
     sets: SetOption = None,
     steps: Steps = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, or cuda:1.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda; CUDA_VISIBLE_DEVICES chooses among GPUs.")] = "auto",
     output: Output = Path("kdflow-runs"),
     dry_run: DryRun = False,
     resume: Resume = False,

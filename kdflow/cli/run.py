@@ -28,7 +28,7 @@ def run(
     bench: BenchOption = None,
     seed: Annotated[int, typer.Option(help="Seed of initial weights, data order and every random draw.")] = 0,
     steps: Annotated[int | None, typer.Option(min=1, help="Length of the run; without it the recipe's.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, or cuda:1.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda; CUDA_VISIBLE_DEVICES chooses among GPUs.")] = "auto",
     precision: Precision = None,
     compiled: Annotated[
         bool, typer.Option("--compile", help="torch.compile for what is dense; pays on GPUs only.")

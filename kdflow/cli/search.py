@@ -52,7 +52,7 @@ def search(
     together: Annotated[
         int, typer.Option(min=1, metavar="K", help="Train up to K trials side by side, on one pass of the teacher.")
     ] = 1,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, or cuda:1.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda; CUDA_VISIBLE_DEVICES chooses among GPUs.")] = "auto",
     output: Annotated[Path, typer.Option(metavar="DIR", help="Folder of runs.")] = Path("kdflow-runs"),
     write: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the method with the best values filled in.")

@@ -35,7 +35,7 @@ def sweep(
     bench: Benches = None,
     sets: Sets = None,
     steps: Steps = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, or cuda:1.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda; CUDA_VISIBLE_DEVICES chooses among GPUs.")] = "auto",
     output: Output = Path("kdflow-runs"),
     dry_run: DryRun = False,
     resume: Resume = False,

@@ -65,6 +65,6 @@ class Session:
 
 @contextmanager
 def open_session(device: str = "auto") -> Iterator[Session]:
-    """A session on ``auto``, ``cpu``, ``cuda`` or ``cuda:1``; the device is given back at the end."""
+    """A session on ``auto``, ``cpu`` or ``cuda``; the device is given back at the end."""
     with open_machine(device) as machine:
         yield Session(machine)
