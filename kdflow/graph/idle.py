@@ -33,7 +33,7 @@ def _entries(graph: Graph, term: str) -> Iterator[tuple[str, str, int]]:
     waiting, seen = [term], set[str]()
     while waiting:
         node = graph[waiting.pop()]
-        if node.name in seen or (node.op and node.op.no_grad):
+        if node.name in seen or node.prepared or (node.op and node.op.no_grad):
             continue
         seen.add(node.name)
         if node.role is Role.SLICE and (source := graph[str(node.inputs["stack"])]).role is Role.PICK:
