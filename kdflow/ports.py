@@ -23,6 +23,8 @@ from kdflow.registry import Registry
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from kdflow.source import Source
+
 
 @dataclass(frozen=True)
 class PortSpec:
@@ -196,8 +198,8 @@ class Detector(Protocol):
         """
         ...
 
-    def source(self) -> str:
-        """Python source of a function ``build()`` that makes ``model`` from its library alone, without kdflow."""
+    def source(self) -> Source:
+        """Python that makes ``model`` from its library alone, without kdflow. Raises UsageError where there is none."""
         ...
 
 

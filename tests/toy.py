@@ -8,8 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kdflow.errors import UsageError
 from kdflow.kinds import SCALAR
 from kdflow.ports import Batch, Call, PortSpec, Stage, standard_port
+from kdflow.source import Source
 
 
 class Model(nn.Module):
@@ -100,8 +102,8 @@ class Toy:
     def predict(self, images: Tensor, image_sizes: list[tuple[int, int]]) -> list[dict[str, Tensor]]:
         raise NotImplementedError
 
-    def source(self) -> str:
-        return ""
+    def source(self) -> Source:
+        raise UsageError("a toy has no source")
 
 
 def toys(teacher_width: int = 4) -> dict[str, Any]:

@@ -9,6 +9,8 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as F  # noqa: N812  (torchvision's own name for it)
 
+from kdflow.student.pictures import Pictures
+
 
 @dataclass(frozen=True)
 class Geometry:
@@ -29,15 +31,12 @@ class Geometry:
     resident: bool = False
 
     def target(self, height: int, width: int) -> tuple[int, int]:
-        """(height, width) after resizing an image of ``height`` x ``width``; the aspect is kept unless ``fixed``."""
-        if self.fixed:
-            return self.size, self.size
-        short, long = min(height, width), max(height, width)
-        if long * self.size <= self.max_size * short:
-            short, long = self.size, self.size * long // short
-        else:
-            short, long = max(1, self.max_size * short // long), self.max_size
-        return (short, long) if height <= width else (long, short)
+        """(height, width) after resizing an image of ``height`` x ``width``; see :meth:`Pictures.target`."""
+        return self.pictures(1).target(height, width)
+
+    def pictures(self, divisor: int) -> Pictures:
+        """The same treatment for pictures without targets, as an exported student has it."""
+        return Pictures(self.size, self.max_size, self.fixed, divisor)
 
 
 @dataclass(frozen=True, eq=False)

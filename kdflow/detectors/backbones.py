@@ -15,7 +15,10 @@ from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.ops import FeaturePyramidNetwork, FrozenBatchNorm2d
 from torchvision.ops.feature_pyramid_network import ExtraFPNBlock, LastLevelMaxPool, LastLevelP6P7
 
+from kdflow.detectors import pyramids
+from kdflow.detectors.pyramids import P6P7, TimmPyramid
 from kdflow.errors import UsageError, choices
+from kdflow.source import Source
 
 RESNETS = (
     "resnet18",
@@ -75,57 +78,6 @@ class BackboneSpec:
         """Names of the levels in the library's dict."""
         count = len(self.stages)
         return (*(str(i) for i in range(count)), *(("pool",) if self.extra == "pool" else ("p6", "p7")))
-
-
-class P6P7(LastLevelP6P7):
-    """Two further levels by stride-2 convolutions on P5, without a ReLU between them (as in mmdetection's ``on_output``)."""
-
-    def forward(self, p: list[Tensor], c: list[Tensor], names: list[str]) -> tuple[list[Tensor], list[str]]:
-        """The levels and their names with P6 and P7 appended."""
-        p6 = self.p6(p[-1])
-        return [*p, p6, self.p7(p6)], [*names, "p6", "p7"]
-
-
-class TimmPyramid(nn.Module):
-    """A timm feature extractor under torchvision's pyramid, with the parameter names of ``BackboneWithFPN``."""
-
-    def __init__(self, body: nn.Module, channels: Sequence[int], width: int, extra: ExtraFPNBlock) -> None:
-        super().__init__()
-        self.body = body
-        self.fpn = FeaturePyramidNetwork(list(channels), width, extra)
-        self.out_channels = width
-
-    def forward(self, pixels: Tensor) -> dict[str, Tensor]:
-        """Pyramid levels by name."""
-        return self.fpn(OrderedDict((str(i), m) for i, m in enumerate(self.body(pixels))))
-
-
-class Levels(nn.Module):
-    """The pyramid without its finest levels, which are there for methods and not for the head."""
-
-    def __init__(self, first: int) -> None:
-        super().__init__()
-        self.first = first
-
-    def forward(self, maps: list[Tensor]) -> list[Tensor]:
-        """Levels ``first``, ``first + 1``, ..."""
-        return maps[self.first :]
-
-
-class BranchedPyramid(nn.Module):
-    """A backbone with a pyramid whose first levels the head does not read; parameter names of ``BackboneWithFPN``."""
-
-    def __init__(self, pyramid: Any, first: int) -> None:
-        super().__init__()
-        self.body, self.fpn, self.levels = pyramid.body, pyramid.fpn, Levels(first)
-        self.out_channels = pyramid.out_channels
-
-    def forward(self, pixels: Tensor) -> dict[str, Tensor]:
-        """The levels that the head reads."""
-        maps = self.body(pixels)
-        named = maps if isinstance(maps, dict) else OrderedDict((str(i), m) for i, m in enumerate(maps))
-        read = self.levels(list(self.fpn(named).values()))
-        return OrderedDict((str(i), m) for i, m in enumerate(read))
 
 
 class Body(nn.Module):
@@ -291,86 +243,37 @@ def _library_weights(name: str, pretrained: str) -> Any:
 # source
 
 
-def backbone_source(spec: BackboneSpec, channels: Sequence[int]) -> tuple[list[str], list[str], list[str]]:
-    """Python that builds the same backbone without kdflow: import lines, definitions, and lines that define ``backbone``."""
-    pool = {
+def backbone_source(title: str, spec: BackboneSpec, channels: Sequence[int]) -> Source:
+    """Python that defines the same ``backbone`` without kdflow, as the beginning of a detector's source."""
+    extra = {
         "pool": "LastLevelMaxPool()",
         "p6p7": f"LastLevelP6P7({spec.width}, {spec.width})",
         "p6p7_from_c5": f"LastLevelP6P7({channels[-1]}, {spec.width})",
         "p6p7_linear": f"P6P7({spec.width}, {spec.width})",
     }[spec.extra]
-    block = "LastLevelMaxPool" if spec.extra == "pool" else "LastLevelP6P7"
-    imports = [f"from torchvision.ops.feature_pyramid_network import {block}"]
-    definitions = _P6P7_SOURCE if spec.extra == "p6p7_linear" else []
+    imports = ["from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7"]
+    plain = Source(title, "torchvision", (*imports,))
+    source = plain.carrying(pyramids) if spec.extra == "p6p7_linear" or spec.name.startswith(TIMM) else plain
     if spec.name.startswith(TIMM):
-        lines = _timm_lines(spec, list(channels), pool)
-        extra = ["from timm.layers import freeze_batch_norm_2d"] if spec.norm == "frozen" else []
-        imports += ["from collections import OrderedDict", "import timm", "from torch import nn", *extra]
-        return [*imports, "from torchvision.ops import FeaturePyramidNetwork"], [*definitions, *_TIMM_SOURCE], lines
+        return _timm_source(source, spec, list(channels), extra)
     layers = {f"layer{s - 1}": str(i) for i, s in enumerate(spec.stages)}
     norm = "nn.BatchNorm2d" if spec.norm == "batch" else "FrozenBatchNorm2d"
-    imports += [
-        "from torch import nn" if spec.norm == "batch" else "from torchvision.ops import FrozenBatchNorm2d",
-        "import torchvision",
-        "from torchvision.models.detection.backbone_utils import BackboneWithFPN",
-    ]
-    lines = [
-        f'body = torchvision.models.get_model("{spec.name}", norm_layer={norm})',
-        f"backbone = BackboneWithFPN(body, {layers}, {list(channels)}, {spec.width}, {pool})",
-    ]
-    return imports, definitions, lines
+    return source.then(
+        f"body = torchvision.models.get_model({spec.name!r}, norm_layer={norm})",
+        f"backbone = BackboneWithFPN(body, {layers}, {list(channels)}, {spec.width}, {extra})",
+        imports=[
+            "from torch import nn" if spec.norm == "batch" else "from torchvision.ops import FrozenBatchNorm2d",
+            "import torchvision",
+            "from torchvision.models.detection.backbone_utils import BackboneWithFPN",
+        ],
+    )
 
 
-def _timm_lines(spec: BackboneSpec, channels: list[int], pool: str) -> list[str]:
+def _timm_source(source: Source, spec: BackboneSpec, channels: list[int], extra: str) -> Source:
     name = spec.name.removeprefix(TIMM)
-    made = f'timm.create_model("{name}", features_only=True, out_indices={timm_indices(name, spec.stages)})'
-    return [
-        f"body = {made}" if spec.norm == "batch" else f"body = freeze_batch_norm_2d({made})",
-        f"backbone = Pyramid(body, {channels}, {spec.width}, {pool})",
-    ]
-
-
-BRANCHED_SOURCE = [
-    "class Levels(nn.Module):",
-    "    def __init__(self, first):",
-    "        super().__init__()",
-    "        self.first = first",
-    "",
-    "    def forward(self, maps):",
-    "        return maps[self.first :]",
-    "",
-    "",
-    "class BranchedPyramid(nn.Module):",
-    "    def __init__(self, pyramid, first):",
-    "        super().__init__()",
-    "        self.body, self.fpn, self.levels = pyramid.body, pyramid.fpn, Levels(first)",
-    "        self.out_channels = pyramid.out_channels",
-    "",
-    "    def forward(self, pixels):",
-    "        maps = self.body(pixels)",
-    "        named = maps if isinstance(maps, dict) else OrderedDict((str(i), m) for i, m in enumerate(maps))",
-    "        read = self.levels(list(self.fpn(named).values()))",
-    "        return OrderedDict((str(i), m) for i, m in enumerate(read))",
-    "",
-    "",
-]
-_P6P7_SOURCE = [
-    "class P6P7(LastLevelP6P7):",
-    "    def forward(self, p, c, names):",
-    "        p6 = self.p6(p[-1])",
-    '        return [*p, p6, self.p7(p6)], [*names, "p6", "p7"]',
-    "",
-    "",
-]
-_TIMM_SOURCE = [
-    "class Pyramid(nn.Module):",
-    "    def __init__(self, body, channels, width, extra):",
-    "        super().__init__()",
-    "        self.body, self.fpn = body, FeaturePyramidNetwork(channels, width, extra)",
-    "        self.out_channels = width",
-    "",
-    "    def forward(self, pixels):",
-    "        return self.fpn(OrderedDict((str(i), m) for i, m in enumerate(self.body(pixels))))",
-    "",
-    "",
-]
+    made = f"timm.create_model({name!r}, features_only=True, out_indices={timm_indices(name, spec.stages)})"
+    if spec.norm == "frozen":
+        source, made = source.then(imports=["from timm.layers import freeze_batch_norm_2d"]), f"freeze_batch_norm_2d({made})"
+    return source.then(
+        f"body = {made}", f"backbone = TimmPyramid(body, {channels}, {spec.width}, {extra})", imports=["import timm"]
+    )

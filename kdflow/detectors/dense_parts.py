@@ -20,6 +20,7 @@ from kdflow.detectors.torchvision_parts import (
 )
 from kdflow.kinds import DENSE_VALUES
 from kdflow.ports import Call, PortSpec, Stage
+from kdflow.source import Source
 
 FAMILY = "dense"
 SIZES = {"image_sizes": "image_sizes"}
@@ -183,7 +184,7 @@ def dense_detector(
     features: Mapping[str, PortSpec],
     stages: Mapping[str, Stage],
     normalize: Normalize,
-    code: str,
+    code: Source,
     class_rows: Mapping[str, ClassRows],
     size_divisor: int = 32,
     label_offset: int = 0,

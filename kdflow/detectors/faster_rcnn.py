@@ -19,19 +19,18 @@ from kdflow.detectors.torchvision_parts import (
     Anchors,
     ClassRows,
     TorchvisionDetector,
-    call_lines,
     check_anchors,
     feature_ports,
     feature_stages,
     inner,
     loss_ports,
-    model_source,
     port,
     pyramid,
     resize_settings,
 )
 from kdflow.kinds import ANY, ROWS
 from kdflow.ports import DETECTORS, Call, DetectorFamily, PortSpec, Stage
+from kdflow.source import Source, call_lines
 
 NAME, FAMILY = "faster-rcnn", "two-stage"
 RPN = {"logits": "rpn.logits", "deltas": "rpn.deltas"}
@@ -173,7 +172,7 @@ def calls() -> dict[str, Call]:
 
 
 def wrap(
-    model: FasterRCNN, classes: tuple[str, ...], spec: BackboneSpec, channels: Sequence[int], code: str
+    model: FasterRCNN, classes: tuple[str, ...], spec: BackboneSpec, channels: Sequence[int], code: Source
 ) -> TorchvisionDetector:
     """The detector around a Faster R-CNN with a pyramid, a two-layer box head and per-class boxes."""
     heads: Any = model.roi_heads
@@ -313,15 +312,14 @@ def source(
     hidden: int,
     classes: int,
     settings: dict[str, Any],
-) -> str:
+) -> Source:
     """Python that builds the model without kdflow."""
-    imports, definitions, lines = backbone_source(spec, channels)
-    imports += [
+    imports = [
         "from torchvision.models.detection import FasterRCNN",
         "from torchvision.models.detection.anchor_utils import AnchorGenerator",
         "from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead",
     ]
-    lines += [
+    lines = [
         f"anchors = AnchorGenerator({sizes}, {ratios})",
         f"box_head = TwoMLPHead({spec.width * 7**2}, {hidden})",
         f"box_predictor = FastRCNNPredictor({hidden}, {classes + 1})",
@@ -330,7 +328,7 @@ def source(
             settings,
         ),
     ]
-    return model_source(f"Faster R-CNN of torchvision with {classes} classes", imports, definitions, lines)
+    return backbone_source("Faster R-CNN of torchvision", spec, channels).then(*lines, imports=imports)
 
 
 DETECTORS.add(

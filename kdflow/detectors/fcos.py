@@ -14,15 +14,8 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.fcos import FCOSHead
 
 from kdflow.detectors import dense_stages as dense
-from kdflow.detectors.backbones import (
-    BRANCHED_SOURCE,
-    P6_FROM,
-    BackboneSpec,
-    BranchedPyramid,
-    Norm,
-    backbone_source,
-    build_backbone,
-)
+from kdflow.detectors import pyramids
+from kdflow.detectors.backbones import P6_FROM, BackboneSpec, Norm, backbone_source, build_backbone
 from kdflow.detectors.dense_parts import (
     FAMILY,
     DenseForm,
@@ -34,22 +27,22 @@ from kdflow.detectors.dense_parts import (
 )
 from kdflow.detectors.normalize import IMAGENET_MEAN, IMAGENET_STD, Normalize
 from kdflow.detectors.options import typed_options
+from kdflow.detectors.pyramids import BranchedPyramid
 from kdflow.detectors.torchvision_parts import (
     ClassRows,
     TorchvisionDetector,
-    call_lines,
     cells,
     check_groups,
     feature_ports,
     feature_stages,
     inner,
-    model_source,
     pyramid,
     resize_settings,
 )
 from kdflow.errors import UsageError
 from kdflow.kinds import PYRAMID
 from kdflow.ports import DETECTORS, DetectorFamily, PortSpec, Stage
+from kdflow.source import Source, call_lines
 
 NAME = "fcos"
 LOSSES = ("classification", "bbox_regression", "bbox_ctrness")
@@ -218,7 +211,7 @@ def head_strides(spec: BackboneSpec, spare: int) -> tuple[int, ...]:
 
 def build_model(
     spec: BackboneSpec, spare: int, classes: int, blocks: int, settings: Mapping[str, Any]
-) -> tuple[FCOS, tuple[int, ...], str]:
+) -> tuple[FCOS, tuple[int, ...], Source]:
     """The model, channels of its backbone, and Python that builds it without kdflow."""
     strides = head_strides(spec, spare)
     sizes, ratios = tuple((s,) for s in strides), ((1.0,),) * len(strides)
@@ -244,19 +237,17 @@ def read_ports(form: DenseForm) -> dict[str, PortSpec]:
     return {form.maps: inner(form.maps, "maps", doc, PYRAMID, node="cnn/neck", **details)}
 
 
-def source(spec: BackboneSpec, channels: Sequence[int], lines: Sequence[str], spare: int = 0) -> str:
+def source(spec: BackboneSpec, channels: Sequence[int], lines: Sequence[str], spare: int = 0) -> Source:
     """Python that builds the model without kdflow; ``spare`` levels of the pyramid are not read by the head."""
-    imports, definitions, body = backbone_source(spec, channels)
+    found = backbone_source("FCOS of torchvision", spec, channels)
     if spare:
-        definitions = [*definitions, *BRANCHED_SOURCE]
-        imports += ["from collections import OrderedDict", "from torch import nn"]
-        body = [*body, f"backbone = BranchedPyramid(backbone, {spare})"]
-    imports += [
+        found = found.carrying(pyramids).then(f"backbone = BranchedPyramid(backbone, {spare})")
+    imports = [
         "from torchvision.models.detection import FCOS",
         "from torchvision.models.detection.anchor_utils import AnchorGenerator",
         "from torchvision.models.detection.fcos import FCOSHead",
     ]
-    return model_source("FCOS of torchvision", imports, definitions, [*body, *lines])
+    return found.then(*lines, imports=imports)
 
 
 DETECTORS.add(NAME, DetectorFamily(build_fcos, FAMILY, "torchvision", "BSD-3-Clause", "FCOS on P3..P7, or P2..P7"))

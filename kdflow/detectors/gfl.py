@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -30,11 +29,11 @@ from kdflow.detectors.torchvision_parts import (
     TorchvisionDetector,
     feature_ports,
     feature_stages,
-    model_source,
     pyramid,
 )
 from kdflow.errors import UsageError
 from kdflow.ports import DETECTORS, DetectorFamily, Stage
+from kdflow.source import Source, call_lines
 
 
 @dataclass(frozen=True)
@@ -115,13 +114,10 @@ def xavier(backbone: Any) -> None:
             nn.init.xavier_uniform_(layer.weight)
 
 
-def source(name: str, settings: PointSettings, channels: Sequence[int], made: str) -> str:
+def source(name: str, settings: PointSettings, channels: Sequence[int], made: str) -> Source:
     """Python that builds the model without kdflow; it carries the model's own file along."""
-    imports, definitions, lines = backbone_source(settings.spec, channels)
-    text = inspect.getsource(gfl_model).partition("from __future__ import annotations\n")[2].strip()
-    arguments = "".join(f", {key}={value!r}" for key, value in settings.inference.items())
-    lines += [f"model = PointDetector(backbone, {made}{arguments})"]
-    return model_source(f"{name.upper()} on torchvision", imports, [*text.splitlines(), "", "", *definitions], lines)
+    found = backbone_source(f"{name.upper()} on torchvision", settings.spec, channels).carrying(gfl_model)
+    return found.then(*call_lines(f"model = PointDetector(backbone, {made},", settings.inference))
 
 
 def point_settings(

@@ -15,6 +15,7 @@ from kdflow.detectors.backbones import TIMM, timm_indices
 from kdflow.detectors.weights import fit, read_state
 from kdflow.errors import UsageError, choices
 from kdflow.ports import PortEntry
+from kdflow.source import Source
 
 RESNETS: Mapping[str, dict[str, Any]] = {
     "resnet18": {"layer_type": "basic", "hidden_sizes": [64, 128, 256, 512], "depths": [2, 2, 2, 2]},
@@ -214,19 +215,17 @@ def load_file(module: nn.Module, file: Path, classes: Sequence[str] = ()) -> Non
     fit(module, read_state(file), str(file), classes)
 
 
-def source_of(model: Any) -> str:
-    """A few lines of Python whose ``build()`` makes an untrained model of the same architecture; load the weights strictly."""
+def source_of(model: Any) -> Source:
+    """Python that makes an untrained model of the same architecture; load the weights strictly."""
     name, config = type(model).__name__, type(model.config).__name__
     settings = json.loads(model.config.to_json_string(use_diff=True))
     dropped = ("transformers_version", "architectures", "dtype", "_name_or_path")
-    text = json.dumps({k: v for k, v in settings.items() if k not in dropped}, indent=1)
-    return (
-        f'"""{name} of the transformers library; load the weights with build().load_state_dict(state)."""\n\n'
-        "import json\n\n"
-        f"from transformers import {config}, {name}\n\n"
-        f"CONFIG = json.loads(r'''\n{text}\n''')\n\n\n"
-        "def build():\n"
-        f"    return {name}({config}.from_dict(CONFIG))\n"
+    return Source(
+        f"{name} of the transformers library",
+        "transformers",
+        imports=(f"from transformers import {config}, {name}",),
+        lines=(f"model = {name}({config}.from_dict(CONFIG))",),
+        constants={"CONFIG": {key: value for key, value in settings.items() if key not in dropped}},
     )
 
 

@@ -12,18 +12,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from kdflow.detectors.normalize import Normalize
+from kdflow.detectors.normalize import IMAGENET_MEAN, IMAGENET_STD, Normalize
 from kdflow.detectors.torchvision_parts import evaluating
 from kdflow.errors import UsageError
 from kdflow.kinds import ANY, BOXES, LABELS, SCALAR, Kind
 from kdflow.ports import Call, PortEntry, PortSpec, Stage, standard_port
+from kdflow.source import Source
 
 ImageSizes = list[tuple[int, int]]
 Pairs = list[list[tuple[Tensor, Tensor]]]
@@ -341,11 +342,18 @@ class HfDetector:
             outputs = self.model(pixel_values=seen["pixels"], pixel_mask=seen["mask"])
             return postprocess.decode(outputs, image_sizes)
 
-    def source(self) -> str:
-        """Python source of ``build()``, which makes ``model`` from transformers alone."""
+    def source(self) -> Source:
+        """Python that makes ``model`` from transformers alone."""
         from kdflow.detectors.hf_build import source_of
 
-        return source_of(self.model)
+        prepare: Any = self.stages["normalize"].run
+        postprocess: Any = self.stages["postprocess"].run
+        detect = {
+            "processor": postprocess.processor,
+            "options": postprocess.options,
+            "statistics": None if prepare.normalize is None else (IMAGENET_MEAN, IMAGENET_STD),
+        }
+        return replace(source_of(self.model), detect=detect)
 
 
 def port(name: str, stage: str, key: str, **details: Any) -> PortSpec:

@@ -29,17 +29,16 @@ from kdflow.detectors.options import typed_options
 from kdflow.detectors.torchvision_parts import (
     ClassRows,
     TorchvisionDetector,
-    call_lines,
     cells,
     check_anchors,
     check_groups,
     feature_ports,
     feature_stages,
-    model_source,
     pyramid,
     resize_settings,
 )
 from kdflow.ports import DETECTORS, DetectorFamily, Stage
+from kdflow.source import Source, call_lines
 
 NAME = "retinanet"
 LOSSES = ("classification", "bbox_regression")
@@ -177,7 +176,7 @@ def build_model(
     group: bool,
     box_loss: str,
     settings: Mapping[str, Any],
-) -> tuple[RetinaNet, tuple[int, ...], str]:
+) -> tuple[RetinaNet, tuple[int, ...], Source]:
     """The model, channels of its backbone, and Python that builds it without kdflow.
 
     Args:
@@ -202,17 +201,16 @@ def build_model(
     return model, channels, source(spec, channels, lines)
 
 
-def source(spec: BackboneSpec, channels: Sequence[int], lines: Sequence[str]) -> str:
+def source(spec: BackboneSpec, channels: Sequence[int], lines: Sequence[str]) -> Source:
     """Python that builds the model without kdflow."""
-    imports, definitions, body = backbone_source(spec, channels)
-    imports += [
+    imports = [
         "from functools import partial",
         "from torch import nn",
         "from torchvision.models.detection import RetinaNet",
         "from torchvision.models.detection.anchor_utils import AnchorGenerator",
         "from torchvision.models.detection.retinanet import RetinaNetHead",
     ]
-    return model_source("RetinaNet of torchvision", imports, definitions, [*body, *lines])
+    return backbone_source("RetinaNet of torchvision", spec, channels).then(*lines, imports=imports)
 
 
 DETECTORS.add(NAME, DetectorFamily(build_retinanet, FAMILY, "torchvision", "BSD-3-Clause", "RetinaNet on P3..P7"))

@@ -30,19 +30,19 @@ from kdflow.detectors.torchvision_parts import (
     TorchvisionDetector,
     background_first,
     background_last,
-    call_lines,
     cells,
     feature_ports,
     feature_stages,
     image_list,
-    model_source,
     port,
     pyramid,
 )
 from kdflow.errors import UsageError
 from kdflow.ports import DETECTORS, DetectorFamily, PortSpec, Stage
+from kdflow.source import Source, call_lines
 
 NAME = "ssd"
+TITLE = "SSD of torchvision"
 LOSSES = ("bbox_regression", "classification")
 LIBRARY = {"logits": "cls_logits", "deltas": "bbox_regression"}
 PREPARE = {"logits": background_first}
@@ -160,7 +160,7 @@ class Plan:
         ports: Ports of backbone and neck.
         ratios: Aspect ratios per level, beside 1.
         boxes: Further settings of the default boxes.
-        source: Import lines, definitions, and lines that define ``backbone``.
+        source: Defines ``backbone``.
     """
 
     backbone: nn.Module
@@ -169,7 +169,7 @@ class Plan:
     ports: dict[str, PortSpec]
     ratios: tuple[tuple[int, ...], ...]
     boxes: dict[str, Any]
-    source: tuple[list[str], list[str], list[str]]
+    source: Source
 
 
 def vgg_plan(size: int, pretrained: str | None, trainable: int | None) -> Plan:
@@ -195,8 +195,9 @@ def vgg_plan(size: int, pretrained: str | None, trainable: int | None) -> Plan:
         "neck": port("neck", FAMILY, "neck", "maps", channels=widths, strides=strides, length=len(strides)),
     }
     imports = ["import torchvision", "from torchvision.models.detection.ssd import _vgg_extractor"]
-    lines = [f"backbone = _vgg_extractor(torchvision.models.vgg16(), {high}, 5)"]
-    return Plan(_vgg_extractor(vgg, high, kept), widths, strides, ports, ratios, settings, (imports, [], lines))
+    lines = (f"backbone = _vgg_extractor(torchvision.models.vgg16(), {high}, 5)",)
+    source = Source(TITLE, "torchvision", (*imports,), (), lines)
+    return Plan(_vgg_extractor(vgg, high, kept), widths, strides, ports, ratios, settings, source)
 
 
 def pyramid_plan(spec: BackboneSpec) -> Plan:
@@ -205,8 +206,7 @@ def pyramid_plan(spec: BackboneSpec) -> Plan:
     strides = tuple(2**level for level in spec.levels)
     widths = (spec.width,) * len(strides)
     backbone.out_channels = list(widths)  # type: ignore[assignment]
-    imports, definitions, lines = backbone_source(spec, channels)
-    source = imports, definitions, [*lines, f"backbone.out_channels = {list(widths)}"]
+    source = backbone_source(TITLE, spec, channels).then(f"backbone.out_channels = {list(widths)}")
     return Plan(backbone, widths, strides, feature_ports(spec, channels, FAMILY), ((2, 3),) * len(strides), {}, source)
 
 
@@ -292,9 +292,8 @@ def build_ssd(
     )
 
 
-def source(plan: Plan, per_cell: Sequence[int], size: int, classes: int, settings: dict[str, Any]) -> str:
+def source(plan: Plan, per_cell: Sequence[int], size: int, classes: int, settings: dict[str, Any]) -> Source:
     """Python that builds the model without kdflow."""
-    imports, definitions, body = plan.source
     boxes = "".join(f", {key}={value}" for key, value in plan.boxes.items())
     lines = [
         f"anchors = DefaultBoxGenerator({[list(r) for r in plan.ratios]}{boxes})",
@@ -302,11 +301,10 @@ def source(plan: Plan, per_cell: Sequence[int], size: int, classes: int, setting
         *call_lines(f"model = SSD(backbone, anchors, ({size}, {size}), {classes + 1}, head=head,", settings),
     ]
     imports = [
-        *imports,
         "from torchvision.models.detection.anchor_utils import DefaultBoxGenerator",
         "from torchvision.models.detection.ssd import SSD, SSDHead",
     ]
-    return model_source("SSD of torchvision", imports, definitions, [*body, *lines])
+    return plan.source.then(*lines, imports=imports)
 
 
 DETECTORS.add(

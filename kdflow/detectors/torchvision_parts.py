@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from kdflow.detectors.normalize import Normalize
 from kdflow.errors import DataError, UsageError
 from kdflow.kinds import ANY, BOXES, LABELS, SCALAR, Kind
 from kdflow.ports import Call, PortSpec, Stage, standard_port
+from kdflow.source import Source
 
 ImageSizes = list[tuple[int, int]]
 TARGETS = {"boxes": "targets.checked_boxes", "labels": "targets.checked_labels"}
@@ -51,7 +52,7 @@ class TorchvisionDetector:
         normalize: The normalisation that the model's own transform would do.
         label_offset: What the library adds to our labels (1 where its label 0 is the background).
         class_rows: Name of a predictor (a layer with ``weight`` and ``bias``) -> order of its rows.
-        code: Python source of ``build()``.
+        code: Source of the model as it is built.
     """
 
     name: str
@@ -65,7 +66,7 @@ class TorchvisionDetector:
     size_divisor: int
     normalize: Normalize
     label_offset: int
-    code: str
+    code: Source
     class_rows: Mapping[str, ClassRows] = field(default_factory=dict)
     library: str = "torchvision"
 
@@ -79,22 +80,19 @@ class TorchvisionDetector:
             found: list[dict[str, Tensor]] = ready(list(images))
         return [{**one, "labels": one["labels"] - self.label_offset} for one in found]
 
-    def source(self) -> str:
-        """Python source of ``build()``, which makes ``model`` without kdflow; load the weights strictly."""
+    def source(self) -> Source:
+        """Python that makes ``model`` without kdflow; load the weights strictly."""
+        code = replace(self.code, detect={"first_label": self.label_offset})
         frozen = [m for m in self.model.modules() if type(m).__name__ == "FrozenBatchNorm2d"]
-        if any(getattr(m, "eps", None) == 0.0 for m in frozen):
-            return _with_eps(self.code)
-        return self.code
+        # The library's first COCO weights were trained when its frozen norms had no epsilon.
+        return code.then(*_WITHOUT_EPS) if any(getattr(m, "eps", None) == 0.0 for m in frozen) else code
 
 
-def _with_eps(code: str) -> str:
-    """The source of a model whose frozen norms divide without an epsilon, as the library's first COCO weights need."""
-    lines = [
-        "    for norm in model.modules():",
-        '        if type(norm).__name__ == "FrozenBatchNorm2d":',
-        "            norm.eps = 0.0",
-    ]
-    return code.replace("    return model\n", "\n".join([*lines, "    return model", ""]))
+_WITHOUT_EPS = (
+    "for norm in model.modules():",
+    '    if type(norm).__name__ == "FrozenBatchNorm2d":',
+    "        norm.eps = 0.0",
+)
 
 
 class Ready(nn.Module):
@@ -281,11 +279,6 @@ def resize_settings(
     }
 
 
-def call_lines(opening: str, settings: Mapping[str, Any]) -> list[str]:
-    """Python of a call over several lines: its opening (with the first arguments), then keywords."""
-    return [opening, *(f"    {key}={value!r}," for key, value in settings.items()), ")"]
-
-
 def check_anchors(name: str, sizes: Sequence[Sequence[float]], spec: BackboneSpec) -> None:
     """UsageError unless every pyramid level has the same number of anchor sizes."""
     if len(sizes) != len(spec.levels):
@@ -302,19 +295,3 @@ def check_groups(name: str, width: int) -> None:
         raise UsageError(
             f"{name}: the towers' GroupNorm has 32 groups, so neck must be a multiple of 32 from 64 on, not {width}"
         )
-
-
-def model_source(title: str, imports: Sequence[str], definitions: Sequence[str], lines: Sequence[str]) -> str:
-    """A module with ``build()``; ``lines`` end with a definition of ``model``."""
-    plain = sorted({i for i in imports if i.startswith("import ")})
-    named = sorted({i for i in imports if not i.startswith("import ")})
-    head = [
-        f'"""{title}; load the weights with build().load_state_dict(state)."""',
-        "",
-        *plain,
-        *named,
-        "",
-        "",
-        *definitions,
-    ]
-    return "\n".join([*head, "def build():", *(f"    {line}" for line in lines), "    return model", ""])

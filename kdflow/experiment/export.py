@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +15,10 @@ from kdflow.experiment.setup import Setting
 from kdflow.experiment.teacher import save_atomically
 from kdflow.graph.draw import as_svg
 from kdflow.ports import Detector
+from kdflow.student import pictures as student_pictures
+from kdflow.student.pictures import Pictures
 
-_LOADER = '''
-
-CLASSES = {classes!r}
-
+_USE = '''
 
 def load(weights=Path(__file__).with_name("student.pt")):
     """The trained model in evaluation mode; its weights must fit exactly."""
@@ -26,32 +27,58 @@ def load(weights=Path(__file__).with_name("student.pt")):
     return model.eval()
 
 
+def predict(picture, model=None, threshold=0.0):
+    """What the student finds in a picture: a file, a PIL image, or a (3, H, W) tensor, uint8 or floats in 0..1.
+
+    The picture is treated as in the evaluation. Returns boxes (n, 4) xyxy in pixels of the picture, scores and labels (n,), and
+    the names of the classes, of all detections above a score. Without a model the trained one is loaded.
+    """
+    image = read(picture)
+    found = {detect}
+    boxes = on_picture(found["boxes"], *image.shape[-2:])
+    return {{**found, "boxes": boxes, "names": [CLASSES[int(label)] for label in found["labels"]]}}
+
+
 if __name__ == "__main__":
-    print(sum(p.numel() for p in load().parameters()), "parameters,", len(CLASSES), "classes")
+    student = load()
+    print(sum(p.numel() for p in student.parameters()), "parameters,", len(CLASSES), "classes")
+    for path in sys.argv[1:]:
+        found = predict(path, student, threshold=0.5)
+        for name, score, box in zip(found["names"], found["scores"].tolist(), found["boxes"].tolist()):
+            print(path, name, round(score, 3), [round(side, 1) for side in box])
 '''
+_DETECT = {
+    "torchvision": "detect(model or load(), image, threshold, **DETECT)",
+    "transformers": "detect(model or load(), image, threshold, PICTURES, **DETECT)",
+}
 
 
-_REFUSAL = '''
+_REFUSAL = '''"""The student ({name}), which cannot be rebuilt without kdflow."""
+
 
 def build():
     """Refuses: the weights in student.pt are whole, and belong to a model that is wired otherwise than its library's."""
     raise RuntimeError({reason!r})
+
+
+load = predict = build
 '''
 
 
-def export_student(detector: Detector, folder: Path) -> Path:
-    """Write ``student.pt`` and a ``student.py`` that builds and loads it with the detector's library alone.
+def export_student(detector: Detector, folder: Path, pictures: Pictures) -> Path:
+    """Write ``student.pt`` and a ``student.py`` that builds, loads and uses it with the detector's library alone.
 
     Args:
         detector: The trained student.
         folder: Where both files go.
+        pictures: How the evaluation treated pictures; the exported student treats them alike.
 
     Returns:
         Path of the weights.
     """
     folder.mkdir(parents=True, exist_ok=True)
     save_atomically(folder / "student.pt", detector.model.state_dict())
-    (folder / "student.py").write_text(student_source(detector))
+    (folder / "student.py").write_text(student_source(detector, pictures), encoding="utf-8")
     return (folder / "student.pt").resolve()
 
 
@@ -64,15 +91,23 @@ def export_notes(detector: Detector) -> tuple[str, ...]:
     return ()
 
 
-def student_source(detector: Detector) -> str:
-    """Source of ``student.py``; where a rewired student has none, a module that says so and refuses to load it."""
+def student_source(detector: Detector, pictures: Pictures) -> str:
+    """Text of ``student.py``; where a rewired student has no source, a module that says so and refuses to load it."""
     try:
-        source, words = detector.source(), "without kdflow: build() makes the model, load() fills in its weights"
+        source = detector.source()
     except UsageError as reason:
-        source, words = _REFUSAL.format(reason=str(reason)), "which cannot be rebuilt without kdflow"
-    head = f'"""The student ({detector.name}), {words}."""\n\n'
-    imports = "from pathlib import Path\n\nimport torch\n"
-    return head + imports + source.strip() + "\n" + _LOADER.format(classes=detector.classes)
+        return _REFUSAL.format(name=detector.name, reason=str(reason))
+    treatment = ["model.transform = AsEvaluated(model.transform, PICTURES)"] if source.library == "torchvision" else []
+    whole = replace(
+        source.carrying(student_pictures, import_module(f"kdflow.student.{source.library}_model")).then(
+            *treatment,
+            imports=("import sys", "from pathlib import Path"),
+            constants={"CLASSES": detector.classes, "DETECT": dict(source.detect)},
+            definitions=(f"PICTURES = Pictures(**{vars(pictures)!r})",),
+        ),
+        title=f"The student ({detector.name}) without kdflow: {source.title}, its weights, and its way with pictures.",
+    )
+    return whole.text() + _USE.format(detect=_DETECT[source.library])
 
 
 def write_spec(setting: Setting, folder: Path) -> list[Path]:

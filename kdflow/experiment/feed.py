@@ -13,6 +13,7 @@ from kdflow.engine.evaluate import evaluate
 from kdflow.engine.machine import Machine
 from kdflow.ports import Batch, Detector
 from kdflow.spec.bench import Bench, Recipe
+from kdflow.student.pictures import Pictures
 
 
 @dataclass
@@ -42,6 +43,11 @@ class Feed:
         """How images are resized."""
         data = self.bench.data
         return Geometry(self.size or data.size, data.max_size, data.fixed, data.flip, data.resident)
+
+    @property
+    def pictures(self) -> Pictures:
+        """How pictures without targets are treated."""
+        return self.geometry.pictures(self.divisor)
 
     def training(self, start: int) -> Iterable[Batch]:
         """Batches ``start``, ``start + 1``, ... without end."""

@@ -173,8 +173,9 @@ def measure_trial(setting: Setting, session: Session, folder: Path) -> Mapping[s
         raise UsageError(f"{folder} has no best.pt, so this trial cannot be measured on the test split")
     student = best_student(folder, setting.plan.predictor())
     student.model.to(session.machine.device)
-    metrics = feed_of(setting, session).evaluate(student, "test")
-    export_student(student, folder)
+    feed = feed_of(setting, session)
+    metrics = feed.evaluate(student, "test")
+    export_student(student, folder, feed.pictures)
     return metrics
 
 
@@ -349,7 +350,7 @@ def record(opened: Opened, result: FitResult, notify: Notify = print) -> RunResu
     if finished and not is_trial:
         student = best_student(folder, setting.plan.predictor())
         metrics = feed.evaluate(student, "test")
-        path = export_student(student, folder)
+        path = export_student(student, folder, feed.pictures)
     times = sorted(event.step_time for event in result.history)
     done = RunResult(
         method=setting.method.method,

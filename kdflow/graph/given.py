@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from kdflow.ports import STANDARD_PORTS, Call, Detector, PortSpec, Stage, standard_port
+from kdflow.source import Source
 
 
 @dataclass
@@ -30,7 +31,7 @@ class GivenDetector:
         """Given values predict nothing; raises RuntimeError."""
         raise RuntimeError("a detector made of given values cannot predict")
 
-    def source(self) -> str:
+    def source(self) -> Source:
         """There is no model to rebuild; raises RuntimeError."""
         raise RuntimeError("a detector made of given values has no source")
 

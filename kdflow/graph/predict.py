@@ -14,6 +14,7 @@ from kdflow.graph.passes.prune import prune
 from kdflow.graph.rewire import DETECTIONS
 from kdflow.graph.source import rewired_source
 from kdflow.ports import Call, Detector, PortSpec, Stage
+from kdflow.source import Source
 from kdflow.spec.method import Method
 
 ImageSizes = list[tuple[int, int]]
@@ -58,8 +59,8 @@ class RewiredDetector:
             found: list[dict[str, Tensor]] = self._pass(images, image_sizes)[f"{self.owner}.{DETECTIONS}"]
         return found
 
-    def source(self) -> str:
-        """Python source of ``build()``, which makes the rewired model without kdflow.
+    def source(self) -> Source:
+        """Python that makes the rewired model without kdflow.
 
         Raises:
             UsageError: The wiring uses something that only kdflow can do; says what.

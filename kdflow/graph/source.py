@@ -6,15 +6,15 @@ from kdflow.errors import UsageError
 from kdflow.graph.node import Graph, Role, show_key
 from kdflow.graph.rewire import read_wiring
 from kdflow.ports import Detector
+from kdflow.source import Source
 from kdflow.spec.load import Document
 from kdflow.spec.method import Method
 
-_RETURN = "    return model\n"
 _INPUT = "inputs[0]"
 
 
-def rewired_source(detector: Detector, owner: str, graph: Graph, method: Method) -> str:
-    """Source of ``build()`` with the method's wiring as hooks on the library's modules.
+def rewired_source(detector: Detector, owner: str, graph: Graph, method: Method) -> Source:
+    """The source with the method's wiring as hooks on the library's modules.
 
     An argument of a stage becomes a hook before the module that does the stage's work, a port a hook behind it. Both compute
     from that module's own input.
@@ -26,15 +26,11 @@ def rewired_source(detector: Detector, owner: str, graph: Graph, method: Method)
         method: Whose wiring it is.
 
     Raises:
-        UsageError: The model has no source to change, a place is no single module of the library, or what stands there is more
-            than an expression of that module's input.
+        UsageError: The model has no source, a place is no single module of the library, or what stands there is more than an
+            expression of that module's input.
     """
     places = [place for own, place in read_wiring(method, Document(""), {owner: detector}) if own == owner]
-    source = detector.source()
-    if source.count(_RETURN) != 1:
-        raise UsageError(f"the source of a {detector.name} cannot be rewired")
-    hooks = [_hook(detector, owner, graph, place) for place in places]
-    return source.replace(_RETURN, "\n".join([*(f"    {hook}" for hook in hooks), _RETURN]))
+    return detector.source().then(*(_hook(detector, owner, graph, place) for place in places))
 
 
 def _hook(detector: Detector, owner: str, graph: Graph, place: str) -> str:

@@ -22,7 +22,7 @@ each = pytest.mark.parametrize("name", DETECTORS.names())
 def library_model(detector: Any) -> Any:
     """The model that its exported source builds, with random weights."""
     space: dict[str, Any] = {}
-    exec(detector.source(), space)
+    exec(detector.source().text(), space)
     torch.manual_seed(99)
     return space["build"]()
 

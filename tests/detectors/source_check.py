@@ -32,7 +32,7 @@ def run_sources(
     (folder / "check.py").write_text(SCRIPT)
     torch.save(image, folder / "image.pth")
     for name, detector in detectors.items():
-        (folder / f"student_{name}.py").write_text(detector.source())
+        (folder / f"student_{name}.py").write_text(detector.source().text())
         torch.save(detector.model.state_dict(), folder / f"{name}.pth")
     done = subprocess.run(
         [sys.executable, "check.py", *detectors],

@@ -69,7 +69,7 @@ def test_a_level_that_the_head_does_not_read_changes_nothing_else(backbone: str)
     assert [m.shape[-1] for m in values["neck"]] == [32, 16, 8, 4, 2, 1]
     assert all(torch.equal(a, b) for a, b in zip(values["head.maps"], values["neck"][1:], strict=True))
     space: dict[str, Any] = {}
-    exec(detector.source(), space)
+    exec(detector.source().text(), space)
     space["build"]().load_state_dict(detector.model.state_dict())
 
 
@@ -110,7 +110,7 @@ def test_ssd_on_vgg_is_the_librarys() -> None:
     assert (ours.aspect_ratios, ours.scales, ours.steps) == (theirs.aspect_ratios, theirs.scales, theirs.steps)
     assert detector.model.transform.image_std == library.transform.image_std
     space: dict[str, Any] = {}
-    exec(detector.source(), space)
+    exec(detector.source().text(), space)
     with torch.device("meta"):
         assert {key: value.shape for key, value in space["build"]().state_dict().items()} == shapes
 

@@ -330,7 +330,7 @@ def test_source_builds_the_same_models_without_kdflow(tmp_path: Path, built: dic
             torch.save(detector.model(pixels).logits, folder / "logits.pt")
         torch.save(detector.model.state_dict(), folder / "student.pt")
         torch.save(pixels, folder / "pixels.pt")
-        (folder / "student.py").write_text(detector.source())
+        (folder / "student.py").write_text(detector.source().text())
     arguments = [str(tmp_path / name) for name in built]
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, *arguments], cwd=tmp_path, capture_output=True, text=True, check=False
@@ -389,7 +389,7 @@ def test_a_folder_that_knows_more_classes_becomes_a_detector_of_those_asked_for(
     for key in heads:
         assert torch.equal(loaded.model.state_dict()[key], donor.model.state_dict()[key][columns]), key
     space: dict[str, Any] = {}
-    exec(loaded.source(), space)
+    exec(loaded.source().text(), space)
     space["build"]().load_state_dict(loaded.model.state_dict(), strict=True)
     training = run_stages(loaded, make_batch((1, 0)))
     assert all(torch.isfinite(value) for value in own_losses(loaded, training).values())

@@ -88,12 +88,12 @@ def test_the_first_coco_weights_bring_their_epsilon_into_model_and_source(monkey
     detector = tiny(norm="frozen")
     detector.classes = ("dog", "cat", "person")
     monkeypatch.setattr(Coco, "get_state_dict", lambda *a, **k: coco_state(detector))
-    assert "eps" not in detector.source()
+    assert "eps" not in detector.source().text()
     load_weights(detector, "FasterRCNN_ResNet50_FPN_Weights.COCO_V1")
     norms = [m for m in detector.model.modules() if isinstance(m, FrozenBatchNorm2d)]
     assert {m.eps for m in norms} == {0.0}
     space: dict[str, Any] = {}
-    exec(detector.source(), space)
+    exec(detector.source().text(), space)
     assert {m.eps for m in space["build"]().modules() if isinstance(m, FrozenBatchNorm2d)} == {0.0}
 
 

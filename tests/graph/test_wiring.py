@@ -13,6 +13,7 @@ from kdflow.graph.compile import compile_method
 from kdflow.graph.plan import Plan
 from kdflow.ports import DETECTORS
 from kdflow.spec.resolve import parse_method
+from kdflow.student.pictures import Pictures
 from tests.toy import Seeing, toy_batch
 
 HEAD = "kdflow: 1\nmethod: test\n"
@@ -163,8 +164,9 @@ def test_the_exported_student_is_the_librarys_model_wired_alike() -> None:
     student = plan.predictor()
     assert export_notes(student) == ()
     space: dict[str, Any] = {"__file__": "student.py", "__name__": "student"}
-    source = student_source(student)
-    assert "kdflow" not in source.partition('"""\n')[2]
+    source = student_source(student, Pictures(128, 128, True, 128))
+    assert "import kdflow" not in source
+    assert "from kdflow" not in source
     exec(source, space)
     model = space["build"]()
     model.load_state_dict(plan.student.state_dict(), strict=True)
@@ -193,14 +195,14 @@ def test_an_export_that_cannot_be_wired_refuses_and_says_why(change: tuple[str, 
     plan = plan_of(LOW.replace(*change), {"student": fcos()}, canvas=128)
     (note,) = export_notes(plan.predictor())
     space: dict[str, Any] = {"__file__": "student.py", "__name__": "student"}
-    exec(student_source(plan.predictor()), space)
+    exec(student_source(plan.predictor(), Pictures(128, 128, True, 128)), space)
     with pytest.raises(RuntimeError, match=reason) as caught:
         space["build"]()
     assert str(caught.value) in note
 
 
 def test_a_detector_without_such_a_source_refuses_too() -> None:
-    with pytest.raises(UsageError, match="the source of a toy cannot be rewired"):
+    with pytest.raises(UsageError, match="a toy has no source"):
         plan_of(HALF).predictor().source()
 
 
