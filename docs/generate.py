@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -11,7 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from kdflow.cli.describe import OptionFacts, arguments_of, describe_op, describe_options, literal
+from kdflow.cli.describe import OptionFacts, describe_op, describe_options, literal
 from kdflow.cli.detectors import facts_of
 from kdflow.cli.methods import shipped
 from kdflow.data.formats import DATASETS
@@ -19,10 +18,11 @@ from kdflow.errors import KdflowError
 from kdflow.experiment.setup import Setting, find_method, prepare, read_method
 from kdflow.graph import draw
 from kdflow.operation import OPS
-from kdflow.ports import DETECTORS, STANDARD_PORTS
+from kdflow.ports import DETECTORS
 from kdflow.results.published import PublishedFile, load_published
 from kdflow.spec.bench import DataSpec, Optimizer, Recipe, Schedule
 from kdflow.spec.schedule import SCHEDULES, option_model
+from kdflow.standard_ports import STANDARD_PORTS
 from kdflow.taxonomy import load_tree
 
 HERE = Path(__file__).parent
@@ -189,7 +189,6 @@ def paragraph(text: str) -> str:
 def detector_page(name: str) -> str:
     family = DETECTORS.get(name)
     facts = facts_of(name, options=tiny_options(name))
-    spoken = arguments_of(inspect.getdoc(family.build) or "")
     ports = [
         (
             code(p["name"]),
@@ -216,7 +215,7 @@ def detector_page(name: str) -> str:
     built = f", built with `{small}`" if small else ""
     return "\n".join([
         f"# {name}", "", f"{facts['doc']}. A {facts['family']} detector of {facts['library']} ({facts['licence']}).", "",
-        "## Options", "", option_table(describe_options(family.options, spoken)), "",
+        "## Options", "", option_table(describe_options(family.options)), "",
         "## Ports", "", f"Shapes are those for two images of {facts['size']} x {facts['size']}{built}.",
         "", table(("port", "kind", "taxonomy", "shape", "strides", "form", ""), ports), "",
         "## Calls", "", table(("call", "inputs", "outputs", "options", ""), calls) if calls else "None.", "",

@@ -1,58 +1,104 @@
 """What a detector offers to a method: stages, ports and calls; and the batch that every plan receives.
 
 A detector is a small graph of *stages*. A stage is a module that takes named values and returns a dict of named values; a *port*
-is one of those values, with its kind, geometry and taxonomy node. A *call* names a group of stages that a method may run again
-with other inputs (``{call: teacher.roi, boxes: student.roi.boxes}``): the graph repeats exactly the stages that depend on what
-was replaced.
+is one of those values, with its kind, geometry, classes and taxonomy node, declared where the stage is made. A *call* names a
+group of stages that a method may run again with other inputs (``{call: teacher.roi, boxes: student.roi.boxes}``): the graph
+repeats exactly the stages that depend on what was replaced.
 """
 
 from __future__ import annotations
 
-import inspect
-import typing
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, create_model
-
+from kdflow.errors import UsageError
 from kdflow.kinds import BOXES, LABELS, MAP, SIZES, Kind
+from kdflow.options import Options, checked
 from kdflow.registry import Registry
+from kdflow.standard_ports import standard_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from kdflow.source import Source
 
+STANDARD = "standard"
+"""A kind or taxonomy node that is left to the standard port of the same name."""
+
 
 @dataclass(frozen=True)
-class PortSpec:
+class Classes:
+    """How a value speaks of classes, so that a teacher's class order can be translated into the student's.
+
+    Attributes:
+        holds: ``scores``: numbers per class along the last axis; ``labels``: class numbers; ``detections``: per image a dict
+            whose ``labels`` are class numbers.
+        block: Consecutive numbers per class (4 for boxes of each class). Numbers behind those of the classes, a background's,
+            belong to no class and stay where they are.
+    """
+
+    holds: Literal["scores", "labels", "detections"] = "scores"
+    block: int = 1
+
+
+CLASS_SCORES, CLASS_LABELS, CLASS_BOXES = Classes(), Classes("labels"), Classes(block=4)
+CLASS_DETECTIONS = Classes("detections")
+
+
+@dataclass(frozen=True)
+class Port:
     """A named, typed place of a detector.
 
     Attributes:
-        kind: Kind of the value.
-        stage: Stage that makes it.
-        key: Its name in that stage's result.
-        node: Taxonomy node it stands at (``cnn/neck``), or None for values that are never compared (sizes, targets).
-        channels: Channels, per level for a pyramid; empty where unknown or not meaningful.
+        name: As references write it behind the owner.
+        kind: Kind of the value; not needed for a standard port.
+        node: Taxonomy node it stands at (``cnn/neck``), or None for values that are never compared (sizes, targets); not needed
+            for a standard port.
+        channels: Channels, per level for a pyramid (one number: the same on all); empty where unknown or not meaningful.
         strides: Input pixels per cell, per level; empty for values that are no maps.
-        length: Number of entries of a stack (levels, decoder layers); None when it is no stack or varies.
+        length: Number of entries of a stack (levels, decoder layers); as many as strides where not said; None when it is no
+            stack or varies.
         form: What the numbers mean where that matters for comparison: ``softmax`` (C+1 scores, background last), ``sigmoid``
             (C scores), ``xyxy`` (pixels of the padded input), ``cxcywh`` (normalised by the unpadded image), ``deltas``,
             ``distances``, ``distribution``. Two different forms are never compared.
-        doc: One line for listings.
+        classes: Which of its numbers belong to classes; None where it knows of none.
+        doc: One line for listings; not needed for a standard port.
+        stage: Stage that makes it; filled in by the detector.
+        key: Its name in that stage's result; filled in by the detector.
     """
 
-    kind: Kind
-    stage: str
-    key: str
-    node: str | None = None
-    channels: tuple[int, ...] = ()
+    name: str
+    kind: Kind = field(default=Kind(STANDARD))
+    node: str | None = STANDARD
+    channels: int | tuple[int, ...] = ()
     strides: tuple[int, ...] = ()
     length: int | None = None
     form: str = ""
+    classes: Classes | None = None
     doc: str = ""
+    stage: str = ""
+    key: str = ""
+
+    def __post_init__(self) -> None:
+        standard = standard_of(self.name)
+        if self.kind.name == STANDARD:
+            if standard is None:
+                raise ValueError(f'"{self.name}" is no standard port, so it needs a kind')
+            object.__setattr__(self, "kind", standard.kind)
+        if not self.doc and standard is not None:
+            object.__setattr__(self, "doc", standard.doc)
+        if self.length is None and self.strides and self.kind.stack:
+            object.__setattr__(self, "length", len(self.strides))
+        if isinstance(self.channels, int):
+            object.__setattr__(self, "channels", (self.channels,) * (self.length or 1))
+
+    def within(self, family: str, stage: str = "", key: str = "") -> Port:
+        """The port of a detector of this family, made by a stage under a key of its result."""
+        standard, root = standard_of(self.name), 1 if family == "transformer" else 0
+        node = (standard.node[root] if standard else None) if self.node == STANDARD else self.node
+        return replace(self, node=node, stage=stage, key=key)
 
 
 PortEntry = tuple[str, int]
@@ -64,28 +110,41 @@ class Stage:
     """One executable part of a detector.
 
     Attributes:
-        run: Module called as ``run(**inputs)``; returns a dict with the keys in ``outputs``. It holds the library's own modules,
-            so its parameters are the detector's parameters.
-        inputs: Argument -> port of the same detector, or a batch value (``images``, ``image_sizes``, ``targets.boxes``,
+        run: Module called as ``run(**inputs)``; returns a dict with the keys of ``gives``. It holds the library's own modules,
+            so its parameters are the detector's parameters. Where its output sizes depend on data it has a method ``infer``,
+            called like itself with fake tensors, that returns a dict of fake tensors of plausible size.
+        reads: Argument -> port of the same detector, or a batch value (``images``, ``image_sizes``, ``targets.boxes``,
             ``targets.labels``).
-        outputs: Keys of the result.
+        gives: Key of the result -> the port that it is, or several of the same value.
         stochastic: It draws random numbers (samplers, dropout outside of modules).
-        infer: For stages whose output sizes depend on data: called as ``infer(**inputs)`` with fake tensors, returns a dict of
-            fake tensors of plausible size. None where the stage itself runs on fake tensors.
         options: Keyword arguments a call may pass (``from_block``), with their defaults.
         dense: True when it runs without data-dependent shapes, so it may be compiled.
         library: Path of the model's own module that does this stage's work in the library's forward pass: called there once,
             with the stage's first input as its first argument. An exported student is rewired at such modules.
+        nodes: Path of a module inside ``run`` -> taxonomy node that it stands at, where that is not the first port's.
     """
 
     run: nn.Module
-    inputs: Mapping[str, str]
-    outputs: tuple[str, ...]
+    reads: Mapping[str, str]
+    gives: Mapping[str, Port | tuple[Port, ...]]
     stochastic: bool = False
-    infer: Callable[..., dict[str, Any]] | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     dense: bool = False
     library: str = ""
+    nodes: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def infer(self) -> Callable[..., dict[str, Any]] | None:
+        """The rule for fake tensors; None where the module itself runs on them."""
+        rule: Callable[..., dict[str, Any]] | None = getattr(self.run, "infer", None)
+        return rule
+
+    @property
+    def ports(self) -> Iterator[tuple[str, Port]]:
+        """Key of the result and port, for every port."""
+        for key, made in self.gives.items():
+            for port in made if isinstance(made, tuple) else (made,):
+                yield key, port
 
 
 @dataclass(frozen=True)
@@ -158,9 +217,35 @@ BATCH_PORTS: Mapping[str, Kind] = {
 }
 
 
-@runtime_checkable
-class Detector(Protocol):
+ImageSizes = list[tuple[int, int]]
+Detections = list[dict[str, "Tensor"]]
+
+
+@dataclass(frozen=True)
+class ClassRows:
+    """How the rows of a predictor's weight and bias are ordered: ``groups`` x classes x ``block``.
+
+    Attributes:
+        groups: Anchors per cell whose rows follow each other.
+        block: Rows per class.
+        background: The first class is the background.
+    """
+
+    groups: int = 1
+    block: int = 1
+    background: bool = False
+
+
+def _refuse(*_: Any) -> Any:
+    raise RuntimeError("this detector has no model of its own: it consists of given values")
+
+
+@dataclass(frozen=True, eq=False)
+class Detector:
     """A detection model as a graph of stages.
+
+    What is done with it are functions of the detector, so that a copy uses its own model, and a detector that does one thing
+    otherwise is ``replace(detector, inference=...)``.
 
     Attributes:
         name: Registered name (``faster-rcnn``).
@@ -168,11 +253,16 @@ class Detector(Protocol):
         library: Package that the model comes from (``torchvision``), for listings and export.
         classes: Class names in label order.
         model: The library's own model; its state dict is what is saved, loaded and exported.
-        ports: Ports by name.
         stages: Stages by name, in the order in which the library runs them (random draws follow this order).
         calls: What a method may call with other inputs.
         losses: The detector's own loss terms in the library's order: term name -> port of a scalar.
         size_divisor: Canvas sides must be multiples of this.
+        optional: Parameters that the detector's own losses never reach -> entries of ports through which a method may train
+            them.
+        class_rows: Name of a predictor (a layer with ``weight`` and ``bias``) -> order of its rows.
+        inference: See :meth:`predict`.
+        writer: See :meth:`source`.
+        loader: See :meth:`load`.
     """
 
     name: str
@@ -180,13 +270,26 @@ class Detector(Protocol):
     library: str
     classes: tuple[str, ...]
     model: nn.Module
-    ports: Mapping[str, PortSpec]
     stages: Mapping[str, Stage]
-    calls: Mapping[str, Call]
-    losses: Mapping[str, str]
-    size_divisor: int
+    calls: Mapping[str, Call] = field(default_factory=dict)
+    losses: Mapping[str, str] = field(default_factory=dict)
+    size_divisor: int = 1
+    optional: Mapping[str, Sequence[PortEntry]] = field(default_factory=dict)
+    class_rows: Mapping[str, ClassRows] = field(default_factory=dict)
+    inference: Callable[[Detector, Tensor, ImageSizes], Detections] = _refuse
+    writer: Callable[[Detector], Source] = _refuse
+    loader: Callable[[Detector, str], None] = _refuse
 
-    def predict(self, images: Tensor, image_sizes: list[tuple[int, int]]) -> list[dict[str, Tensor]]:
+    @cached_property
+    def ports(self) -> Mapping[str, Port]:
+        """Ports by name, as the stages declare them; a later stage's port takes the place of an earlier one's."""
+        return {
+            port.name: port.within(self.family, name, key)
+            for name, stage in self.stages.items()
+            for key, port in stage.ports
+        }
+
+    def predict(self, images: Tensor, image_sizes: ImageSizes) -> Detections:
         """Detections by the library's own inference and post-processing.
 
         Args:
@@ -196,11 +299,15 @@ class Detector(Protocol):
         Returns:
             Per image ``boxes`` (n, 4) xyxy pixels of the padded input, ``scores`` (n,), ``labels`` (n,) 0-based.
         """
-        ...
+        return self.inference(self, images, image_sizes)
 
     def source(self) -> Source:
         """Python that makes ``model`` from its library alone, without kdflow. Raises UsageError where there is none."""
-        ...
+        return self.writer(self)
+
+    def load(self, weights: str) -> None:
+        """Weights of a name that the library knows, into ``model``. Raises UsageError where they do not fit."""
+        self.loader(self, weights)
 
 
 @dataclass(frozen=True)
@@ -208,129 +315,50 @@ class DetectorFamily:
     """How a registered detector is built.
 
     Attributes:
-        build: ``build(classes=..., **options) -> Detector``; its keyword options are the bench's keys and are checked by type.
+        make: ``make(classes, options) -> Detector``.
+        options: The keys that a bench may give.
         family: ``two-stage``, ``dense`` or ``transformer``.
         library: Package the model comes from.
         licence: Licence of that package.
         doc: One line for listings.
+        tiny: Options of a model that runs in no time at 96 pixels, for checks of an installation and for tests.
+        ragged: Images of unequal size may share a canvas; else every image fills it.
     """
 
-    build: Callable[..., Detector]
+    make: Callable[[tuple[str, ...], Any], Detector]
+    options: type[Options]
     family: str
     library: str
     licence: str
     doc: str = ""
+    tiny: Mapping[str, Any] = field(default_factory=dict)
+    ragged: bool = True
 
-    @cached_property
-    def options(self) -> type[BaseModel]:
-        """Pydantic model of the keyword options that a bench may give; unknown keys are refused."""
-        hints = typing.get_type_hints(self.build, include_extras=True)
-        fields: dict[str, Any] = {
-            name: (hints.get(name, Any), ... if parameter.default is inspect.Parameter.empty else parameter.default)
-            for name, parameter in inspect.signature(self.build).parameters.items()
-            if name not in ("classes", "weights")
-        }
-        return create_model("options", __config__=ConfigDict(extra="forbid", frozen=True), **fields)
+    @property
+    def brings_architecture(self) -> bool:
+        """True where weights may be a model folder or hub name that says how the model is built as well."""
+        return "weights" in self.options.model_fields
+
+    def build(self, classes: Sequence[str], **options: Any) -> Detector:
+        """A detector with random weights.
+
+        Args:
+            classes: Class names in label order.
+            options: Fields of ``options``.
+
+        Raises:
+            UsageError: Every unknown option and every wrong value, in one message.
+        """
+        name = self.options.title()
+        return self.make(class_names(name, classes), checked(name, self.options, options))
+
+
+def class_names(name: str, classes: Sequence[str]) -> tuple[str, ...]:
+    """The classes of a detector; UsageError unless they are distinct and at least one."""
+    if not classes or len(set(classes)) != len(classes):
+        found = ", ".join(map(str, classes)) or "none"
+        raise UsageError(f"{name}: classes must be distinct names, at least one; got {found}")
+    return tuple(classes)
 
 
 DETECTORS: Registry[DetectorFamily] = Registry("detector", "kdflow.detectors")
-
-
-def port_names(detector: Detector, pattern: str = "") -> Sequence[str]:
-    """Names of the detector's ports that start with ``pattern``."""
-    return sorted(name for name in detector.ports if name.startswith(pattern))
-
-
-@dataclass(frozen=True)
-class StandardPort:
-    """A port name that means the same in every detector that offers it.
-
-    Attributes:
-        kind: Kind of the value.
-        node: Part of the taxonomy node behind the root: in a CNN detector the first, in a transformer the second.
-        doc: One line.
-    """
-
-    kind: Kind
-    node: tuple[str | None, str | None]
-    doc: str
-
-
-def _ports() -> dict[str, StandardPort]:
-    from kdflow import kinds as k
-
-    backbone, neck, head = (
-        ("cnn/backbone", "transformer/feature"),
-        ("cnn/neck", "transformer/feature"),
-        ("cnn/head", None),
-    )
-    roi, query, logit = ("cnn/rpn-roi", None), (None, "transformer/query"), (None, "transformer/logit")
-    feature, none = (None, "transformer/feature"), (None, None)
-    rows: dict[str, tuple[Kind, tuple[str | None, str | None], str]] = {
-        "backbone": (k.PYRAMID, backbone, "backbone stages C2..C5 (those the neck reads)"),
-        "neck": (k.PYRAMID, neck, "maps after cross-level fusion or input projection, finest first"),
-        "detections": (k.DETECTIONS, none, "final boxes, scores and labels"),
-        "rpn.logits": (k.DENSE, roi, "objectness, (B, H*W*A, 1) per level"),
-        "rpn.deltas": (k.DENSE, roi, "box deltas of the RPN, (B, H*W*A, 4) per level"),
-        "rpn.anchors": (k.PRIORS, none, "anchors, (H*W*A, 4) xyxy per level"),
-        "rpn.labels": (k.DENSE_VALUES, none, "sampled anchors of the RPN loss: 1, 0, and -1 for not sampled"),
-        "rpn.proposals": (k.BOXES, none, "proposals after NMS, per image"),
-        "rpn.scores": (k.SCORES, none, "their objectness scores, per image"),
-        "roi.boxes": (k.BOXES, none, "sampled proposals, ground truth appended, per image"),
-        "roi.labels": (k.ROW_VALUES, none, "(N,) class of each sampled proposal; the background is K"),
-        "roi.positive": (k.ROW_VALUES, none, "(N,) True where the sampled proposal is an object"),
-        "roi.negative": (k.ROW_VALUES, none, "(N,) True where the sampled proposal is background"),
-        "roi.matched_boxes": (k.BOXES, none, "ground-truth box of each sampled proposal, per image"),
-        "roi.levels": (k.ROW_VALUES, none, "(N,) pyramid level each proposal is pooled from"),
-        "roi.features": (k.ROW_BLOCKS, roi, "pooled (N, C, 7, 7) blocks"),
-        "roi.fc1": (k.ROWS, roi, "(N, D) first layer of the box head before its ReLU"),
-        "roi.fc2": (k.ROWS, roi, "(N, D) second layer of the box head before its ReLU"),
-        "roi.embedding": (k.ROWS, roi, "(N, D) output of the box head before the predictors"),
-        "roi.logits": (k.ROWS, roi, "(N, K+1) class scores, background last"),
-        "roi.deltas": (k.ROWS, roi, "(N, 4(K+1)) box deltas per class, background last"),
-        "head.cls_tower": (k.PYRAMID, head, "last block of the classification tower"),
-        "head.box_tower": (k.PYRAMID, head, "last block of the box tower"),
-        "head.logits": (k.DENSE, head, "(B, H*W*A, K) class scores per level"),
-        "head.deltas": (k.DENSE, head, "(B, H*W*A, 4) box regression outputs per level"),
-        "head.distribution": (k.DENSE, head, "(B, H*W, 4*(n+1)) edge distribution logits, edge-major, per level"),
-        "head.centerness": (k.DENSE_VALUES, head, "(B, H*W) centerness or IoU logits per level"),
-        "head.boxes": (k.DENSE, head, "decoded boxes, (B, H*W*A, 4) xyxy per level"),
-        "head.priors": (k.PRIORS, none, "anchors or cell boxes, (H*W*A, 4) xyxy per level"),
-        "assign.labels": (k.DENSE_VALUES, none, "(B, H*W*A) assigned class; K background, -1 ignored"),
-        "assign.positive": (k.DENSE_VALUES, none, "(B, H*W*A) True where a place is assigned to an object"),
-        "assign.weights": (
-            k.DENSE_VALUES,
-            none,
-            "(B, H*W*A) 1 where a place is trained on, 0 where ignored or padding",
-        ),
-        "assign.matched_boxes": (k.DENSE, none, "(B, H*W*A, 4) ground-truth box of each place, zeros where none"),
-        "encoder.inputs": (k.PYRAMID, feature, "maps that enter the transformer's encoder"),
-        "encoder.memory": (k.PYRAMID, feature, "encoder outputs as maps, finest first"),
-        "decoder.queries": (k.QUERIES, none, "queries without the denoising part: content, position, references"),
-        "decoder.references": (k.LAYERS, query, "reference boxes or points of each layer, in 0..1"),
-        "decoder.states": (k.LAYERS, query, "(B, N, D) hidden states of each layer"),
-        "decoder.logits": (k.LAYERS, logit, "(B, N, K) class scores of each layer"),
-        "decoder.boxes": (k.LAYERS, logit, "(B, N, 4) boxes of each layer, cxcywh normalised by the unpadded image"),
-        "decoder.self_attention": (k.ATTENTIONS, query, "(B, h, N, N) per layer"),
-        "decoder.cross_attention": (k.ATTENTIONS, query, "cross-attention weights per layer"),
-        "match.indices": (k.PAIRS, none, "per layer and image: matched (query, target) indices"),
-    }
-    return {name: StandardPort(*row) for name, row in rows.items()}
-
-
-STANDARD_PORTS: Mapping[str, StandardPort] = _ports()
-
-
-def standard_port(name: str, family: str, stage: str, key: str, **details: Any) -> PortSpec:
-    """A :class:`PortSpec` for a standard port: kind, taxonomy node and doc come from :data:`STANDARD_PORTS`.
-
-    Args:
-        name: Standard name. ``head.cls_tower.2`` (block 2 of a tower, before its activation) follows ``head.cls_tower``.
-        family: Family of the detector, which decides between the CNN and the transformer node.
-        stage: Stage that makes it.
-        key: Its name in that stage's result.
-        details: Further fields of PortSpec (channels, strides, length, form).
-    """
-    base = STANDARD_PORTS[name if name in STANDARD_PORTS else name.rpartition(".")[0]]
-    node = base.node[1] if family == "transformer" else base.node[0]
-    return PortSpec(base.kind, stage, key, node=node, doc=base.doc, **details)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 from kdflow.errors import UsageError
 from kdflow.kinds import SCALAR
-from kdflow.ports import Batch, Call, PortSpec, Stage, standard_port
-from kdflow.source import Source
+from kdflow.ports import CLASS_SCORES, Batch, Call, Detector, Port, Stage
 
 
 class Model(nn.Module):
@@ -64,51 +63,42 @@ class Loss(nn.Module):
         return {"loss": sum(x.square().mean() for x in logits) * (1 + count)}
 
 
-@dataclass
-class Toy:
-    name: str = "toy"
-    family: str = "dense"
-    library: str = "tests"
-    classes: tuple[str, ...] = ("a", "b")
-    width: int = 4
-    size_divisor: int = 4
-    losses: dict[str, str] = field(default_factory=lambda: {"loss": "losses.loss"})
+def no_source(detector: Detector) -> Any:
+    raise UsageError("a toy has no source")
 
-    def __post_init__(self) -> None:
-        self.model = Model(self.width)
 
-        def port(name: str, stage: str, key: str, **more: Any) -> PortSpec:
-            return standard_port(name, self.family, stage, key, **more)
+def stages_of(model: Model, width: int) -> dict[str, Stage]:
+    logits = Port("head.logits", form="sigmoid", classes=CLASS_SCORES)
+    return {
+        "backbone": Stage(
+            Backbone(model), {"images": "images"}, {"maps": Port("backbone", channels=width, strides=(2,))}
+        ),
+        "neck": Stage(Neck(model), {"maps": "backbone"}, {"maps": Port("neck", channels=width, strides=(2, 4))}),
+        "head": Stage(Head(model), {"maps": "neck"}, {"logits": logits}, options={"scale": 1.0}),
+        "assign": Stage(Sample(), {"logits": "head.logits"}, {"positive": Port("assign.positive")}, stochastic=True),
+        "loss": Stage(
+            Loss(), {"logits": "head.logits", "boxes": "targets.boxes"}, {"loss": Port("losses.loss", SCALAR)}
+        ),
+    }
 
-        self.ports = {
-            "backbone": port("backbone", "backbone", "maps", channels=(self.width,), strides=(2,)),
-            "neck": port("neck", "neck", "maps", channels=(self.width,) * 2, strides=(2, 4)),
-            "head.logits": port("head.logits", "head", "logits", form="sigmoid"),
-            "assign.positive": port("assign.positive", "assign", "positive"),
-            "losses.loss": PortSpec(SCALAR, "loss", "loss"),
-        }
-        self.stages = {
-            "backbone": Stage(Backbone(self.model), {"images": "images"}, ("maps",)),
-            "neck": Stage(Neck(self.model), {"maps": "backbone"}, ("maps",)),
-            "head": Stage(Head(self.model), {"maps": "neck"}, ("logits",), options={"scale": 1.0}),
-            "assign": Stage(Sample(), {"logits": "head.logits"}, ("positive",), stochastic=True),
-            "loss": Stage(Loss(), {"logits": "head.logits", "boxes": "targets.boxes"}, ("loss",)),
-        }
-        self.calls = {
-            "head": Call({"features": "neck"}, {"logits": "head.logits"}, {"scale": "head"}),
-            "everything": Call({"maps": "neck:maps"}, {"neck": "neck", "logits": "head.logits"}),
-        }
 
-    def predict(self, images: Tensor, image_sizes: list[tuple[int, int]]) -> list[dict[str, Tensor]]:
-        raise NotImplementedError
+CALLS = {
+    "head": Call({"features": "neck"}, {"logits": "head.logits"}, {"scale": "head"}),
+    "everything": Call({"maps": "neck:maps"}, {"neck": "neck", "logits": "head.logits"}),
+}
 
-    def source(self) -> Source:
-        raise UsageError("a toy has no source")
+
+def make_toy(width: int = 4, classes: tuple[str, ...] = ("a", "b"), losses: tuple[str, ...] = ("loss",), **more: Any) -> Detector:
+    """A toy; ``more`` are fields of the detector."""
+    model = Model(width)
+    fields: dict[str, Any] = {"stages": stages_of(model, width), "writer": no_source, "size_divisor": 4, **more}
+    named = {name: f"losses.{name}" for name in losses}
+    return Detector("toy", "dense", "tests", classes, model, calls=dict(CALLS), losses=named, **fields)
 
 
 def toys(teacher_width: int = 4) -> dict[str, Any]:
     torch.manual_seed(0)
-    return {"student": Toy(), "teacher": Toy(width=teacher_width)}
+    return {"student": make_toy(), "teacher": make_toy(teacher_width)}
 
 
 class Detect(nn.Module):
@@ -116,18 +106,17 @@ class Detect(nn.Module):
         return {"detections": [{"scores": scores.flatten()} for scores in torch.cat(logits, dim=1)]}
 
 
-@dataclass
-class Seeing(Toy):
+def see(detector: Detector, images: Tensor, image_sizes: list[tuple[int, int]]) -> list[dict[str, Tensor]]:
+    model: Any = detector.model
+    logits = [model.head(layer(model.backbone(images))) for layer in model.neck]
+    return [{"scores": s.flatten()} for s in torch.cat([x.flatten(2).transpose(1, 2) for x in logits], dim=1)]
+
+
+def make_seeing(width: int = 4) -> Detector:
     """A toy that predicts: its class scores, as they are."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.stages["detect"] = Stage(Detect(), {"logits": "head.logits"}, ("detections",))
-        self.ports["detections"] = standard_port("detections", self.family, "detect", "detections")
-
-    def predict(self, images: Tensor, image_sizes: list[tuple[int, int]]) -> list[dict[str, Tensor]]:
-        logits = [self.model.head(layer(self.model.backbone(images))) for layer in self.model.neck]
-        return [{"scores": s.flatten()} for s in torch.cat([x.flatten(2).transpose(1, 2) for x in logits], dim=1)]
+    found = make_toy(width, inference=see)
+    detect = Stage(Detect(), {"logits": "head.logits"}, {"detections": Port("detections")})
+    return replace(found, stages={**found.stages, "detect": detect})
 
 
 def toy_batch(*counts: int, side: int = 16) -> Batch:

@@ -118,15 +118,15 @@ def describe_op(op: Op) -> OpFacts:
     )
 
 
-def describe_options(model: type[BaseModel], spoken: Mapping[str, str]) -> tuple[OptionFacts, ...]:
-    """The fields of an options model; ``spoken`` has a sentence per option."""
+def describe_options(model: type[BaseModel], spoken: Mapping[str, str] | None = None) -> tuple[OptionFacts, ...]:
+    """The fields of an options model; ``spoken`` has sentences for those without one of their own."""
     return tuple(
         OptionFacts(
             name,
             in_words(info),
             info.is_required(),
             None if info.is_required() else info.get_default(call_default_factory=True),
-            info.description or spoken.get(name, ""),
+            info.description or (spoken or {}).get(name, ""),
         )
         for name, info in model.model_fields.items()
     )

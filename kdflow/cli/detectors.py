@@ -10,7 +10,7 @@ from kdflow.cli.console import columns, plain, say, say_json
 from kdflow.cli.options import JsonOption, overrides_of
 
 if TYPE_CHECKING:
-    from kdflow.ports import Detector, PortSpec
+    from kdflow.ports import Detector, Port
 
 Name = Annotated[str | None, typer.Argument(metavar="[NAME]", help="A detector; without it all are listed.")]
 Sets = Annotated[
@@ -64,7 +64,7 @@ def offered(name: str) -> list[dict[str, Any]]:
     return [described(port, spec) for port, spec in built.ports.items()]
 
 
-def described(port: str, spec: PortSpec) -> dict[str, Any]:
+def described(port: str, spec: Port) -> dict[str, Any]:
     """What a port declares, as plain data."""
     return {
         "name": port,
@@ -89,16 +89,13 @@ def facts_of(name: str, size: int = 128, options: dict[str, Any] | None = None) 
         UnknownNameError: No such detector.
         SpecError: An option is wrong.
     """
-    import inspect
-
-    from kdflow.cli.describe import arguments_of, describe_options
+    from kdflow.cli.describe import describe_options
     from kdflow.experiment.setup import build_detector
     from kdflow.ports import DETECTORS
     from kdflow.spec.bench import DetectorSpec
     from kdflow.spec.load import Document
 
     family = DETECTORS.get(name)
-    spoken = arguments_of(inspect.getdoc(family.build) or "")
     document = Document(name, {"student": {}})
     built = build_detector(DetectorSpec(detector=name, **(options or {})), ("a", "b"), document, "student", 0)
     document.check()
@@ -108,7 +105,7 @@ def facts_of(name: str, size: int = 128, options: dict[str, Any] | None = None) 
     return {
         "name": name,
         **_family(name),
-        "options": [vars(option) for option in describe_options(family.options, spoken)],
+        "options": [vars(option) for option in describe_options(family.options)],
         "ports": [{**described(port, spec), "shape": shapes.get(port, "")} for port, spec in built.ports.items()],
         "calls": [
             {

@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from kdflow.cli.describe import OpFacts, arguments_of, describe_op
+from kdflow.cli.describe import OpFacts, describe_op
 from kdflow.data.formats import DATASETS
 from kdflow.operation import OPS, Op
 from kdflow.ports import DETECTORS
@@ -238,12 +238,7 @@ def _detector(model: type[BaseModel], definitions: Schema) -> Schema:
     own = _own(model, definitions)
     branches = []
     for name in DETECTORS:
-        family = DETECTORS.get(name)
-        spoken = arguments_of(inspect.getdoc(family.build) or "")
-        options = _inlined(family.options.model_json_schema())
-        for option, schema in options.get("properties", {}).items():
-            schema.setdefault("description", spoken.get(option, ""))
-        branches.append((name, options))
+        branches.append((name, _inlined(DETECTORS.get(name).options.model_json_schema())))
     return _branches("detector", own, branches)
 
 

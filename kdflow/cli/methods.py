@@ -76,8 +76,8 @@ def _nodes(method: Method, published: PublishedFile) -> list[str]:
 
 def _node(method: Method, reference: Any, side: int) -> str | None:
     """Taxonomy node of the port that a reference comes from, found by reading the method's nodes; nothing is built."""
-    from kdflow.ports import STANDARD_PORTS
     from kdflow.spec.reference import parse_reference
+    from kdflow.standard_ports import STANDARD_PORTS
 
     for _ in range(len(method.nodes) + 1):
         text = reference[0] if isinstance(reference, (list, tuple)) and reference else reference

@@ -17,6 +17,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from kdflow.detectors import rt_stages as rt
+from kdflow.detectors.bridge import PortSpec, family
 from kdflow.detectors.hf_build import backbone_config, build_hybrid, channels_of, parameters_of
 from kdflow.detectors.hf_parts import (
     TARGET_INPUTS,
@@ -45,7 +46,7 @@ from kdflow.detectors.rt_detr import (
     query_stages,
 )
 from kdflow.kinds import LAYERS
-from kdflow.ports import DETECTORS, DetectorFamily, PortEntry, PortSpec, Stage
+from kdflow.ports import DETECTORS, Detector, PortEntry, Stage
 
 ALL_TERMS = (*TERMS, "loss_fgl", "loss_ddf")
 LAYER_INPUTS = {
@@ -192,15 +193,15 @@ def make_criterion(config: Any) -> Any:
     return DFineLoss(config)
 
 
-def loss_stages(criterion: Criterion, config: Any) -> tuple[dict[str, Stage], dict[str, PortSpec]]:
+def loss_stages(criterion: Criterion, config: Any) -> tuple[dict[str, Stage], dict[str, Any]]:
     """Auxiliary losses, encoder proposals and denoising queries."""
     layers = LayerLoss(criterion, config.decoder_layers)
     first = FirstMatch(Match(criterion.make, criterion.clamp))
     proposals, ports = proposal_stages(criterion, config.decoder_layers)
     inputs = {**LAYER_INPUTS, "pairs": "match.indices", "first_pairs": "match.first", **TARGET_INPUTS}
     stages = {
-        "match.first": Stage(first, {"first": "decoder.first", **TARGET_INPUTS}, ("indices",), infer=first.infer),
-        "criterion.layers": Stage(layers, inputs, layers.names, infer=layers.infer),
+        "match.first": Stage(first, {"first": "decoder.first", **TARGET_INPUTS}, ("indices",)),
+        "criterion.layers": Stage(layers, inputs, layers.names),
         **proposals,
     }
     ports = {
@@ -211,12 +212,12 @@ def loss_stages(criterion: Criterion, config: Any) -> tuple[dict[str, Stage], di
     if config.num_denoising > 0:
         noise = DenoisingLoss(criterion, config.decoder_layers, ALL_TERMS)
         inputs = {"noise": "denoising.noise", "denoised": "decoder.denoised", **GROUND_TRUTH}
-        stages["criterion.denoising"] = Stage(noise, inputs, noise.names, infer=noise.infer)
+        stages["criterion.denoising"] = Stage(noise, inputs, noise.names)
         ports |= loss_ports("criterion.denoising", noise.names)
     return stages, ports
 
 
-def wrap(model: Any, classes: Sequence[str], normalize: str) -> HfDetector:
+def wrap(model: Any, classes: Sequence[str], normalize: str) -> Detector:
     """The detector around a D-FINE of the library."""
     core, config = model.model, model.config
     config.auxiliary_loss = True
@@ -303,7 +304,7 @@ def build(
     box_noise: float = 1.0,
     attention: Literal["sdpa", "eager"] = "sdpa",
     normalize: Literal["none", "imagenet"] = "none",
-) -> HfDetector:
+) -> Detector:
     """D-FINE.
 
     Args:
@@ -368,5 +369,5 @@ def build(
 
 DETECTORS.add(
     "d-fine",
-    DetectorFamily(build, "transformer", "transformers", "Apache-2.0", "D-FINE: RT-DETR with edge distributions"),
+    family(build, "transformer", "transformers", "Apache-2.0", "D-FINE: RT-DETR with edge distributions"),
 )

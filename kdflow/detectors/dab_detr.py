@@ -11,13 +11,14 @@ from functools import partial
 from typing import Any, Literal
 
 from kdflow.detectors import detr_stages as parts
+from kdflow.detectors.bridge import family
 from kdflow.detectors.deformable_detr import TERMS, loss_weights, make_criterion
 from kdflow.detectors.detr import MEMORY, assemble, decoder_ports, feature_ports, feature_stages
 from kdflow.detectors.hf_build import backbone_config, build_model, load_backbone
-from kdflow.detectors.hf_parts import Criterion, HfDetector, Postprocess, draws, inner
+from kdflow.detectors.hf_parts import Criterion, Postprocess, draws, inner
 from kdflow.detectors.options import typed_options
 from kdflow.kinds import TENSOR
-from kdflow.ports import DETECTORS, DetectorFamily, Stage
+from kdflow.ports import DETECTORS, Detector, Stage
 
 
 def query_stages(model: Any, attention: bool) -> dict[str, Stage]:
@@ -39,7 +40,7 @@ def query_stages(model: Any, attention: bool) -> dict[str, Stage]:
     }
 
 
-def wrap(model: Any, classes: Sequence[str], auxiliary_loss: bool, attention: bool, normalize: str) -> HfDetector:
+def wrap(model: Any, classes: Sequence[str], auxiliary_loss: bool, attention: bool, normalize: str) -> Detector:
     """The detector around a DAB-DETR of the library."""
     core, config = model.model, model.config
     model.config.auxiliary_loss = auxiliary_loss
@@ -81,7 +82,7 @@ def build(
     auxiliary_loss: bool = True,
     attention: Literal["plain", "eager"] = "plain",
     normalize: Literal["imagenet", "none"] = "imagenet",
-) -> HfDetector:
+) -> Detector:
     """DAB-DETR. Its backbone's BatchNorms are constants: give it ``pretrained_backbone``.
 
     Args:
@@ -125,5 +126,5 @@ def build(
 
 
 DETECTORS.add(
-    "dab-detr", DetectorFamily(build, "transformer", "transformers", "Apache-2.0", "DAB-DETR: queries are boxes")
+    "dab-detr", family(build, "transformer", "transformers", "Apache-2.0", "DAB-DETR: queries are boxes")
 )

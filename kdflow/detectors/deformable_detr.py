@@ -17,6 +17,7 @@ from typing import Any, Literal
 from torch import nn
 
 from kdflow.detectors import deformable_stages as parts
+from kdflow.detectors.bridge import PortSpec, family
 from kdflow.detectors.hf_build import backbone_config, build_model, load_backbone, parameters_of
 from kdflow.detectors.hf_parts import (
     TARGET_INPUTS,
@@ -36,7 +37,7 @@ from kdflow.detectors.hf_parts import (
 from kdflow.detectors.options import typed_options
 from kdflow.errors import UsageError
 from kdflow.kinds import LAYERS, TOKENS
-from kdflow.ports import DETECTORS, Call, DetectorFamily, PortEntry, PortSpec, Stage
+from kdflow.ports import DETECTORS, Call, Detector, PortEntry, Stage
 
 TERMS = ("loss_ce", "loss_bbox", "loss_giou")
 PUBLISHED_CLASS_WEIGHT = 2.0
@@ -106,19 +107,19 @@ def query_stages(model: Any) -> dict[str, Stage]:
     }
 
 
-def proposal_stages(criterion: Criterion) -> tuple[dict[str, Stage], dict[str, PortSpec]]:
+def proposal_stages(criterion: Criterion) -> tuple[dict[str, Stage], dict[str, Any]]:
     """The published loss on every encoder token, with all classes taken as one."""
     match, loss = parts.ProposalMatch(Match(criterion.make)), parts.ProposalLoss(criterion)
     inputs = {"logits": "encoder.logits", "boxes": "encoder.boxes", **TARGET_INPUTS}
     stages = {
-        "match.proposals": Stage(match, inputs, ("indices",), infer=match.infer),
-        "criterion.proposals": Stage(loss, {**inputs, "pairs": "match.proposals"}, loss.names, infer=loss.infer),
+        "match.proposals": Stage(match, inputs, ("indices",)),
+        "criterion.proposals": Stage(loss, {**inputs, "pairs": "match.proposals"}, loss.names),
     }
     pairs = inner("match.proposals", "indices", "pairs of encoder tokens and objects")
     return stages, {"match.proposals": pairs, **loss_ports("criterion.proposals", loss.names)}
 
 
-def feature_ports(core: Any) -> dict[str, PortSpec]:
+def feature_ports(core: Any) -> dict[str, Any]:
     """Ports up to the decoder's tokens."""
     config, channels = core.config, tuple(core.backbone.intermediate_channel_sizes)
     strides = tuple(32 >> i for i in range(len(channels)))[::-1]
@@ -136,7 +137,7 @@ def feature_ports(core: Any) -> dict[str, PortSpec]:
     }
 
 
-def decoder_ports(config: Any) -> dict[str, PortSpec]:
+def decoder_ports(config: Any) -> dict[str, Any]:
     """Ports of queries, decoder and heads."""
     length = config.decoder_layers
     logit: dict[str, Any] = {"node": "transformer/logit", "length": 1}
@@ -197,7 +198,7 @@ def untrained_modules(model: Any, published: bool) -> list[tuple[nn.Module, list
     return [(model.class_embed[-1], [logits]), (model.bbox_embed[-1], [boxes]), *shared]
 
 
-def wrap(model: Any, classes: Sequence[str], criterion: str, auxiliary_loss: bool, normalize: str) -> HfDetector:
+def wrap(model: Any, classes: Sequence[str], criterion: str, auxiliary_loss: bool, normalize: str) -> Detector:
     """The detector around a library model. The backbone is made trainable (the library freezes its own ResNets by accident)."""
     model.config.auxiliary_loss = auxiliary_loss
     model.model.unfreeze_backbone()
@@ -210,7 +211,7 @@ def wrap(model: Any, classes: Sequence[str], criterion: str, auxiliary_loss: boo
         config.decoder_layers,
     )
     matching, matching_ports = matching_stages(set_loss)
-    proposals: tuple[dict[str, Stage], dict[str, PortSpec]] = ({}, {})
+    proposals: tuple[dict[str, Stage], dict[str, Any]] = ({}, {})
     if published and config.two_stage:
         proposals = proposal_stages(set_loss)
     stages = {
@@ -250,7 +251,7 @@ def build(
     criterion: Literal["library", "published"] = "library",
     attention: Literal["sdpa", "eager"] = "sdpa",
     normalize: Literal["imagenet", "none"] = "imagenet",
-) -> HfDetector:
+) -> Detector:
     """Deformable DETR. Its backbone's BatchNorms are constants: give it ``pretrained_backbone`` or train for long.
 
     Args:
@@ -310,7 +311,7 @@ def build(
 
 DETECTORS.add(
     "deformable-detr",
-    DetectorFamily(
+    family(
         build,
         "transformer",
         "transformers",

@@ -12,14 +12,13 @@ from kdflow.detectors.torchvision_parts import (
     PIXELS,
     TARGETS,
     Anchors,
-    ClassRows,
     TorchvisionDetector,
     inner,
     loss_ports,
     port,
 )
 from kdflow.kinds import DENSE_VALUES
-from kdflow.ports import Call, PortSpec, Stage
+from kdflow.ports import Call, ClassRows, Detector, Stage
 from kdflow.source import Source
 
 FAMILY = "dense"
@@ -73,9 +72,9 @@ def assign_stages(assign: Any, classes: int, inputs: dict[str, str] | None = Non
     named = {"priors": "head.priors", "boxes": TARGETS["boxes"], **(inputs or {})}
     labels = dense.AssignedLabels(classes)
     return {
-        "assign": Stage(assign, named, dense.Assign.outputs, infer=assign.infer),
+        "assign": Stage(assign, named, dense.Assign.outputs),
         "assign.labels": Stage(
-            labels, {"indices": "assign.indices", "labels": TARGETS["labels"]}, ("labels",), infer=labels.infer
+            labels, {"indices": "assign.indices", "labels": TARGETS["labels"]}, ("labels",)
         ),
     }
 
@@ -89,20 +88,20 @@ def last_stages(loss: Any, detect: Any, form: DenseForm) -> dict[str, Stage]:
     """The losses on the assignment, and the detections."""
     own = {"priors": "head.priors", "indices": "assign.indices", **TARGETS}
     return {
-        "losses": Stage(loss, {**own, **output_inputs(form)}, loss.names, infer=loss.infer),
+        "losses": Stage(loss, {**own, **output_inputs(form)}, loss.names),
         "detections": Stage(
-            detect, {"priors": "head.priors", **SIZES, **output_inputs(form)}, ("detections",), infer=detect.infer
+            detect, {"priors": "head.priors", **SIZES, **output_inputs(form)}, ("detections",)
         ),
     }
 
 
-def dense_ports(form: DenseForm, losses: Sequence[str], priors_key: str = "anchors") -> dict[str, PortSpec]:
+def dense_ports(form: DenseForm, losses: Sequence[str], priors_key: str = "anchors") -> dict[str, Any]:
     """Ports of the head, the assignment, the losses and the detections."""
     count = len(form.strides)
     levels: dict[str, Any] = {"strides": form.strides, "length": count}
     logits = form.classes + (form.scores == "softmax")
 
-    def of(name: str, stage: str, key: str, channels: int = 0, form: str = "") -> PortSpec:
+    def of(name: str, stage: str, key: str, channels: int = 0, form: str = "") -> Any:
         return port(name, FAMILY, stage, key, channels=(channels,) * count if channels else (), form=form, **levels)
 
     made = {
@@ -129,11 +128,11 @@ def dense_ports(form: DenseForm, losses: Sequence[str], priors_key: str = "ancho
     }
 
 
-def tower_ports(form: DenseForm, levels: dict[str, Any]) -> dict[str, PortSpec]:
+def tower_ports(form: DenseForm, levels: dict[str, Any]) -> dict[str, Any]:
     """``head.cls_tower`` and its blocks, and the same for boxes."""
     if not form.blocks:
         return {}
-    found: dict[str, PortSpec] = {}
+    found: dict[str, Any] = {}
     for branch in ("cls", "box"):
         channels = (form.width,) * len(form.strides)
         name = f"head.{branch}_tower"
@@ -181,14 +180,14 @@ def dense_detector(
     form: DenseForm,
     losses: Sequence[str],
     *,
-    features: Mapping[str, PortSpec],
+    features: Mapping[str, Any],
     stages: Mapping[str, Stage],
     normalize: Normalize,
     code: Source,
     class_rows: Mapping[str, ClassRows],
     size_divisor: int = 32,
     label_offset: int = 0,
-) -> TorchvisionDetector:
+) -> Detector:
     """The detector around a model with a dense head.
 
     Args:

@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any, Literal
 
 from kdflow.detectors import detr_stages as parts
+from kdflow.detectors.bridge import family
 from kdflow.detectors.deformable_detr import TERMS, loss_weights
 from kdflow.detectors.deformable_detr import make_criterion as make_sigmoid_criterion
 from kdflow.detectors.deformable_stages import Backbone
@@ -33,7 +34,7 @@ from kdflow.detectors.hf_parts import (
 )
 from kdflow.detectors.options import typed_options
 from kdflow.kinds import TENSOR, TOKENS
-from kdflow.ports import DETECTORS, Call, DetectorFamily, PortSpec, Stage
+from kdflow.ports import DETECTORS, Call, Detector, Stage
 
 MEMORY = {"tokens": "decoder.tokens", "layout": "encoder.layout"}
 
@@ -97,7 +98,7 @@ def query_stages(model: Any, points: bool, attention: bool) -> dict[str, Stage]:
     }
 
 
-def feature_ports(channels: Sequence[int], width: int) -> dict[str, PortSpec]:
+def feature_ports(channels: Sequence[int], width: int) -> dict[str, Any]:
     """Ports up to the decoder's tokens."""
     maps: dict[str, Any] = {"channels": (width,), "strides": (32,), "length": 1}
     strides = tuple(32 >> i for i in range(len(channels)))[::-1]
@@ -115,7 +116,7 @@ def feature_ports(channels: Sequence[int], width: int) -> dict[str, PortSpec]:
     }
 
 
-def decoder_ports(length: int, width: int, form: str, references: str, attention: bool) -> dict[str, PortSpec]:
+def decoder_ports(length: int, width: int, form: str, references: str, attention: bool) -> dict[str, Any]:
     """Ports of queries, decoder and heads.
 
     Args:
@@ -142,7 +143,7 @@ def decoder_ports(length: int, width: int, form: str, references: str, attention
     return ports
 
 
-def calls(criterion: Criterion, ports: Mapping[str, PortSpec]) -> dict[str, Call]:
+def calls(criterion: Criterion, ports: Mapping[str, Any]) -> dict[str, Call]:
     """What a method may run again; of the decoder's results those that are ports."""
     words = ("states", "logits", "boxes", "queries", "references", "self_attention", "cross_attention")
     results = {n: f"decoder.{n}" for n in words if f"decoder.{n}" in ports}
@@ -166,10 +167,10 @@ def assemble(
     model: Any,
     classes: Sequence[str],
     stages: Mapping[str, Stage],
-    ports: Mapping[str, PortSpec],
+    ports: Mapping[str, Any],
     criterion: Criterion,
     postprocess: Postprocess,
-) -> HfDetector:
+) -> Detector:
     """Put matching, losses and post-processing behind the given stages. The backbone is made trainable."""
     model.model.unfreeze_backbone()
     matching, matching_ports = matching_stages(criterion)
@@ -189,7 +190,7 @@ def wrap(
     auxiliary_loss: bool,
     normalize: str,
     postprocess: Postprocess,
-) -> HfDetector:
+) -> Detector:
     """The detector around a DETR or Conditional DETR of the library."""
     core, config = model.model, model.config
     attention, points = config._attn_implementation == "eager", name != "detr"
@@ -235,7 +236,7 @@ def build_detr(
     layer_norms: Literal["last", "every"] | None = None,
     attention: Literal["sdpa", "eager"] = "sdpa",
     normalize: Literal["imagenet", "none"] = "imagenet",
-) -> HfDetector:
+) -> Detector:
     """DETR (softmax over C+1 classes). Its backbone's BatchNorms are constants: give it ``pretrained_backbone``.
 
     Args:
@@ -293,7 +294,7 @@ def build_conditional(
     criterion: Literal["library", "published"] = "library",
     attention: Literal["sdpa", "eager"] = "sdpa",
     normalize: Literal["imagenet", "none"] = "imagenet",
-) -> HfDetector:
+) -> Detector:
     """Conditional DETR, with the options of DETR (:func:`build_detr`) and a choice of criterion.
 
     Args:
@@ -349,8 +350,8 @@ def detr_settings(
     }
 
 
-DETECTORS.add("detr", DetectorFamily(build_detr, "transformer", "transformers", "Apache-2.0", "DETR (softmax)"))
+DETECTORS.add("detr", family(build_detr, "transformer", "transformers", "Apache-2.0", "DETR (softmax)"))
 DETECTORS.add(
     "conditional-detr",
-    DetectorFamily(build_conditional, "transformer", "transformers", "Apache-2.0", "Conditional DETR"),
+    family(build_conditional, "transformer", "transformers", "Apache-2.0", "Conditional DETR"),
 )

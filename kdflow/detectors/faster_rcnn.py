@@ -11,13 +11,13 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHe
 
 from kdflow.detectors import rcnn_stages as rcnn
 from kdflow.detectors.backbones import BackboneSpec, Norm, backbone_source, build_backbone
+from kdflow.detectors.bridge import family
 from kdflow.detectors.normalize import IMAGENET_MEAN, IMAGENET_STD, Normalize
 from kdflow.detectors.options import typed_options
 from kdflow.detectors.torchvision_parts import (
     PIXELS,
     TARGETS,
     Anchors,
-    ClassRows,
     TorchvisionDetector,
     check_anchors,
     feature_ports,
@@ -29,7 +29,7 @@ from kdflow.detectors.torchvision_parts import (
     resize_settings,
 )
 from kdflow.kinds import ANY, ROWS
-from kdflow.ports import DETECTORS, Call, DetectorFamily, PortSpec, Stage
+from kdflow.ports import DETECTORS, Call, ClassRows, Detector, Stage
 from kdflow.source import Source, call_lines
 
 NAME, FAMILY = "faster-rcnn", "two-stage"
@@ -49,12 +49,11 @@ def rpn_stages(rpn: Any) -> dict[str, Stage]:
             proposals,
             {**RPN, "anchors": "rpn.anchors", "image_sizes": "image_sizes"},
             ("boxes", "scores"),
-            infer=proposals.infer,
         ),
         "rpn.sample": Stage(
-            sample, {"anchors": "rpn.anchors", **TARGETS}, ("labels", "samples"), stochastic=True, infer=sample.infer
+            sample, {"anchors": "rpn.anchors", **TARGETS}, ("labels", "samples"), stochastic=True
         ),
-        "rpn.loss": Stage(loss, {**RPN, "samples": "rpn.samples"}, RPN_LOSSES, infer=loss.infer),
+        "rpn.loss": Stage(loss, {**RPN, "samples": "rpn.samples"}, RPN_LOSSES),
     }
 
 
@@ -66,10 +65,10 @@ def roi_stages(heads: Any, names: tuple[str, ...], classes: int) -> dict[str, St
     outputs = {"logits": "roi.logits", "deltas": "roi.deltas"}
     return {
         "roi.sample": Stage(
-            sample, {"proposals": "rpn.proposals", **TARGETS}, sampled, stochastic=True, infer=sample.infer
+            sample, {"proposals": "rpn.proposals", **TARGETS}, sampled, stochastic=True
         ),
         "roi.pool": Stage(
-            pool, {"maps": "neck", "boxes": "roi.boxes", **sizes}, ("features", "levels"), infer=pool.infer
+            pool, {"maps": "neck", "boxes": "roi.boxes", **sizes}, ("features", "levels")
         ),
         "roi.head": Stage(
             rcnn.RoiHead(heads.box_head), {"features": "roi.features"}, ("fc1", "fc2", "embedding"), dense=True
@@ -79,15 +78,15 @@ def roi_stages(heads: Any, names: tuple[str, ...], classes: int) -> dict[str, St
         ),
         "roi.decode": Stage(rcnn.RoiDecode(heads), {"deltas": "roi.deltas", "boxes": "roi.boxes"}, ("decoded",)),
         "roi.loss": Stage(
-            loss, {**outputs, "labels": "roi.labels", "targets": "roi.targets"}, ROI_LOSSES, infer=loss.infer
+            loss, {**outputs, "labels": "roi.labels", "targets": "roi.targets"}, ROI_LOSSES
         ),
         "detections": Stage(
-            detect, {"maps": "neck", "proposals": "rpn.proposals", **sizes}, ("detections",), infer=detect.infer
+            detect, {"maps": "neck", "proposals": "rpn.proposals", **sizes}, ("detections",)
         ),
     }
 
 
-def rpn_ports(strides: Sequence[int]) -> dict[str, PortSpec]:
+def rpn_ports(strides: Sequence[int]) -> dict[str, Any]:
     """Ports of :func:`rpn_stages`."""
     levels = {"strides": tuple(strides), "length": len(strides)}
     return {
@@ -106,7 +105,7 @@ def rpn_ports(strides: Sequence[int]) -> dict[str, PortSpec]:
     }
 
 
-def roi_ports(width: int, hidden: int, classes: int) -> dict[str, PortSpec]:
+def roi_ports(width: int, hidden: int, classes: int) -> dict[str, Any]:
     """Ports of :func:`roi_stages`; ``width`` of the pyramid, ``hidden`` of the box head."""
     node = "cnn/rpn-roi"
     outputs = {"roi.logits": ("logits", classes + 1, "softmax"), "roi.deltas": ("deltas", 4 * (classes + 1), "deltas")}
@@ -173,7 +172,7 @@ def calls() -> dict[str, Call]:
 
 def wrap(
     model: FasterRCNN, classes: tuple[str, ...], spec: BackboneSpec, channels: Sequence[int], code: Source
-) -> TorchvisionDetector:
+) -> Detector:
     """The detector around a Faster R-CNN with a pyramid, a two-layer box head and per-class boxes."""
     heads: Any = model.roi_heads
     normalize = Normalize(model.transform.image_mean, model.transform.image_std)
@@ -236,7 +235,7 @@ def build_faster_rcnn(
     image_std: tuple[float, float, float] = IMAGENET_STD,
     min_size: int = 800,
     max_size: int = 1333,
-) -> TorchvisionDetector:
+) -> Detector:
     """Faster R-CNN on a feature pyramid; defaults are torchvision's.
 
     Args:
@@ -333,5 +332,5 @@ def source(
 
 DETECTORS.add(
     NAME,
-    DetectorFamily(build_faster_rcnn, FAMILY, "torchvision", "BSD-3-Clause", "Faster R-CNN with a feature pyramid"),
+    family(build_faster_rcnn, FAMILY, "torchvision", "BSD-3-Clause", "Faster R-CNN with a feature pyramid"),
 )

@@ -16,6 +16,7 @@ from torchvision.models.detection.fcos import FCOSHead
 from kdflow.detectors import dense_stages as dense
 from kdflow.detectors import pyramids
 from kdflow.detectors.backbones import P6_FROM, BackboneSpec, Norm, backbone_source, build_backbone
+from kdflow.detectors.bridge import family
 from kdflow.detectors.dense_parts import (
     FAMILY,
     DenseForm,
@@ -29,8 +30,6 @@ from kdflow.detectors.normalize import IMAGENET_MEAN, IMAGENET_STD, Normalize
 from kdflow.detectors.options import typed_options
 from kdflow.detectors.pyramids import BranchedPyramid
 from kdflow.detectors.torchvision_parts import (
-    ClassRows,
-    TorchvisionDetector,
     cells,
     check_groups,
     feature_ports,
@@ -41,7 +40,7 @@ from kdflow.detectors.torchvision_parts import (
 )
 from kdflow.errors import UsageError
 from kdflow.kinds import PYRAMID
-from kdflow.ports import DETECTORS, DetectorFamily, PortSpec, Stage
+from kdflow.ports import DETECTORS, ClassRows, Detector, Stage
 from kdflow.source import Source, call_lines
 
 NAME = "fcos"
@@ -137,7 +136,7 @@ def build_fcos(
     image_std: tuple[float, float, float] = IMAGENET_STD,
     min_size: int = 800,
     max_size: int = 1333,
-) -> TorchvisionDetector:
+) -> Detector:
     """FCOS on P3..P7; defaults are torchvision's ``fcos_resnet50_fpn``.
 
     Args:
@@ -227,7 +226,7 @@ def build_model(
     return model, channels, source(spec, channels, call_lines(opening, settings), spare)
 
 
-def read_ports(form: DenseForm) -> dict[str, PortSpec]:
+def read_ports(form: DenseForm) -> dict[str, Any]:
     """What the head reads, where it is not the whole pyramid."""
     if form.maps == "neck":
         return {}
@@ -250,4 +249,4 @@ def source(spec: BackboneSpec, channels: Sequence[int], lines: Sequence[str], sp
     return found.then(*lines, imports=imports)
 
 
-DETECTORS.add(NAME, DetectorFamily(build_fcos, FAMILY, "torchvision", "BSD-3-Clause", "FCOS on P3..P7, or P2..P7"))
+DETECTORS.add(NAME, family(build_fcos, FAMILY, "torchvision", "BSD-3-Clause", "FCOS on P3..P7, or P2..P7"))

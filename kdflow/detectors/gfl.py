@@ -12,6 +12,7 @@ from kdflow.detectors import dense_stages as dense
 from kdflow.detectors import gfl_model
 from kdflow.detectors import point_stages as point
 from kdflow.detectors.backbones import BackboneSpec, Norm, backbone_source, build_backbone
+from kdflow.detectors.bridge import family
 from kdflow.detectors.dense_parts import (
     FAMILY,
     SIZES,
@@ -25,14 +26,12 @@ from kdflow.detectors.gfl_model import ATSSHead, GFLHead, PointDetector, PointHe
 from kdflow.detectors.normalize import IMAGENET_MEAN, IMAGENET_STD, Normalize
 from kdflow.detectors.options import typed_options
 from kdflow.detectors.torchvision_parts import (
-    ClassRows,
-    TorchvisionDetector,
     feature_ports,
     feature_stages,
     pyramid,
 )
 from kdflow.errors import UsageError
-from kdflow.ports import DETECTORS, DetectorFamily, Stage
+from kdflow.ports import DETECTORS, ClassRows, Detector, Stage
 from kdflow.source import Source, call_lines
 
 
@@ -87,7 +86,7 @@ def assemble(
     loss: point.PointLoss,
     form: DenseForm,
     classifier: str,
-) -> TorchvisionDetector:
+) -> Detector:
     """The detector around a head; ``made`` is the Python that makes the head."""
     body, channels = build_backbone(settings.spec)
     xavier(body)
@@ -195,7 +194,7 @@ def build_gfl(
     image_std: tuple[float, float, float] = IMAGENET_STD,
     min_size: int = 800,
     max_size: int = 1333,
-) -> TorchvisionDetector:
+) -> Detector:
     """GFL on P3..P7; defaults are mmdetection's ``gfl_r50_fpn``.
 
     Args:
@@ -273,7 +272,7 @@ def build_atss(
     image_std: tuple[float, float, float] = IMAGENET_STD,
     min_size: int = 800,
     max_size: int = 1333,
-) -> TorchvisionDetector:
+) -> Detector:
     """ATSS on P3..P7 with one square anchor per cell; defaults are mmdetection's ``atss_r50_fpn``.
 
     Args:
@@ -321,7 +320,7 @@ def build_atss(
 
 DETECTORS.add(
     "gfl",
-    DetectorFamily(
+    family(
         build_gfl,
         FAMILY,
         "torchvision",
@@ -331,7 +330,7 @@ DETECTORS.add(
 )
 DETECTORS.add(
     "atss",
-    DetectorFamily(
+    family(
         build_atss,
         FAMILY,
         "torchvision",

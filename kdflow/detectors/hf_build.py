@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -15,7 +14,6 @@ from kdflow.detectors.backbones import TIMM, timm_indices
 from kdflow.detectors.weights import fit, read_state
 from kdflow.errors import UsageError, choices
 from kdflow.ports import PortEntry
-from kdflow.source import Source
 
 RESNETS: Mapping[str, dict[str, Any]] = {
     "resnet18": {"layer_type": "basic", "hidden_sizes": [64, 128, 256, 512], "depths": [2, 2, 2, 2]},
@@ -213,20 +211,6 @@ def _named(config: Any, classes: Sequence[str]) -> Any:
 def load_file(module: nn.Module, file: Path, classes: Sequence[str] = ()) -> None:
     """Load a state dict (``.safetensors``, else torch) strictly; UsageError names what does not fit."""
     fit(module, read_state(file), str(file), classes)
-
-
-def source_of(model: Any) -> Source:
-    """Python that makes an untrained model of the same architecture; load the weights strictly."""
-    name, config = type(model).__name__, type(model.config).__name__
-    settings = json.loads(model.config.to_json_string(use_diff=True))
-    dropped = ("transformers_version", "architectures", "dtype", "_name_or_path")
-    return Source(
-        f"{name} of the transformers library",
-        "transformers",
-        imports=(f"from transformers import {config}, {name}",),
-        lines=(f"model = {name}({config}.from_dict(CONFIG))",),
-        constants={"CONFIG": {key: value for key, value in settings.items() if key not in dropped}},
-    )
 
 
 def parameters_of(

@@ -10,23 +10,23 @@ same before the sigmoid, read instead of ``references`` where present (own queri
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from kdflow.detectors.bridge import PortSpec, joined, standard_port
 from kdflow.detectors.normalize import IMAGENET_MEAN, IMAGENET_STD, Normalize
 from kdflow.detectors.torchvision_parts import evaluating
 from kdflow.errors import UsageError
 from kdflow.kinds import ANY, BOXES, LABELS, SCALAR, Kind
-from kdflow.ports import Call, PortEntry, PortSpec, Stage, standard_port
+from kdflow.ports import Call, Detector, ImageSizes, PortEntry, Stage
 from kdflow.source import Source
 
-ImageSizes = list[tuple[int, int]]
 Pairs = list[list[tuple[Tensor, Tensor]]]
 Labels = list[dict[str, Tensor]]
 
@@ -312,66 +312,108 @@ class Postprocess(nn.Module):
         return {"detections": [dict(one) for _ in image_sizes]}
 
 
-@dataclass(eq=False, repr=False)
-class HfDetector:
-    """A detector of the transformers library as stages; see :class:`kdflow.ports.Detector` for the shared attributes.
+def transformers_detector(
+    name: str,
+    classes: Sequence[str],
+    model: nn.Module,
+    stages: Mapping[str, Stage],
+    calls: Mapping[str, Call],
+    *,
+    size_divisor: int,
+    optional: Mapping[str, Sequence[PortEntry]] | None = None,
+) -> Detector:
+    """A model of the transformers library as stages; its losses are all ports below ``losses``.
 
-    Attributes:
-        unused_parameters: Parameters that the library's own losses never reach -> entries of ports, as (port, index), through
-            which a method may train them.
+    Args:
+        name: Registered name.
+        classes: Class names in label order.
+        model: The library's model.
+        stages: All stages, among them ``normalize`` (a :class:`Prepare`) and ``postprocess`` (a :class:`Postprocess`).
+        calls: What a method may run again.
+        size_divisor: Canvas sides are multiples of it.
+        optional: As in :class:`kdflow.ports.Detector`.
     """
+    given = [port.name for stage in stages.values() for _, port in stage.ports]
+    losses = {port.removeprefix("losses."): port for port in given if port.startswith("losses.")}
+    return Detector(
+        name,
+        "transformer",
+        "transformers",
+        tuple(classes),
+        model,
+        stages,
+        calls,
+        losses,
+        size_divisor,
+        optional or {},
+        inference=predict,
+        writer=source_of,
+        loader=no_names,
+    )
 
-    name: str
-    classes: tuple[str, ...]
-    model: nn.Module
-    ports: Mapping[str, PortSpec]
-    stages: Mapping[str, Stage]
-    calls: Mapping[str, Call]
-    losses: Mapping[str, str]
-    size_divisor: int
-    unused_parameters: Mapping[str, Sequence[PortEntry]] = field(default_factory=dict)
-    family: str = "transformer"
-    library: str = "transformers"
 
-    def predict(self, images: Tensor, image_sizes: ImageSizes) -> list[dict[str, Tensor]]:
-        """Detections by the library's own inference and post-processing; see :meth:`kdflow.ports.Detector.predict`."""
-        normalize: Any = self.stages["normalize"].run
-        postprocess: Any = self.stages["postprocess"].run
-        with evaluating(self.model), torch.no_grad():
-            seen = normalize(images, image_sizes)
-            outputs = self.model(pixel_values=seen["pixels"], pixel_mask=seen["mask"])
-            return postprocess.decode(outputs, image_sizes)
+def predict(detector: Detector, images: Tensor, image_sizes: ImageSizes) -> list[dict[str, Tensor]]:
+    """Detections by the library's own inference and post-processing; see :meth:`kdflow.ports.Detector.predict`."""
+    normalize: Any = detector.stages["normalize"].run
+    postprocess: Any = detector.stages["postprocess"].run
+    with evaluating(detector.model), torch.no_grad():
+        seen = normalize(images, image_sizes)
+        outputs = detector.model(pixel_values=seen["pixels"], pixel_mask=seen["mask"])
+        found: list[dict[str, Tensor]] = postprocess.decode(outputs, image_sizes)
+        return found
 
-    def source(self) -> Source:
-        """Python that makes ``model`` from transformers alone."""
-        from kdflow.detectors.hf_build import source_of
 
-        prepare: Any = self.stages["normalize"].run
-        postprocess: Any = self.stages["postprocess"].run
-        detect = {
+def source_of(detector: Detector) -> Source:
+    """Python that makes an untrained model of the same architecture; load the weights strictly."""
+    prepare: Any = detector.stages["normalize"].run
+    postprocess: Any = detector.stages["postprocess"].run
+    config: Any = detector.model.config
+    name, kind = type(detector.model).__name__, type(config).__name__
+    settings = json.loads(config.to_json_string(use_diff=True))
+    dropped = ("transformers_version", "architectures", "dtype", "_name_or_path")
+    return Source(
+        f"{name} of the transformers library",
+        "transformers",
+        imports=(f"from transformers import {kind}, {name}",),
+        lines=(f"model = {name}({kind}.from_dict(CONFIG))",),
+        constants={"CONFIG": {key: value for key, value in settings.items() if key not in dropped}},
+        detect={
             "processor": postprocess.processor,
             "options": postprocess.options,
             "statistics": None if prepare.normalize is None else (IMAGENET_MEAN, IMAGENET_STD),
-        }
-        return replace(source_of(self.model), detect=detect)
+        },
+    )
 
 
-def port(name: str, stage: str, key: str, **details: Any) -> PortSpec:
+def no_names(detector: Detector, name: str) -> None:
+    """Folders and hub names bring their own architecture, so they are read when a model is built; what is left is no file."""
+    raise UsageError(f'weights "{name}": there is no such file')
+
+
+def HfDetector(  # noqa: N802
+    name: Any, classes: Any, model: Any, ports: Any, stages: Any, calls: Any, losses: Any, size_divisor: Any, optional: Any = None
+) -> Detector:
+    return transformers_detector(
+        name, classes, model, joined(stages, ports), calls, size_divisor=size_divisor, optional=optional
+    )
+
+
+def port(name: str, stage: str, key: str, **details: Any) -> Any:
     """A standard port of a transformer detector."""
     return standard_port(name, "transformer", stage, key, **details)
 
 
-def inner(stage: str, key: str, doc: str, kind: Kind = ANY) -> PortSpec:
+def inner(stage: str, key: str, doc: str, kind: Kind = ANY) -> Any:
     """A port that stages need among themselves, or that belongs to one family."""
     return PortSpec(kind, stage, key, doc=doc)
 
 
-def loss_ports(stage: str, names: Sequence[str]) -> dict[str, PortSpec]:
+def loss_ports(stage: str, names: Sequence[str]) -> dict[str, Any]:
     """``losses.<name>`` for each term of a loss stage."""
     return {f"losses.{name}": inner(stage, name, "weighted loss term of the library", SCALAR) for name in names}
 
 
-def target_stages() -> tuple[dict[str, Stage], dict[str, PortSpec]]:
+def target_stages() -> tuple[dict[str, Stage], dict[str, Any]]:
     """The stage and ports that carry the ground truth to matching and criterion."""
     stage = Stage(Targets(), {"boxes": "targets.boxes", "labels": "targets.labels"}, ("boxes", "labels"))
     ports = {
@@ -389,16 +431,15 @@ TARGET_INPUTS = {
 PREDICTIONS = {"logits": "decoder.logits", "boxes": "decoder.boxes"}
 
 
-def matching_stages(criterion: Criterion) -> tuple[dict[str, Stage], dict[str, PortSpec]]:
+def matching_stages(criterion: Criterion) -> tuple[dict[str, Stage], dict[str, Any]]:
     """Targets, matching and criterion of the decoder layers, in this order, with their ports."""
     stages, ports = target_stages()
     match = Match(criterion.make, criterion.clamp)
-    stages["match"] = Stage(match, {**PREDICTIONS, **TARGET_INPUTS}, ("indices",), infer=match.infer)
+    stages["match"] = Stage(match, {**PREDICTIONS, **TARGET_INPUTS}, ("indices",))
     stages["criterion"] = Stage(
         criterion,
         {**PREDICTIONS, "pairs": "match.indices", **TARGET_INPUTS},
         (*criterion.names, "total"),
-        infer=criterion.infer,
     )
     ports["match.indices"] = port("match.indices", "match", "indices")
     ports["criterion.total"] = inner("criterion", "total", "sum of the decoder layers' loss terms", SCALAR)
@@ -419,4 +460,4 @@ def criterion_call(criterion: Criterion) -> Call:
 
 def detection_stage(postprocess: Postprocess) -> Stage:
     """Post-processing of the last layer."""
-    return Stage(postprocess, {**PREDICTIONS, "image_sizes": "image_sizes"}, ("detections",), infer=postprocess.infer)
+    return Stage(postprocess, {**PREDICTIONS, "image_sizes": "image_sizes"}, ("detections",))

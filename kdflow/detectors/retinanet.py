@@ -15,6 +15,7 @@ from torchvision.models.detection.retinanet import RetinaNetHead
 
 from kdflow.detectors import dense_stages as dense
 from kdflow.detectors.backbones import P6_FROM, BackboneSpec, Norm, backbone_source, build_backbone
+from kdflow.detectors.bridge import family
 from kdflow.detectors.dense_parts import (
     FAMILY,
     DenseForm,
@@ -27,8 +28,6 @@ from kdflow.detectors.dense_parts import (
 from kdflow.detectors.normalize import IMAGENET_MEAN, IMAGENET_STD, Normalize
 from kdflow.detectors.options import typed_options
 from kdflow.detectors.torchvision_parts import (
-    ClassRows,
-    TorchvisionDetector,
     cells,
     check_anchors,
     check_groups,
@@ -37,7 +36,7 @@ from kdflow.detectors.torchvision_parts import (
     pyramid,
     resize_settings,
 )
-from kdflow.ports import DETECTORS, DetectorFamily, Stage
+from kdflow.ports import DETECTORS, ClassRows, Detector, Stage
 from kdflow.source import Source, call_lines
 
 NAME = "retinanet"
@@ -112,7 +111,7 @@ def build_retinanet(
     image_std: tuple[float, float, float] = IMAGENET_STD,
     min_size: int = 800,
     max_size: int = 1333,
-) -> TorchvisionDetector:
+) -> Detector:
     """RetinaNet on P3..P7; defaults are torchvision's ``retinanet_resnet50_fpn``.
 
     Args:
@@ -213,4 +212,4 @@ def source(spec: BackboneSpec, channels: Sequence[int], lines: Sequence[str]) ->
     return backbone_source("RetinaNet of torchvision", spec, channels).then(*lines, imports=imports)
 
 
-DETECTORS.add(NAME, DetectorFamily(build_retinanet, FAMILY, "torchvision", "BSD-3-Clause", "RetinaNet on P3..P7"))
+DETECTORS.add(NAME, family(build_retinanet, FAMILY, "torchvision", "BSD-3-Clause", "RetinaNet on P3..P7"))

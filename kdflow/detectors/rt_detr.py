@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any, Literal
 
 from kdflow.detectors import rt_stages as rt
+from kdflow.detectors.bridge import PortSpec, family
 from kdflow.detectors.hf_build import backbone_config, build_hybrid, channels_of
 from kdflow.detectors.hf_parts import (
     TARGET_INPUTS,
@@ -25,7 +26,7 @@ from kdflow.detectors.hf_parts import (
 )
 from kdflow.detectors.options import typed_options
 from kdflow.kinds import CELLS, LAYERS, TOKENS
-from kdflow.ports import DETECTORS, Call, DetectorFamily, PortSpec, Stage
+from kdflow.ports import DETECTORS, Call, Detector, Stage
 
 TERMS = ("loss_vfl", "loss_bbox", "loss_giou")
 STAGES = (2, 3, 4)
@@ -48,7 +49,7 @@ def feature_stages(core: Any, name: str, normalize: str) -> dict[str, Stage]:
         "backbone": Stage(rt.Backbone(core.backbone.model), {"pixels": "normalize.pixels"}, ("maps",), dense=True),
         "projection": Stage(rt.Projection(core.encoder_input_proj), {"maps": "backbone"}, ("maps",), dense=True),
         "encoder": Stage(
-            encoder, {"maps": "encoder.inputs"}, ("maps",), stochastic=draws(core.config), infer=encoder.infer
+            encoder, {"maps": "encoder.inputs"}, ("maps",), stochastic=draws(core.config)
         ),
         "tokens": Stage(rt.Tokens(core.decoder_input_proj), {"maps": "neck"}, ("tokens", "grid")),
     }
@@ -61,43 +62,42 @@ def query_stages(core: Any, decoder: rt.Decoder) -> dict[str, Stage]:
     chosen = ("queries", "indices", "all_logits", "logits", "boxes")
     return {
         "denoising": Stage(
-            denoising, GROUND_TRUTH, ("noise",), stochastic=core.config.num_denoising > 0, infer=denoising.infer
+            denoising, GROUND_TRUTH, ("noise",), stochastic=core.config.num_denoising > 0
         ),
-        "selection": Stage(selection, tokens, chosen, infer=selection.infer),
+        "selection": Stage(selection, tokens, chosen),
         "decoder": Stage(
             decoder,
             {"queries": "decoder.queries", "noise": "denoising.noise", **tokens},
             decoder.outputs,
             stochastic=draws(core.config),
             options={"denoising": True},
-            infer=decoder.infer,
         ),
     }
 
 
-def proposal_stages(criterion: Criterion, layers: int) -> tuple[dict[str, Stage], dict[str, PortSpec]]:
+def proposal_stages(criterion: Criterion, layers: int) -> tuple[dict[str, Stage], dict[str, Any]]:
     """Matching and loss of the chosen encoder tokens."""
     match, loss = Match(criterion.make, criterion.clamp), rt.ProposalLoss(criterion, layers)
     inputs = {"logits": "encoder.logits", "boxes": "encoder.boxes", **TARGET_INPUTS}
     stages = {
-        "match.proposals": Stage(match, inputs, ("indices",), infer=match.infer),
-        "criterion.proposals": Stage(loss, {**inputs, "pairs": "match.proposals"}, loss.names, infer=loss.infer),
+        "match.proposals": Stage(match, inputs, ("indices",)),
+        "criterion.proposals": Stage(loss, {**inputs, "pairs": "match.proposals"}, loss.names),
     }
     pairs = inner("match.proposals", "indices", "pairs of chosen encoder tokens and objects")
     return stages, {"match.proposals": pairs, **loss_ports("criterion.proposals", loss.names)}
 
 
-def denoising_stages(criterion: Criterion, config: Any) -> tuple[dict[str, Stage], dict[str, PortSpec]]:
+def denoising_stages(criterion: Criterion, config: Any) -> tuple[dict[str, Stage], dict[str, Any]]:
     """Loss of the denoising queries, where there are any."""
     if config.num_denoising <= 0:
         return {}, {}
     loss = rt.DenoisingLoss(criterion, config.decoder_layers)
     inputs = {"noise": "denoising.noise", "denoised": "decoder.denoised", **GROUND_TRUTH}
-    stage = Stage(loss, inputs, loss.names, infer=loss.infer)
+    stage = Stage(loss, inputs, loss.names)
     return {"criterion.denoising": stage}, loss_ports("criterion.denoising", loss.names)
 
 
-def stages_and_ports(core: Any, name: str, normalize: str) -> tuple[dict[str, Stage], dict[str, PortSpec], Criterion]:
+def stages_and_ports(core: Any, name: str, normalize: str) -> tuple[dict[str, Stage], dict[str, Any], Criterion]:
     """All stages in the library's order, and all ports."""
     config = core.config
     eager = config._attn_implementation == "eager"
@@ -118,7 +118,7 @@ def stages_and_ports(core: Any, name: str, normalize: str) -> tuple[dict[str, St
     return stages, ports, criterion
 
 
-def feature_ports(core: Any) -> dict[str, PortSpec]:
+def feature_ports(core: Any) -> dict[str, Any]:
     """Ports up to the decoder's tokens; ``neck`` and ``encoder.memory`` are the same maps."""
     config, channels = core.config, tuple(core.backbone.intermediate_channel_sizes)
     strides, width = tuple(config.feat_strides), (config.encoder_hidden_dim,) * len(channels)
@@ -134,7 +134,7 @@ def feature_ports(core: Any) -> dict[str, PortSpec]:
     }
 
 
-def decoder_ports(config: Any, eager: bool) -> dict[str, PortSpec]:
+def decoder_ports(config: Any, eager: bool) -> dict[str, Any]:
     """Ports of selection and decoder, without denoising queries."""
     length = config.decoder_layers
     proposals: dict[str, Any] = {"node": "transformer/logit", "length": 1}
@@ -186,7 +186,7 @@ def calls(criterion: Criterion) -> dict[str, Call]:
     }
 
 
-def wrap(name: str, model: Any, classes: Sequence[str], normalize: str) -> HfDetector:
+def wrap(name: str, model: Any, classes: Sequence[str], normalize: str) -> Detector:
     """The detector around a library model of this kind."""
     model.config.auxiliary_loss = True
     stages, ports, criterion = stages_and_ports(model.model, name, normalize)
@@ -220,7 +220,7 @@ def build(
     box_noise: float = 1.0,
     attention: Literal["sdpa", "eager"] = "sdpa",
     normalize: Literal["none", "imagenet"] = "none",
-) -> HfDetector:
+) -> Detector:
     """RT-DETR.
 
     Args:
@@ -281,7 +281,7 @@ def build(
 
 DETECTORS.add(
     "rt-detr",
-    DetectorFamily(
+    family(
         build,
         "transformer",
         "transformers",

@@ -16,6 +16,7 @@ from torchvision.ops import box_iou
 
 from kdflow.detectors import dense_stages as dense
 from kdflow.detectors.backbones import BackboneSpec, Norm, backbone_source, build_backbone, load_body
+from kdflow.detectors.bridge import family
 from kdflow.detectors.dense_parts import (
     FAMILY,
     DenseForm,
@@ -26,8 +27,6 @@ from kdflow.detectors.dense_parts import (
 from kdflow.detectors.normalize import IMAGENET_MEAN, IMAGENET_STD, Normalize
 from kdflow.detectors.options import typed_options
 from kdflow.detectors.torchvision_parts import (
-    ClassRows,
-    TorchvisionDetector,
     background_first,
     background_last,
     cells,
@@ -38,7 +37,7 @@ from kdflow.detectors.torchvision_parts import (
     pyramid,
 )
 from kdflow.errors import UsageError
-from kdflow.ports import DETECTORS, DetectorFamily, PortSpec, Stage
+from kdflow.ports import DETECTORS, ClassRows, Detector, Stage
 from kdflow.source import Source, call_lines
 
 NAME = "ssd"
@@ -142,7 +141,7 @@ def stages(model: Any, normalize: Normalize, form: DenseForm) -> dict[str, Stage
     return {
         **feature_stages(normalize, body, neck),
         "head.tail": Stage(Head(model.head), {"maps": "neck"}, ("logits", "deltas"), dense=True),
-        "head.priors": Stage(priors, {"pixels": "normalize.pixels", "maps": "neck"}, ("anchors",), infer=priors.infer),
+        "head.priors": Stage(priors, {"pixels": "normalize.pixels", "maps": "neck"}, ("anchors",)),
         "head.decode": Stage(decode, {"deltas": "head.deltas", "priors": "head.priors"}, ("boxes",)),
         **assign_stages(dense.Assign(model, match), form.classes),
         **last_stages(loss, detect, form),
@@ -166,7 +165,7 @@ class Plan:
     backbone: nn.Module
     widths: tuple[int, ...]
     strides: tuple[int, ...]
-    ports: dict[str, PortSpec]
+    ports: dict[str, Any]
     ratios: tuple[tuple[int, ...], ...]
     boxes: dict[str, Any]
     source: Source
@@ -228,7 +227,7 @@ def build_ssd(
     candidates: int = 400,
     image_mean: tuple[float, float, float] | None = None,
     image_std: tuple[float, float, float] | None = None,
-) -> TorchvisionDetector:
+) -> Detector:
     """SSD; defaults are torchvision's ``ssd300_vgg16``.
 
     Args:
@@ -309,5 +308,5 @@ def source(plan: Plan, per_cell: Sequence[int], size: int, classes: int, setting
 
 DETECTORS.add(
     NAME,
-    DetectorFamily(build_ssd, FAMILY, "torchvision", "BSD-3-Clause", "SSD300 and SSD512, or SSD's head on a pyramid"),
+    family(build_ssd, FAMILY, "torchvision", "BSD-3-Clause", "SSD300 and SSD512, or SSD's head on a pyramid"),
 )

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,13 +15,14 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import permute_and_flatten
 
 from kdflow.detectors.backbones import BackboneSpec, Body, Neck
+from kdflow.detectors.bridge import PortSpec, joined, standard_port
 from kdflow.detectors.normalize import Normalize
+from kdflow.detectors.weights import load_by_name
 from kdflow.errors import DataError, UsageError
 from kdflow.kinds import ANY, BOXES, LABELS, SCALAR, Kind
-from kdflow.ports import Call, PortSpec, Stage, standard_port
+from kdflow.ports import Call, ClassRows, Detector, ImageSizes, Stage
 from kdflow.source import Source
 
-ImageSizes = list[tuple[int, int]]
 TARGETS = {"boxes": "targets.checked_boxes", "labels": "targets.checked_labels"}
 PIXELS = Call(
     {"pixels": "backbone:pixels"},
@@ -29,63 +31,69 @@ PIXELS = Call(
 )
 
 
-@dataclass(frozen=True)
-class ClassRows:
-    """How the rows of a predictor's weight and bias are ordered: ``groups`` x classes x ``block``.
+def torchvision_detector(
+    name: str,
+    family: str,
+    classes: tuple[str, ...],
+    model: nn.Module,
+    stages: Mapping[str, Stage],
+    calls: Mapping[str, Call],
+    losses: Sequence[str],
+    code: Source,
+    *,
+    size_divisor: int = 32,
+    first_label: int = 0,
+    class_rows: Mapping[str, ClassRows] | None = None,
+) -> Detector:
+    """A torchvision model, or one that is called alike, as stages.
 
-    Attributes:
-        groups: Anchors per cell whose rows follow each other.
-        block: Rows per class.
-        background: The first class is the background.
+    Args:
+        name: Registered name.
+        family: ``two-stage`` or ``dense``.
+        classes: Class names in label order.
+        model: The model.
+        stages: All stages; the one that normalises is called ``normalize``.
+        calls: What a method may run again.
+        losses: Names of the loss terms in the library's order.
+        code: Python that makes the model.
+        size_divisor: Canvas sides are multiples of it.
+        first_label: The library's label of the first class (1 where its label 0 is the background).
+        class_rows: Predictors with rows per class.
     """
+    return Detector(
+        name,
+        family,
+        "torchvision",
+        classes,
+        model,
+        stages,
+        calls,
+        {loss: f"losses.{loss}" for loss in losses},
+        size_divisor,
+        class_rows=class_rows or {},
+        inference=partial(predict, first_label=first_label),
+        writer=partial(source_of, code=replace(code, detect={"first_label": first_label})),
+        loader=load_by_name,
+    )
 
-    groups: int = 1
-    block: int = 1
-    background: bool = False
+
+def predict(detector: Detector, images: Tensor, image_sizes: ImageSizes, first_label: int) -> list[dict[str, Tensor]]:
+    """Detections by the library's own forward pass; see :meth:`kdflow.ports.Detector.predict`."""
+    ready: Any = copy.copy(detector.model)
+    # A shallow copy with another transform: the images are resized and padded already, and boxes stay in their pixels.
+    transform = Ready(detector.stages["normalize"].run, image_sizes)
+    ready._modules = {**detector.model._modules, "transform": transform}
+    with evaluating(detector.model), torch.no_grad():
+        ready.training = False
+        found: list[dict[str, Tensor]] = ready(list(images))
+    return [{**one, "labels": one["labels"] - first_label} for one in found]
 
 
-@dataclass
-class TorchvisionDetector:
-    """A torchvision model as stages; see :class:`kdflow.ports.Detector` for the shared attributes.
-
-    Attributes:
-        normalize: The normalisation that the model's own transform would do.
-        label_offset: What the library adds to our labels (1 where its label 0 is the background).
-        class_rows: Name of a predictor (a layer with ``weight`` and ``bias``) -> order of its rows.
-        code: Source of the model as it is built.
-    """
-
-    name: str
-    family: str
-    classes: tuple[str, ...]
-    model: nn.Module
-    ports: Mapping[str, PortSpec]
-    stages: Mapping[str, Stage]
-    calls: Mapping[str, Call]
-    losses: Mapping[str, str]
-    size_divisor: int
-    normalize: Normalize
-    label_offset: int
-    code: Source
-    class_rows: Mapping[str, ClassRows] = field(default_factory=dict)
-    library: str = "torchvision"
-
-    def predict(self, images: Tensor, image_sizes: ImageSizes) -> list[dict[str, Tensor]]:
-        """Detections by the library's own forward pass; see :meth:`kdflow.ports.Detector.predict`."""
-        ready = copy.copy(self.model)
-        # A shallow copy with another transform: the images are resized and padded already, and boxes stay in their pixels.
-        ready._modules = {**self.model._modules, "transform": Ready(self.normalize, image_sizes)}
-        with evaluating(self.model), torch.no_grad():
-            ready.training = False
-            found: list[dict[str, Tensor]] = ready(list(images))
-        return [{**one, "labels": one["labels"] - self.label_offset} for one in found]
-
-    def source(self) -> Source:
-        """Python that makes ``model`` without kdflow; load the weights strictly."""
-        code = replace(self.code, detect={"first_label": self.label_offset})
-        frozen = [m for m in self.model.modules() if type(m).__name__ == "FrozenBatchNorm2d"]
-        # The library's first COCO weights were trained when its frozen norms had no epsilon.
-        return code.then(*_WITHOUT_EPS) if any(getattr(m, "eps", None) == 0.0 for m in frozen) else code
+def source_of(detector: Detector, code: Source) -> Source:
+    """Python that makes the model without kdflow; load the weights strictly."""
+    frozen = [m for m in detector.model.modules() if type(m).__name__ == "FrozenBatchNorm2d"]
+    # The library's first COCO weights were trained when its frozen norms had no epsilon.
+    return code.then(*_WITHOUT_EPS) if any(getattr(m, "eps", None) == 0.0 for m in frozen) else code
 
 
 _WITHOUT_EPS = (
@@ -98,7 +106,7 @@ _WITHOUT_EPS = (
 class Ready(nn.Module):
     """Stands in for the library's transform where images come resized and padded."""
 
-    def __init__(self, normalize: Normalize, image_sizes: ImageSizes) -> None:
+    def __init__(self, normalize: nn.Module, image_sizes: ImageSizes) -> None:
         super().__init__()
         self.normalize = normalize
         self.image_sizes = list(image_sizes)
@@ -217,17 +225,17 @@ def background_first(values: Tensor, block: int = 1) -> Tensor:
     return torch.roll(values, block, dims=-1)
 
 
-def port(name: str, family: str, stage: str, key: str, **details: Any) -> PortSpec:
+def port(name: str, family: str, stage: str, key: str, **details: Any) -> Any:
     """A standard port."""
     return standard_port(name, family, stage, key, **details)
 
 
-def inner(stage: str, key: str, doc: str, kind: Kind = ANY, **details: Any) -> PortSpec:
+def inner(stage: str, key: str, doc: str, kind: Kind = ANY, **details: Any) -> Any:
     """A port that stages need among themselves, or that belongs to one family."""
     return PortSpec(kind, stage, key, doc=doc, **details)
 
 
-def loss_ports(stage: str, names: Sequence[str]) -> dict[str, PortSpec]:
+def loss_ports(stage: str, names: Sequence[str]) -> dict[str, Any]:
     """``losses.<name>`` for each term of a loss stage."""
     return {f"losses.{name}": inner(stage, name, "loss term of the library", SCALAR) for name in names}
 
@@ -243,14 +251,14 @@ def feature_stages(normalize: Normalize, body: nn.Module, neck: nn.Module) -> di
     return {
         "normalize": Stage(normalize, {"images": "images", "image_sizes": "image_sizes"}, ("pixels",)),
         "targets": Stage(
-            targets, {"boxes": "targets.boxes", "labels": "targets.labels"}, ("boxes", "labels"), infer=targets.infer
+            targets, {"boxes": "targets.boxes", "labels": "targets.labels"}, ("boxes", "labels")
         ),
         "backbone": Stage(body, {"pixels": "normalize.pixels"}, ("maps",), dense=True, library=own),
         "neck": Stage(neck, {"maps": "backbone"}, ("maps",), dense=True),
     }
 
 
-def feature_ports(spec: BackboneSpec, channels: Sequence[int], family: str) -> dict[str, PortSpec]:
+def feature_ports(spec: BackboneSpec, channels: Sequence[int], family: str) -> dict[str, Any]:
     """Ports of :func:`feature_stages`."""
     strides = tuple(2**s for s in spec.stages)
     levels = tuple(2**level for level in spec.levels)
@@ -295,3 +303,14 @@ def check_groups(name: str, width: int) -> None:
         raise UsageError(
             f"{name}: the towers' GroupNorm has 32 groups, so neck must be a multiple of 32 from 64 on, not {width}"
         )
+
+
+def TorchvisionDetector(  # noqa: N802
+    name: Any, family: Any, classes: Any, model: Any, ports: Any, stages: Any, calls: Any, losses: Any, **more: Any
+) -> Detector:
+    more.pop("normalize")
+    first_label = more.pop("label_offset")
+    code = more.pop("code")
+    return torchvision_detector(
+        name, family, classes, model, joined(stages, ports), calls, list(losses), code, first_label=first_label, **more
+    )

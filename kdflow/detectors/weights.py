@@ -11,9 +11,8 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
-from kdflow.detectors.torchvision_parts import ClassRows, TorchvisionDetector
 from kdflow.errors import UsageError, choices
-from kdflow.ports import Detector
+from kdflow.ports import ClassRows, Detector
 
 WITHOUT_EPS = ("FasterRCNN_ResNet50_FPN_Weights.COCO_V1", "RetinaNet_ResNet50_FPN_Weights.COCO_V1")
 """Weights trained when the library's frozen BatchNorm had no epsilon; its own builders set 0 for them too."""
@@ -23,7 +22,7 @@ def load_weights(detector: Detector, weights: str | Path) -> None:
     """Load weights into ``detector.model``, strictly.
 
     Args:
-        detector: Any detector for files, a torchvision one for weight names.
+        detector: The detector; what names mean is its library's business.
         weights: A state-dict file (``.pth``, ``.pt``, ``.safetensors``; a dict with the entry ``model`` will do), or a weight
             name such as ``FasterRCNN_ResNet50_FPN_Weights.COCO_V1``. Of the latter, the predictors' rows are chosen by class
             name, so a COCO model becomes a detector of the classes at hand.
@@ -34,10 +33,8 @@ def load_weights(detector: Detector, weights: str | Path) -> None:
     file = Path(weights).expanduser()
     if file.is_file():
         fit(detector.model, read_state(file), str(weights), detector.classes)
-    elif isinstance(detector, TorchvisionDetector):
-        _load_by_name(detector, str(weights))
     else:
-        raise UsageError(f'weights "{weights}": there is no such file')
+        detector.load(str(weights))
 
 
 def read_state(file: Path) -> dict[str, Tensor]:
@@ -93,7 +90,8 @@ def _shape(shape: Sequence[int]) -> str:
     return f"({', '.join(map(str, shape))})"
 
 
-def _load_by_name(detector: TorchvisionDetector, name: str) -> None:
+def load_by_name(detector: Detector, name: str) -> None:
+    """The loader of torchvision's detectors: a weight name, its predictors' rows chosen by class name."""
     entry = _find(name)
     state = dict(_fetch(entry, name))
     categories: list[str] | None = entry.meta.get("categories")

@@ -27,7 +27,7 @@ def digest(parts: Mapping[str, Any]) -> str:
 
 def detector_code(names: Iterable[str]) -> str:
     """Hash of the source that builds these detectors and of everything of kdflow that it imports."""
-    return code_hash([DETECTORS.get(name).build.__module__ for name in sorted(set(names))])
+    return code_hash([DETECTORS.get(name).make.__module__ for name in sorted(set(names))])
 
 
 def op_code(graph: Graph) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -306,7 +305,7 @@ def brings_architecture(spec: DetectorSpec) -> bool:
     """True when the weights are a model folder or hub name, which says how the model is built as well."""
     if spec.weights is None or Path(spec.weights).expanduser().is_file():
         return False
-    return "weights" in inspect.signature(DETECTORS.get(spec.detector).build).parameters
+    return DETECTORS.get(spec.detector).brings_architecture
 
 
 def fill_weights(spec: DetectorSpec, detector: Detector) -> None:

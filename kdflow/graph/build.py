@@ -17,7 +17,7 @@ from kdflow.graph.terms import add_terms
 from kdflow.graph.wiring import Rewiring, Wiring
 from kdflow.kinds import ANY, Kind
 from kdflow.operation import OPS, Op
-from kdflow.ports import BATCH_PORTS, Detector, PortSpec
+from kdflow.ports import BATCH_PORTS, Detector, Port
 from kdflow.spec.faults import validate
 from kdflow.spec.load import Document, Steps
 from kdflow.spec.method import Method, NodeEntry, Preparation, TermEntry
@@ -155,7 +155,7 @@ class Builder:
             )
         )
 
-    def _given_port(self, text: str) -> PortSpec | None:
+    def _given_port(self, text: str) -> Port | None:
         """What a given value stands for: a port of an owner, an output of a call, or a node's result."""
         base, _, rest = text.partition(".")
         if base in self.detectors:
@@ -165,7 +165,7 @@ class Builder:
             return self.calls.given_output(entry, rest)
         if entry is not None and entry.op is not None and entry.op in OPS:
             kind = _declared_kind(OPS.get(entry.op), rest)
-            return PortSpec(kind, "", rest) if kind else None
+            return Port(rest, kind) if kind else None
         return None
 
     # detectors

@@ -10,9 +10,10 @@ from torch.nn import ModuleDict
 from kdflow.errors import choices
 from kdflow.graph.copies import CopiedStages, copy_stages
 from kdflow.graph.wiring import Rewiring
-from kdflow.ports import STANDARD_PORTS, Call, Detector, PortSpec, Stage
+from kdflow.ports import Call, Detector, Port, Stage
 from kdflow.spec.load import Steps
 from kdflow.spec.method import NodeEntry
+from kdflow.standard_ports import standard_of
 
 if TYPE_CHECKING:
     from kdflow.graph.build import Builder
@@ -45,14 +46,12 @@ class Calls:
             self._rewire(rewiring, key, value, (*path, key))
         return rewiring
 
-    def given_output(self, entry: NodeEntry, output: str) -> PortSpec | None:
+    def given_output(self, entry: NodeEntry, output: str) -> Port | None:
         """What a given value stands for that takes the place of a call's output; None where that is no standard port."""
         owner, _, call = self._text(str(entry.call))[0].partition(".")
         for name in (f"{call}.{output}", f"{call.partition('.')[0]}.{output}", output):
-            if name in STANDARD_PORTS and owner in self.builder.detectors:
-                standard = STANDARD_PORTS[name]
-                node = standard.node[1 if self.builder.detectors[owner].family == "transformer" else 0]
-                return PortSpec(standard.kind, "", output, node=node)
+            if standard_of(name) and owner in self.builder.detectors:
+                return Port(name).within(self.builder.detectors[owner].family)
         return None
 
     def _called(self, name: str, entry: NodeEntry, path: Steps) -> tuple[str, Call] | None:
@@ -104,6 +103,7 @@ class Calls:
             if (node := self.builder.reference(value, path)) is None:
                 return
             target = call.inputs[key]
+            node = self.builder.wiring.in_their_classes(rewiring.owner, target, node)
             if ":" in target:
                 stage, _, argument = target.partition(":")
                 rewiring.arguments[stage, argument] = node

@@ -8,10 +8,7 @@ from dataclasses import dataclass
 from kdflow.errors import UsageError
 from kdflow.graph.node import Graph, Node, Role
 from kdflow.operation import OPS
-from kdflow.ports import Detector
-
-SCORES = {"roi.logits": 1, "roi.deltas": 4, "head.logits": 1, "decoder.logits": 1}
-LABELS = ("roi.labels", "assign.labels", "targets.labels")
+from kdflow.ports import Classes, Detector
 
 
 @dataclass(frozen=True)
@@ -40,18 +37,38 @@ class ClassOrder:
             )
         return ClassOrder(tuple(theirs.index(name) for name in ours))
 
-    def translate(self, graph: Graph, node: str, port: str, *, outward: bool) -> str:
-        """The node in the student's order (outward) or, for labels handed to the teacher, in the teacher's."""
-        if port in SCORES:
-            return self._op(graph, node, "tap.class_scores", "values", {"order": self.columns, "block": SCORES[port]})
-        if port in LABELS:
-            inverse = tuple(self.columns.index(i) for i in range(len(self.columns)))
-            table = inverse if outward and port != "targets.labels" else self.columns
-            return self._op(graph, node, "tap.class_labels", "labels", {"table": table})
-        return node
+    def ours(self, graph: Graph, node: str, classes: Classes | None) -> str:
+        """The teacher's value ``node`` as the method sees it, in the student's order."""
+        if classes is None:
+            return node
+        if classes.holds == "scores":
+            return self._op(graph, node, "tap.class_scores", "values", {"order": self.columns, "block": classes.block})
+        if classes.holds == "labels":
+            return self.labels(graph, node, inward=False)
+        return self._op(graph, node, "tap.class_detections", "detections", {"table": self._table(inward=False)})
 
-    def _op(self, graph: Graph, node: str, name: str, argument: str, options: dict[str, object]) -> str:
-        translated = f"{node}~classes"
+    def theirs(self, graph: Graph, node: str, classes: Classes | None) -> str:
+        """A value that the method hands to the teacher, in the teacher's order."""
+        if classes is None or classes.holds == "detections":
+            return node
+        if classes.holds == "labels":
+            return self.labels(graph, node, inward=True)
+        order = self._table(inward=False)
+        return self._op(graph, node, "tap.class_scores", "values", {"order": order, "block": classes.block}, "~theirs")
+
+    def labels(self, graph: Graph, node: str, *, inward: bool) -> str:
+        """Class numbers of the student for the teacher (inward), or of the teacher for the student."""
+        options = {"table": self._table(inward=inward)}
+        return self._op(graph, node, "tap.class_labels", "labels", options, "~theirs" if inward else "~classes")
+
+    def _table(self, *, inward: bool) -> tuple[int, ...]:
+        """Entry i is what class i of the student (inward), or of the teacher, is called by the other."""
+        return self.columns if inward else tuple(self.columns.index(i) for i in range(len(self.columns)))
+
+    def _op(
+        self, graph: Graph, node: str, name: str, argument: str, options: dict[str, object], suffix: str = "~classes"
+    ) -> str:
+        translated = f"{node}{suffix}"
         if translated not in graph:
             port = graph[node].port
             graph.add(

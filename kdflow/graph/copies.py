@@ -60,7 +60,7 @@ def stages_of(detector: Detector, call: Call) -> list[str]:
     def visit(stage: str) -> bool:
         if stage not in found:
             reached = stage in entered
-            for argument, port in detector.stages[stage].inputs.items():
+            for argument, port in detector.stages[stage].reads.items():
                 if port in ports:
                     reached = True
                 elif port not in BATCH_PORTS and f"{stage}:{argument}" not in places:

@@ -2,38 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
-from kdflow.ports import STANDARD_PORTS, Call, Detector, PortSpec, Stage, standard_port
-from kdflow.source import Source
+from kdflow.ports import Detector, Port, Stage
+from kdflow.standard_ports import standard_of
 
 
-@dataclass
-class GivenDetector:
-    """A detector whose ports are given values; see :class:`kdflow.ports.Detector`."""
+def given_detector(name: str, family: str, ports: Iterable[Port], **more: Any) -> Detector:
+    """A detector whose ports are given values.
 
-    name: str
-    family: str
-    ports: Mapping[str, PortSpec]
-    library: str = ""
-    classes: tuple[str, ...] = ()
-    model: nn.Module = field(default_factory=nn.Module)
-    stages: Mapping[str, Stage] = field(default_factory=dict)
-    calls: Mapping[str, Call] = field(default_factory=dict)
-    losses: Mapping[str, str] = field(default_factory=dict)
-    size_divisor: int = 1
-
-    def predict(self, images: Tensor, image_sizes: list[tuple[int, int]]) -> list[dict[str, Tensor]]:
-        """Given values predict nothing; raises RuntimeError."""
-        raise RuntimeError("a detector made of given values cannot predict")
-
-    def source(self) -> Source:
-        """There is no model to rebuild; raises RuntimeError."""
-        raise RuntimeError("a detector made of given values has no source")
+    Args:
+        name: What messages call it.
+        family: ``two-stage``, ``dense`` or ``transformer``.
+        ports: What is given.
+        more: Further fields of :class:`kdflow.ports.Detector`; stages and calls that given values can be handed to.
+    """
+    stages = {**more.pop("stages", {}), "given": Stage(nn.Identity(), {}, {port.name: port for port in ports})}
+    return Detector(name, family, "", (), more.pop("model", nn.Module()), stages, **more)
 
 
 def given_detectors(
@@ -59,25 +48,12 @@ def given_detectors(
 def _detector(
     owner: str, values: Mapping[str, Any], family: str, strides: Mapping[str, tuple[int, ...]], real: Detector | None
 ) -> Detector:
-    ports: dict[str, PortSpec] = dict(real.ports) if real else {}
+    ports = []
     for reference in values:
         base, _, port = reference.partition(".")
-        known = port in STANDARD_PORTS or port.rpartition(".")[0] in STANDARD_PORTS
-        if base == owner and known:
-            ports[port] = standard_port(
-                port, real.family if real else family, "", port, strides=strides.get(reference, ())
-            )
+        if base == owner and standard_of(port):
+            ports.append(Port(port, strides=strides.get(reference, ())))
     if real is None:
-        return GivenDetector("given values", family, ports)
-    return GivenDetector(
-        real.name,
-        real.family,
-        ports,
-        real.library,
-        real.classes,
-        real.model,
-        real.stages,
-        real.calls,
-        {},
-        real.size_divisor,
-    )
+        return given_detector("given values", family, ports)
+    given = given_detector(real.name, real.family, ports, stages=real.stages)
+    return replace(real, stages=given.stages, losses={})

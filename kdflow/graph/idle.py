@@ -9,15 +9,14 @@ from kdflow.ports import Detector, PortEntry
 
 
 def idle_parameters(graph: Graph, terms: Sequence[str], student: Detector | None) -> tuple[str, ...]:
-    """Names of the parameters that the student declares as unused and that no distillation term reaches through a port.
+    """Names of the parameters that the student declares as optional and that no distillation term reaches through a port.
 
     Args:
         graph: Inferred graph.
         terms: Names of the terms that are trained on.
         student: The student, if the plan has one.
     """
-    unused = getattr(student, "unused_parameters", {})
-    if student is None or not unused:
+    if student is None or not student.optional:
         return ()
     compared = {entry for term in terms if term.startswith("kd/") for entry in _entries(graph, term)}
 
@@ -25,7 +24,7 @@ def idle_parameters(graph: Graph, terms: Sequence[str], student: Detector | None
         port = student.ports[entry[0]]
         return (port.stage, port.key, entry[1]) in compared
 
-    return tuple(name for name, entries in unused.items() if not any(map(is_reached, entries)))
+    return tuple(name for name, entries in student.optional.items() if not any(map(is_reached, entries)))
 
 
 def _entries(graph: Graph, term: str) -> Iterator[tuple[str, str, int]]:

@@ -13,7 +13,7 @@ from kdflow.errors import choices
 from kdflow.graph.copies import CopiedStages
 from kdflow.kinds import ANY, Kind
 from kdflow.operation import Op
-from kdflow.ports import PortSpec, Stage
+from kdflow.ports import Port, Stage
 from kdflow.spec.load import Steps
 from kdflow.spec.method import TermEntry
 
@@ -38,7 +38,7 @@ class Value:
     Attributes:
         kind: Kind of the value; a dict of kinds for an op with several outputs.
         strides: Input pixels per cell of each level.
-        form: Meaning of the numbers (:class:`kdflow.ports.PortSpec`).
+        form: Meaning of the numbers (:class:`kdflow.ports.Port`).
         fake: The value itself as fake tensors, once shapes were inferred.
     """
 
@@ -90,7 +90,7 @@ class Node:
     run: Stage | None = None
     op: Op | None = None
     key: Any = None
-    port: PortSpec | None = None
+    port: Port | None = None
     term: TermEntry | None = None
     lift: str | None = None
     lifted: tuple[str, ...] = ()

@@ -15,7 +15,7 @@ from kdflow.graph.inherit import inherit
 from kdflow.graph.lower import lower
 from kdflow.graph.node import Graph, Role
 from kdflow.graph.passes.prune import prune
-from kdflow.graph.predict import RewiredDetector, predictions
+from kdflow.graph.predict import predictions, rewired
 from kdflow.graph.rewire import DETECTIONS
 from kdflow.graph.runtime import Prepared, Streams
 from kdflow.graph.walk import evaluate
@@ -239,7 +239,7 @@ class Plan(nn.Module):
         """The detector as the method wires it: what is evaluated and exported. It shares the plan's weights."""
         if f"{owner}.{DETECTIONS}" not in predictions(self.method, self.graph):
             return self.detectors[owner]
-        return RewiredDetector(self.detectors[owner], owner, self.graph, self.ops, self.method)
+        return rewired(self.detectors[owner], owner, self.graph, self.ops, self.method)
 
     def _learns(self, owner: str) -> bool:
         """True for detectors in training mode: the student, or what the present phase trains of student and teachers."""

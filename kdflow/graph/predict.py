@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -13,11 +14,9 @@ from kdflow.graph.node import Graph
 from kdflow.graph.passes.prune import prune
 from kdflow.graph.rewire import DETECTIONS
 from kdflow.graph.source import rewired_source
-from kdflow.ports import Call, Detector, PortSpec, Stage
+from kdflow.ports import Detector, ImageSizes
 from kdflow.source import Source
 from kdflow.spec.method import Method
-
-ImageSizes = list[tuple[int, int]]
 
 
 def predictions(method: Method, graph: Graph) -> list[str]:
@@ -26,8 +25,8 @@ def predictions(method: Method, graph: Graph) -> list[str]:
     return [name for owner in owners if (name := f"{owner}.{DETECTIONS}") in graph]
 
 
-class RewiredDetector:
-    """A detector that predicts by its stages as a method wires them; see :class:`kdflow.ports.Detector`.
+def rewired(detector: Detector, owner: str, graph: Graph, ops: nn.Module, method: Method) -> Detector:
+    """The detector, predicting by its stages as a method wires them.
 
     Args:
         detector: The detector.
@@ -36,36 +35,19 @@ class RewiredDetector:
         ops: The plan's op weights, which prediction may need.
         method: Whose wiring it is.
     """
+    output = f"{owner}.{DETECTIONS}"
+    whole = lower(prune(graph, [output]), [output], ["images", "image_sizes"])
 
-    def __init__(self, detector: Detector, owner: str, graph: Graph, ops: nn.Module, method: Method) -> None:
-        self.detector, self.owner, self.graph, self.ops, self.method = detector, owner, graph, ops, method
-        self.name: str = detector.name
-        self.family: str = detector.family
-        self.library: str = detector.library
-        self.classes: tuple[str, ...] = detector.classes
-        self.model: nn.Module = detector.model
-        self.ports: Mapping[str, PortSpec] = detector.ports
-        self.stages: Mapping[str, Stage] = detector.stages
-        self.calls: Mapping[str, Call] = detector.calls
-        self.losses: Mapping[str, str] = detector.losses
-        self.size_divisor: int = detector.size_divisor
-        output = f"{owner}.{DETECTIONS}"
-        self._pass = lower(prune(graph, [output]), [output], ["images", "image_sizes"])
-
-    def predict(self, images: Tensor, image_sizes: ImageSizes) -> list[dict[str, Tensor]]:
-        """Detections through the rewired stages; see :meth:`kdflow.ports.Detector.predict`."""
-        stages = (stage.run for stage in self.detector.stages.values())
-        with evaluating(self._pass, self.ops, self.model, *stages), torch.no_grad():
-            found: list[dict[str, Tensor]] = self._pass(images, image_sizes)[f"{self.owner}.{DETECTIONS}"]
+    def predict(own: Detector, images: Tensor, image_sizes: ImageSizes) -> list[dict[str, Tensor]]:
+        stages = (stage.run for stage in own.stages.values())
+        with evaluating(whole, ops, own.model, *stages), torch.no_grad():
+            found: list[dict[str, Tensor]] = whole(images, image_sizes)[output]
         return found
 
-    def source(self) -> Source:
-        """Python that makes the rewired model without kdflow.
+    def write(own: Detector) -> Source:
+        return rewired_source(detector, owner, graph, method)
 
-        Raises:
-            UsageError: The wiring uses something that only kdflow can do; says what.
-        """
-        return rewired_source(self.detector, self.owner, self.graph, self.method)
+    return replace(detector, inference=predict, writer=write)
 
 
 @contextlib.contextmanager

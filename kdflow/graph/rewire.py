@@ -49,7 +49,7 @@ def _targets(owner: str, part: str, document: Document, detectors: Mapping[str, 
     detector = detectors[owner]
     found: dict[str, str] = {}
     if part in detector.stages:
-        found |= {argument: f"{part}:{argument}" for argument in detector.stages[part].inputs}
+        found |= {argument: f"{part}:{argument}" for argument in detector.stages[part].reads}
     if part in detector.calls:
         found |= detector.calls[part].inputs
     if not found:

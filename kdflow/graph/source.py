@@ -37,13 +37,13 @@ def _hook(detector: Detector, owner: str, graph: Graph, place: str) -> str:
     """The line that changes one place."""
     name, _, argument = place.partition(":")
     stage = detector.stages[name if argument else detector.ports[name].stage]
-    first = next(iter(stage.inputs))
-    if not stage.library or (argument or first) != first or (not argument and len(stage.inputs) > 1):
+    first = next(iter(stage.reads))
+    if not stage.library or (argument or first) != first or (not argument and len(stage.reads) > 1):
         raise UsageError(
             f'"{owner}.{place}" is no single module of {detector.library}, so a plain model cannot be rewired there'
         )
     node = str(graph[f"{owner}:{name}"].inputs[argument]) if argument else _reader(detector, owner, graph, name)
-    value = _expression(graph, node, f"{owner}.{stage.inputs[first]}")
+    value = _expression(graph, node, f"{owner}.{stage.reads[first]}")
     module = f'model.get_submodule("{stage.library}")'
     if argument:
         return f"{module}.register_forward_pre_hook(lambda module, inputs: ({value},))"
@@ -53,7 +53,7 @@ def _hook(detector: Detector, owner: str, graph: Graph, place: str) -> str:
 def _reader(detector: Detector, owner: str, graph: Graph, port: str) -> str:
     """The node that stands for a port, read off a stage that uses it."""
     for name, stage in detector.stages.items():
-        for argument, wanted in stage.inputs.items():
+        for argument, wanted in stage.reads.items():
             if wanted == port and f"{owner}:{name}" in graph:
                 return str(graph[f"{owner}:{name}"].inputs[argument])
     raise UsageError(f'no stage reads "{owner}.{port}"')

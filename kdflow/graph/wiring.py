@@ -6,13 +6,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from torch import nn
+
 from kdflow.errors import choices
 from kdflow.graph.classes import ClassOrder
 from kdflow.graph.copies import CopiedStages
 from kdflow.graph.node import Graph, Node, Role, Value
 from kdflow.graph.rewire import OwnWiring
 from kdflow.kinds import ANY, LOSSES
-from kdflow.ports import BATCH_PORTS, Call, Detector, PortSpec, Stage
+from kdflow.ports import BATCH_PORTS, CLASS_LABELS, Call, Detector, Port, Stage
 from kdflow.spec.reference import Reference
 
 
@@ -99,7 +101,7 @@ class Wiring:
         if rewiring and stage in rewiring.copies:
             run, copied = rewiring.copies[stage]
         inputs = {
-            argument: self._stage_input(owner, stage, argument, port, rewiring) for argument, port in run.inputs.items()
+            argument: self._stage_input(owner, stage, argument, port, rewiring) for argument, port in run.reads.items()
         }
         if key in self._stages:  # a circle in the method's wiring, which is reported, built it on the way
             return self._stages[key]
@@ -129,14 +131,14 @@ class Wiring:
         if own is not None:
             return own
         node, order = self.port(owner, port, rewiring), self.orders[owner]
-        return order.translate(self.graph, node, port, outward=False) if order and port == "targets.labels" else node
+        return order.labels(self.graph, node, inward=True) if order and port == "targets.labels" else node
 
     def _depends(self, owner: str, stage: str, rewiring: Rewiring) -> bool:
         """True when the stage, or one it needs, is touched by the rewiring."""
         if stage in rewiring.copies or stage in rewiring.options or any(s == stage for s, _ in rewiring.arguments):
             return True
         detector = self.detectors[owner]
-        for argument, port in detector.stages[stage].inputs.items():
+        for argument, port in detector.stages[stage].reads.items():
             if self.own.replaces(owner, f"{stage}:{argument}"):
                 continue
             if port in rewiring.ports:
@@ -150,7 +152,21 @@ class Wiring:
     def in_our_classes(self, owner: str, port: str, node: str) -> str:
         """A teacher's class scores and labels as the method sees them: in the student's order."""
         order = self.orders[owner]
-        return node if order is None else order.translate(self.graph, node, port, outward=True)
+        return node if order is None else order.ours(self.graph, node, self.detectors[owner].ports[port].classes)
+
+    def in_their_classes(self, owner: str, place: str, node: str) -> str:
+        """A value for a port or a stage's argument (``losses:labels``), in the order of the detector that receives it."""
+        order, detector = self.orders[owner], self.detectors[owner]
+        stage, _, argument = place.partition(":")
+        port = detector.stages[stage].reads[argument] if argument else place
+        batch = {"targets.labels": CLASS_LABELS}
+        classes = batch.get(port) if port in BATCH_PORTS else detector.ports[port].classes
+        if order is None or classes is None:
+            return node
+        (operand, *_) = [*self.graph[node].operands(), ""]
+        if node.endswith("~classes") and self.graph[operand].owner == owner:
+            return operand  # its own value comes back
+        return order.theirs(self.graph, node, classes)
 
     def interior(self, parsed: Reference) -> str:
         """The output of a submodule: the stage that runs it is asked to hand it out as well.
@@ -170,16 +186,20 @@ class Wiring:
         node.options.setdefault("taps", {})[parsed.module] = wanted
         name = parsed.whole
         if name not in self.graph:
-            spec = PortSpec(ANY, stage, f"@{parsed.module}", node=_node_of_stage(detector, stage))
+            port = Port(parsed.rest, ANY, node=_node_of(detector, stage, wanted), stage=stage, key=f"@{parsed.module}")
             self.graph.add(
                 Node(
-                    name, Role.PICK, {"stage": node.name}, owner=parsed.base, key=spec.key, port=spec, value=Value(ANY)
+                    name, Role.PICK, {"stage": node.name}, owner=parsed.base, key=port.key, port=port, value=Value(ANY)
                 )
             )
         return name
 
 
-def _node_of_stage(detector: Detector, stage: str) -> str | None:
-    """Taxonomy node of a stage's ports, for taps inside it."""
-    nodes: list[str] = [p.node for p in detector.ports.values() if p.stage == stage and p.node]
-    return nodes[0] if nodes else None
+def _node_of(detector: Detector, stage: str, module: nn.Module) -> str | None:
+    """Taxonomy node of a module inside a stage: what the stage says of it or of a module around it, else of its first port."""
+    run = detector.stages[stage]
+    path = next(name for name, own in run.run.named_modules() if own is module)
+    said = [place for place in run.nodes if path == place or path.startswith(f"{place}.")]
+    if said:
+        return run.nodes[max(said, key=len)]
+    return next((port.node for port in detector.ports.values() if port.stage == stage and port.node), None)

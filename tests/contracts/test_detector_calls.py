@@ -20,7 +20,7 @@ each = pytest.mark.parametrize("name", DETECTORS.names())
 def port_behind(detector: Detector, target: str) -> str:
     """The port that an input of a call replaces, or that feeds the argument it replaces."""
     stage, _, argument = target.partition(":")
-    return detector.stages[stage].inputs[argument] if argument else target
+    return detector.stages[stage].reads[argument] if argument else target
 
 
 def leaves(value: Any) -> Iterator[Tensor]:

@@ -50,7 +50,7 @@ def test_what_never_trains_is_frozen_and_named(name: str) -> None:
     built, spec = detector_of(name), api.load("baseline")
     detector = copy.deepcopy(built)
     plan = compile_method(spec.resolve(), spec.document, {"student": detector}, canvas=(96, 96))
-    idle = tuple(getattr(detector, "unused_parameters", ()))
+    idle = tuple(getattr(detector, "optional", ()))
     assert plan.report.frozen == idle
     assert as_json(plan)["frozen"] == list(idle)
     assert all(parameter in as_text(plan) for parameter in idle)
@@ -66,7 +66,7 @@ def test_what_never_trains_is_frozen_and_named(name: str) -> None:
 @each
 def test_each_listed_entry_trains_what_is_unused_otherwise(name: str) -> None:
     detector = detector_of(name)
-    for parameter, entries in getattr(detector, "unused_parameters", {}).items():
+    for parameter, entries in getattr(detector, "optional", {}).items():
         for port, index in entries:
             detector.model.train()
             detector.model.zero_grad()
@@ -77,7 +77,7 @@ def test_each_listed_entry_trains_what_is_unused_otherwise(name: str) -> None:
 
 
 @pytest.mark.parametrize(("side", "idle"), [("logits", 6), ("logits[0]", 6), ("boxes", 2), ("boxes[-1:]", 2)])
-def test_a_term_on_otherwise_unused_parameters_trains_them(side: str, idle: int) -> None:
+def test_a_term_on_otherwise_optional_trains_them(side: str, idle: int) -> None:
     detectors = pair_of("deformable-detr")
     plan = plan_of(PROPOSALS.replace("SIDE", side), detectors)
     assert len(plan.report.frozen) == idle
@@ -85,12 +85,12 @@ def test_a_term_on_otherwise_unused_parameters_trains_them(side: str, idle: int)
     plan(batch_for("deformable-detr")).total.backward()
     silent = {n for n, p in detectors["student"].model.named_parameters() if p.grad is None}
     assert set(plan.report.frozen) <= silent
-    assert not silent & (set(detectors["student"].unused_parameters) - set(plan.report.frozen))  # type: ignore[attr-defined]
+    assert not silent & (set(detectors["student"].optional) - set(plan.report.frozen))  # type: ignore[attr-defined]
 
 
 @each
 def test_only_the_two_stage_deformable_detr_has_such_parameters(name: str) -> None:
-    assert len(getattr(detector_of(name), "unused_parameters", ())) == (12 if name == "deformable-detr" else 0)
+    assert len(getattr(detector_of(name), "optional", ())) == (12 if name == "deformable-detr" else 0)
 
 
 @each
@@ -131,7 +131,7 @@ def seen_inside(detector: Detector, batch: Batch) -> dict[str, list[torch.Tensor
             m.register_forward_hook(lambda _m, _i, output, calls=found[path]: calls.append(output))
             for m, path in new.items()
         ]
-        result = stage.run(**{argument: values[port] for argument, port in stage.inputs.items()}, **stage.options)
+        result = stage.run(**{argument: values[port] for argument, port in stage.reads.items()}, **stage.options)
         values |= {port: result[spec.key] for port, spec in detector.ports.items() if spec.stage == name}
         for hook in hooks:
             hook.remove()

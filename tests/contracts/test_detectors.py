@@ -12,7 +12,8 @@ from torch import Tensor
 
 from kdflow.graph.passes.fakes import fake_mode
 from kdflow.kinds import SCALAR, Kind
-from kdflow.ports import BATCH_PORTS, DETECTORS, STANDARD_PORTS, Detector, PortSpec
+from kdflow.ports import BATCH_PORTS, DETECTORS, Detector, Port
+from kdflow.standard_ports import standard_of
 from tests.contracts.tiny_detectors import TINY, batch_for, detector_of
 from tests.detectors.staging import run_stages
 
@@ -40,10 +41,10 @@ def test_stages_read_what_exists_before_them(name: str) -> None:
     detector = detector_of(name)
     known = set(BATCH_PORTS)
     for stage_name, stage in detector.stages.items():
-        assert set(stage.inputs.values()) <= known, stage_name
+        assert set(stage.reads.values()) <= known, stage_name
         known |= {port for port, spec in detector.ports.items() if spec.stage == stage_name}
     for port, spec in detector.ports.items():
-        assert spec.key in detector.stages[spec.stage].outputs, port
+        assert spec.key in detector.stages[spec.stage].gives, port
 
 
 @each
@@ -53,7 +54,7 @@ def test_calls_name_what_exists(name: str) -> None:
         assert set(call.outputs.values()) <= set(detector.ports), call_name
         for target in call.inputs.values():
             stage, _, argument = target.partition(":")
-            assert argument in detector.stages[stage].inputs if argument else target in detector.ports, (
+            assert argument in detector.stages[stage].reads if argument else target in detector.ports, (
                 call_name,
                 target,
             )
@@ -67,7 +68,7 @@ def test_standard_ports_keep_their_kind_and_place(name: str) -> None:
     detector = detector_of(name)
     root = 1 if detector.family == "transformer" else 0
     for port, spec in detector.ports.items():
-        standard = STANDARD_PORTS.get(port) or STANDARD_PORTS.get(port.rpartition(".")[0])
+        standard = standard_of(port)
         if standard is not None:
             assert (spec.kind, spec.node) == (standard.kind, standard.node[root]), port
         assert spec.doc, port
@@ -78,7 +79,7 @@ def entries(value: Any, kind: Kind) -> list[Any]:
     return list(value) if kind.stack else [value]
 
 
-def judge(port: str, spec: PortSpec, value: Any, detector: Detector, canvas: tuple[int, int]) -> None:
+def judge(port: str, spec: Port, value: Any, detector: Detector, canvas: tuple[int, int]) -> None:
     """A port's value is what its description says."""
     if spec.kind.opaque:
         return
@@ -138,7 +139,7 @@ def test_shapes_can_be_inferred_on_fake_tensors(name: str) -> None:
     fakes: dict[str, Any] = dict(mapped(batch.values(), mode))
     with mode, torch.no_grad():
         for stage_name, stage in detector.stages.items():
-            inputs = {argument: fakes[port] for argument, port in stage.inputs.items()}
+            inputs = {argument: fakes[port] for argument, port in stage.reads.items()}
             call = stage.infer or runs[stage_name]
             result = call(**inputs, **stage.options)
             fakes |= {p: result[s.key] for p, s in detector.ports.items() if s.stage == stage_name}
@@ -169,7 +170,7 @@ def test_only_stochastic_stages_draw_and_dense_ones_need_no_rule(name: str) -> N
     for stage_name, stage in detector.stages.items():
         torch.manual_seed(3)
         before = torch.get_rng_state()
-        result = stage.run(**{a: values[p] for a, p in stage.inputs.items()}, **stage.options)
+        result = stage.run(**{a: values[p] for a, p in stage.reads.items()}, **stage.options)
         assert stage.stochastic or torch.equal(before, torch.get_rng_state()), f"{stage_name} draws random numbers"
         assert not (stage.dense and (stage.stochastic or stage.infer)), stage_name
         values |= {p: result[s.key] for p, s in detector.ports.items() if s.stage == stage_name}
@@ -185,7 +186,7 @@ def test_losses_are_finite_scalars_with_finite_gradients(name: str, counts: tupl
     assert all(detector.ports[port].kind == SCALAR for port in detector.losses.values())
     assert all(value.dim() == 0 and torch.isfinite(value) for value in losses.values()), losses
     sum(losses.values()).backward()
-    untrained = set(getattr(detector, "unused_parameters", ()))
+    untrained = set(getattr(detector, "optional", ()))
     for parameter, value in detector.model.named_parameters():
         assert value.grad is None or torch.isfinite(value.grad).all(), parameter
         if counts == (3, 1) and value.requires_grad:

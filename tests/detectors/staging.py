@@ -22,10 +22,10 @@ def run_stages(detector: Detector, batch: Batch, *, seed: int | None = None, **r
     values: dict[str, Any] = dict(batch.values())
     given = {name.replace("__", "."): value for name, value in replaced.items()}
     for name, stage in detector.stages.items():
-        inputs = {argument: values[port] for argument, port in stage.inputs.items()}
+        inputs = {argument: values[port] for argument, port in stage.reads.items()}
         _seed(seed, name)
         result = stage.run(**inputs, **stage.options)
-        missing = set(stage.outputs) - set(result)
+        missing = set(stage.gives) - set(result)
         assert not missing, f"{name} does not return {missing}"
         for port, spec in detector.ports.items():
             if spec.stage == name:
@@ -62,9 +62,9 @@ def run_call(
     needed = _needed(detector, set(described.outputs.values()), set(replaced))
     for name, stage in detector.stages.items():
         own = {argument: value for (target, argument), value in arguments.items() if target == name}
-        if name not in needed or not (own or name in settings or touched.intersection(stage.inputs.values())):
+        if name not in needed or not (own or name in settings or touched.intersection(stage.reads.values())):
             continue
-        given = {argument: own[argument] if argument in own else found[port] for argument, port in stage.inputs.items()}
+        given = {argument: own[argument] if argument in own else found[port] for argument, port in stage.reads.items()}
         _seed(seed, name)
         result = stage.run(**given, **{**stage.options, **settings.get(name, {})})
         for port, spec in detector.ports.items():
@@ -83,5 +83,5 @@ def _needed(detector: Detector, ports: set[str], cut: set[str]) -> set[str]:
         if port in BATCH_PORTS or (stage := detector.ports[port].stage) in stages:
             continue
         stages.add(stage)
-        open_ports += [p for p in detector.stages[stage].inputs.values() if p not in cut]
+        open_ports += [p for p in detector.stages[stage].reads.values() if p not in cut]
     return stages

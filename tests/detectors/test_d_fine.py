@@ -24,20 +24,20 @@ def test_variants_equal_the_library_bit_for_bit(options: dict[str, Any]) -> None
     silent = {
         n for n, p in detector.model.named_parameters() if p.requires_grad and p.grad is not None and not p.grad.any()
     }
-    assert set(detector.unused_parameters) <= silent
-    assert bool(detector.unused_parameters) == (detector.model.config.num_denoising == 0)
+    assert set(detector.optional) <= silent
+    assert bool(detector.optional) == (detector.model.config.num_denoising == 0)
 
 
 def test_scores_of_the_layer_that_the_losses_skip_train_what_is_unused_otherwise() -> None:
     detector = build("d-fine", denoising=0)
     detector.model.train()
     logits = run_stages(detector, make_batch((2, 1)))["decoder.logits"]
-    ((port, skipped),) = {entry for entries in detector.unused_parameters.values() for entry in entries}
+    ((port, skipped),) = {entry for entries in detector.optional.values() for entry in entries}
     assert port == "decoder.logits"
     for index, scores in enumerate(logits):
         detector.model.zero_grad()
         scores.square().sum().backward(retain_graph=True)
-        gradients = [detector.model.get_parameter(name).grad for name in detector.unused_parameters]
+        gradients = [detector.model.get_parameter(name).grad for name in detector.optional]
         reached = [gradient is not None and bool(gradient.any()) for gradient in gradients]
         assert any(reached) == (index == skipped), index
         assert all(reached) or index != skipped

@@ -42,7 +42,7 @@ def test_variants_equal_the_library_bit_for_bit(variant: str) -> None:
     total.backward()
     output.loss.backward()
     assert_same_gradients(detector.model, library)
-    assert (len(detector.unused_parameters) == 12) == detector.model.config.two_stage
+    assert (len(detector.optional) == 12) == detector.model.config.two_stage
 
 
 @pytest.mark.parametrize("variant", ["plain", "refined"])
@@ -57,8 +57,8 @@ def test_one_stage_variants_offer_points_as_references(variant: str) -> None:
 
 
 def test_the_twelve_tensors_of_the_proposal_head_get_no_gradient(detector: Any) -> None:
-    assert len(detector.unused_parameters) == 12
-    assert {name.split(".")[1] for name in detector.unused_parameters} == {"enc_output", "enc_output_norm", "decoder"}
+    assert len(detector.optional) == 12
+    assert {name.split(".")[1] for name in detector.optional} == {"enc_output", "enc_output_norm", "decoder"}
 
 
 def test_padding_is_neither_seen_nor_matched(detector: Any) -> None:
@@ -128,7 +128,7 @@ def test_published_criterion_doubles_the_class_term_and_trains_the_proposals() -
     for name, value in plain.items():
         assert torch.equal(full[name], value * 2 if name.startswith("loss_ce") else value), name
     assert set(full) - set(plain) == {"loss_ce_enc", "loss_bbox_enc", "loss_giou_enc"}
-    assert not published.unused_parameters
+    assert not published.optional
     sum(full.values()).backward()
     assert all(p.grad is not None for p in published.model.parameters())
 

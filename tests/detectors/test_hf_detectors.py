@@ -19,7 +19,8 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from kdflow import api
 from kdflow.errors import UsageError
 from kdflow.graph.compile import compile_method
-from kdflow.ports import BATCH_PORTS, DETECTORS, STANDARD_PORTS, Detector
+from kdflow.ports import BATCH_PORTS, DETECTORS, Detector
+from kdflow.standard_ports import STANDARD_PORTS
 from tests.detectors.hf_tiny import (
     CANVAS,
     CASES,
@@ -183,7 +184,7 @@ def test_parameters_without_gradient_are_listed(name: str) -> None:
     values = run_stages(detector, make_batch((2, 1)))
     sum(own_losses(detector, values).values()).backward()
     without = [n for n, p in detector.model.named_parameters() if p.requires_grad and p.grad is None]
-    assert without == list(detector.unused_parameters)
+    assert without == list(detector.optional)
     assert any(p.grad is not None and p.grad.abs().max() > 0 for p in detector.model.model.backbone.parameters())
 
 
@@ -199,7 +200,7 @@ def infer(detector: Any, batch: Any) -> dict[str, Any]:
         for key in ("targets.boxes", "targets.labels"):
             values[key] = [mode.from_tensor(x) for x in values[key]]
         for name, stage in copied.stages.items():
-            inputs = {argument: values[port] for argument, port in stage.inputs.items()}
+            inputs = {argument: values[port] for argument, port in stage.reads.items()}
             result = (stage.infer or stage.run)(**inputs, **stage.options)
             values |= {port: result[spec.key] for port, spec in copied.ports.items() if spec.stage == name}
     return values

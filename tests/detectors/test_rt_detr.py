@@ -71,7 +71,7 @@ def test_only_denoising_and_dropout_draw_random_numbers(detector: Any) -> None:
         before = torch.random.get_rng_state()
         values = run_stages(detector, batch)
         torch.random.set_rng_state(before)
-        stage.run(**{argument: values[port] for argument, port in stage.inputs.items()})
+        stage.run(**{argument: values[port] for argument, port in stage.reads.items()})
         assert torch.equal(before, torch.random.get_rng_state()) != stage.stochastic, name
 
 

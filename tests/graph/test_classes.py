@@ -9,7 +9,7 @@ from kdflow.errors import UsageError
 from kdflow.graph.compile import compile_method
 from kdflow.ports import Batch
 from kdflow.spec.resolve import parse_method
-from tests.toy import Toy
+from tests.toy import make_toy
 
 TEXT = (
     "kdflow: 1\nmethod: test\n"
@@ -19,7 +19,7 @@ TEXT = (
 
 def test_scores_are_compared_class_by_class_by_name() -> None:
     torch.manual_seed(0)
-    student, teacher = Toy(classes=("a", "b")), Toy(classes=("b", "a"))
+    student, teacher = make_toy(classes=("a", "b")), make_toy(classes=("b", "a"))
     spec = parse_method(TEXT)
     plan = compile_method(spec.resolve(), spec.document, {"student": student, "teacher": teacher}, canvas=(16, 16))
     batch = Batch(torch.rand(1, 3, 16, 16), [(16, 16)], [torch.zeros(0, 4)], [torch.zeros(0).long()])
@@ -33,6 +33,6 @@ def test_scores_are_compared_class_by_class_by_name() -> None:
 
 def test_different_label_sets_are_refused_with_both_lists() -> None:
     spec = parse_method(TEXT)
-    detectors = {"student": Toy(classes=("a", "b")), "teacher": Toy(classes=("a", "c"))}
+    detectors = {"student": make_toy(classes=("a", "b")), "teacher": make_toy(classes=("a", "c"))}
     with pytest.raises(UsageError, match=r"(?s)student \(2\): a, b.*teacher \(2\): a, c"):
         compile_method(spec.resolve(), spec.document, detectors, canvas=(16, 16))

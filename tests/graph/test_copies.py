@@ -12,7 +12,7 @@ from kdflow.graph.node import Role
 from kdflow.graph.plan import Plan
 from kdflow.ports import Batch
 from tests.graph.test_plan import HEAD, faults, plan_of
-from tests.toy import Toy, toys
+from tests.toy import make_toy, toys
 
 COPY = HEAD + (
     "modules:\n  assistant: {copy: teacher.head}\n"
@@ -63,7 +63,7 @@ def test_its_gradient_reaches_the_students_features(batch: Batch) -> None:
 def test_weights_that_are_loaded_after_compiling_are_taken_over(batch: Batch) -> None:
     detectors = toys()
     plan = plan_of(COPY, detectors)
-    other = Toy()
+    other = make_toy()
     detectors["teacher"].model.load_state_dict(other.model.state_dict())
     assert not assistant(plan).weight.equal(other.model.head.weight)
     plan.copy_weights()
@@ -123,7 +123,7 @@ def test_a_teacher_stage_that_only_runs_as_a_copy_counts_as_pruned() -> None:
 
 
 def test_a_copy_holds_the_stages_between_inputs_and_outputs() -> None:
-    toy = Toy()
+    toy = make_toy()
     assert stages_of(toy, toy.calls["head"]) == ["head"]
     assert stages_of(toy, toy.calls["everything"]) == ["neck", "head"]
 

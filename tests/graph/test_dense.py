@@ -13,9 +13,9 @@ from torch._dynamo.utils import counters
 
 from kdflow.graph.compile import compile_method
 from kdflow.graph.plan import Plan
-from kdflow.ports import Batch
+from kdflow.ports import Batch, Detector
 from kdflow.spec.resolve import parse_method
-from tests.toy import Toy
+from tests.toy import make_toy
 
 # torch looks at .grad of what it traces, and warns of its own look.
 pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
@@ -44,16 +44,16 @@ def fresh() -> Iterator[None]:
     torch._dynamo.reset()
 
 
-def detectors() -> dict[str, Toy]:
+def detectors() -> dict[str, Detector]:
     torch.manual_seed(2)
-    found = {"student": Toy(), "teacher": Toy(width=6)}
+    found = {"student": make_toy(), "teacher": make_toy(width=6)}
     for toy in found.values():
         for name in ("backbone", "neck"):
             toy.stages[name] = replace(toy.stages[name], dense=True)
     return found
 
 
-def plan_of(text: str = METHOD, toys: dict[str, Toy] | None = None) -> Plan:
+def plan_of(text: str = METHOD, toys: dict[str, Detector] | None = None) -> Plan:
     spec = parse_method(text, "test.yaml")
     return compile_method(spec.resolve(), spec.document, toys or detectors(), canvas=(16, 16))
 
@@ -98,7 +98,7 @@ def passed(plan: Plan, step: int) -> dict[str, Any]:
 
 def test_a_stage_with_an_interior_tap_stays_eager() -> None:
     tap = "  first: {loss: loss.squared_error, student: student@neck.0, teacher: teacher@neck.0}\n"
-    toys = {"student": Toy(), "teacher": Toy()}
+    toys = {"student": make_toy(), "teacher": make_toy()}
     for toy in toys.values():
         toy.stages["neck"] = replace(toy.stages["neck"], dense=True)
     plan = plan_of(f"kdflow: 1\nmethod: test\nterms:\n{tap}", copy.deepcopy(toys))

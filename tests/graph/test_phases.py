@@ -12,7 +12,7 @@ from kdflow.graph.compile import compile_method
 from kdflow.graph.plan import Plan
 from kdflow.spec.method import trains
 from kdflow.spec.resolve import parse_method
-from tests.toy import Toy, toy_batch, toys
+from tests.toy import make_toy, toy_batch, toys
 
 HEAD = "kdflow: 1\nmethod: test\n"
 TERMS = (
@@ -131,7 +131,7 @@ def test_mistakes_in_phases_are_found_before_anything_runs(change: tuple[str, st
 
 
 def test_a_learning_teachers_name_must_be_free_in_the_plan() -> None:
-    detectors = {"student": Toy(), "ops": Toy()}
+    detectors = {"student": make_toy(), "ops": make_toy()}
     text = LEARNING.replace("teacher.", "ops.").replace('{student: "*"}', '{student: "*", source: ops}')
     assert 'a teacher called "ops" cannot train' in faults(text, detectors)
 

@@ -14,7 +14,7 @@ from kdflow.graph.node import Role
 from kdflow.graph.plan import Plan
 from kdflow.ports import Batch
 from kdflow.spec.resolve import parse_method
-from tests.toy import Toy, toys
+from tests.toy import make_toy, toys
 
 HEAD = "kdflow: 1\nmethod: test\n"
 NECK = HEAD + "terms:\n  neck: {loss: loss.squared_error, student: student.neck, teacher: teacher.neck, weight: 2}\n"
@@ -229,7 +229,7 @@ def test_idle_terms_are_checked_but_cost_nothing(batch: Batch) -> None:
 
 
 def test_deepcopy_of_a_detector_does_not_disturb_inference() -> None:
-    toy = Toy()
+    toy = make_toy()
     before = copy.deepcopy(toy.model.state_dict())
-    plan_of(NECK, {"student": toy, "teacher": Toy()})
+    plan_of(NECK, {"student": toy, "teacher": make_toy()})
     assert all(torch.equal(before[k], v) for k, v in toy.model.state_dict().items())

@@ -13,9 +13,9 @@ from kdflow.graph.compile import compile_method
 from kdflow.graph.node import Graph
 from kdflow.graph.plan import Plan
 from kdflow.graph.share import Shared
-from kdflow.ports import Batch
+from kdflow.ports import Batch, Detector
 from kdflow.spec.resolve import parse_method
-from tests.toy import Toy
+from tests.toy import make_toy
 
 NECK = "  neck: {loss: loss.squared_error, student: student.neck, teacher: teacher.neck}\n"
 ALIGNED = """\
@@ -41,9 +41,9 @@ TAPPED = "  first: {loss: loss.squared_error, student: student@neck.0, teacher: 
 
 
 @pytest.fixture
-def teacher() -> Toy:
+def teacher() -> Detector:
     torch.manual_seed(5)
-    return Toy()
+    return make_toy()
 
 
 def plan_of(body: str, teacher: Any, seed: int | None = 0) -> Plan:
@@ -51,7 +51,7 @@ def plan_of(body: str, teacher: Any, seed: int | None = 0) -> Plan:
     spec = parse_method(text, "test.yaml")
     torch.manual_seed(3)
     return compile_method(
-        spec.resolve(), spec.document, {"student": Toy(), "teacher": teacher}, canvas=(16, 16), seed=seed
+        spec.resolve(), spec.document, {"student": make_toy(), "teacher": teacher}, canvas=(16, 16), seed=seed
     )
 
 
@@ -71,7 +71,7 @@ def facts(plan: Plan, batch: Batch) -> dict[str, torch.Tensor]:
 BODIES = (NECK, ALIGNED, MASKED, CROSSED, TAPPED)
 
 
-def test_every_plan_gets_the_numbers_and_gradients_it_has_alone(teacher: Toy, batch: Batch) -> None:
+def test_every_plan_gets_the_numbers_and_gradients_it_has_alone(teacher: Detector, batch: Batch) -> None:
     alone = [facts(plan_of(body, copy.deepcopy(teacher)), batch) for body in BODIES]
     plans = [plan_of(body, teacher) for body in BODIES]
     shared = Shared(plans)
@@ -81,7 +81,7 @@ def test_every_plan_gets_the_numbers_and_gradients_it_has_alone(teacher: Toy, ba
         assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
-def test_the_teacher_runs_once_for_all(teacher: Toy, batch: Batch) -> None:
+def test_the_teacher_runs_once_for_all(teacher: Detector, batch: Batch) -> None:
     plans = [plan_of(body, teacher) for body in (NECK, ALIGNED, ALIGNED, TAPPED)]
     shared = Shared(plans)
     assert stages(shared.graph) == ["teacher:backbone", "teacher:neck", "teacher:head"]
@@ -91,21 +91,21 @@ def test_the_teacher_runs_once_for_all(teacher: Toy, batch: Batch) -> None:
     assert all("teacher_neck(" not in plan.code for plan in plans)
 
 
-def test_what_no_plan_needs_does_not_run(teacher: Toy) -> None:
+def test_what_no_plan_needs_does_not_run(teacher: Detector) -> None:
     assert stages(Shared([plan_of(NECK, teacher), plan_of(TAPPED, teacher)]).graph) == [
         "teacher:backbone",
         "teacher:neck",
     ]
 
 
-def test_a_stage_that_depends_on_a_student_stays_with_it(teacher: Toy, batch: Batch) -> None:
+def test_a_stage_that_depends_on_a_student_stays_with_it(teacher: Detector, batch: Batch) -> None:
     plans = [plan_of(CROSSED, teacher), plan_of(CROSSED, teacher)]
     for plan, own in zip(plans, Shared(plans)(batch, 0), strict=True):
         assert facts(plan, own)["student.neck.0.weight"].abs().sum() > 0
     assert teacher.stages["head"].run.calls == 3  # once on its own features, and once for each student
 
 
-def test_draws_are_shared_by_plans_of_one_seed_only(teacher: Toy) -> None:
+def test_draws_are_shared_by_plans_of_one_seed_only(teacher: Detector) -> None:
     def masks(*seeds: int | None) -> list[str]:
         graph = Shared([plan_of(MASKED, teacher, seed=seed) for seed in seeds]).graph
         return [node.name for node in graph.ordered() if node.op is not None and node.op.name == "mask.random"]
@@ -115,7 +115,7 @@ def test_draws_are_shared_by_plans_of_one_seed_only(teacher: Toy) -> None:
     assert masks(None, None) == []  # they draw from torch's generator, each at its turn
 
 
-def test_draws_do_not_stop_when_the_plan_they_came_from_leaves(teacher: Toy, batch: Batch) -> None:
+def test_draws_do_not_stop_when_the_plan_they_came_from_leaves(teacher: Detector, batch: Batch) -> None:
     gone, left = plan_of(MASKED, teacher), plan_of(MASKED, teacher)
     expected = [facts_at(plan_of(MASKED, copy.deepcopy(teacher)), batch, step) for step in (1, 2)]
     shared = Shared([gone, left])
@@ -129,14 +129,14 @@ def facts_at(plan: Plan, batch: Batch, step: int) -> float:
     return plan(batch).raw["kd/neck"].item()
 
 
-def test_teachers_that_are_not_one_object_are_kept_apart(teacher: Toy) -> None:
+def test_teachers_that_are_not_one_object_are_kept_apart(teacher: Detector) -> None:
     shared = Shared([plan_of(NECK, teacher), plan_of(NECK, copy.deepcopy(teacher))])
     assert stages(shared.graph) == ["teacher:backbone", "teacher:neck", "teacher:backbone~2", "teacher:neck~2"]
 
 
-def test_a_plan_without_a_teacher_takes_part(teacher: Toy, batch: Batch) -> None:
+def test_a_plan_without_a_teacher_takes_part(teacher: Detector, batch: Batch) -> None:
     spec = parse_method("kdflow: 1\nmethod: plain\nteacher: none\n", "test.yaml")
-    plain = compile_method(spec.resolve(), spec.document, {"student": Toy()}, canvas=(16, 16))
+    plain = compile_method(spec.resolve(), spec.document, {"student": make_toy()}, canvas=(16, 16))
     plans = [plain, plan_of(NECK, teacher)]
     totals = [plan(own).total for plan, own in zip(plans, Shared(plans)(batch, 0), strict=True)]
     assert all(torch.isfinite(total) for total in totals)
@@ -144,7 +144,7 @@ def test_a_plan_without_a_teacher_takes_part(teacher: Toy, batch: Batch) -> None
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # torch warns of its own look
-def test_taps_reach_into_a_stage_that_another_plan_has_compiled(teacher: Toy, batch: Batch) -> None:
+def test_taps_reach_into_a_stage_that_another_plan_has_compiled(teacher: Detector, batch: Batch) -> None:
     for name in ("backbone", "neck"):
         teacher.stages[name] = replace(teacher.stages[name], dense=True)
     expected = facts(plan_of(TAPPED, copy.deepcopy(teacher)), batch)["kd/first"]
@@ -156,7 +156,7 @@ def test_taps_reach_into_a_stage_that_another_plan_has_compiled(teacher: Toy, ba
     torch._dynamo.reset()
 
 
-def test_an_uncut_plan_computes_everything_again(teacher: Toy, batch: Batch) -> None:
+def test_an_uncut_plan_computes_everything_again(teacher: Detector, batch: Batch) -> None:
     plan = plan_of(NECK, teacher)
     before = facts(plan, batch)
     Shared([plan])

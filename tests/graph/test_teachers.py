@@ -11,7 +11,7 @@ from kdflow.errors import SpecError
 from kdflow.graph.compile import compile_method
 from kdflow.graph.plan import Plan
 from kdflow.spec.resolve import parse_method
-from tests.toy import Toy, toy_batch
+from tests.toy import make_toy, toy_batch
 
 HEAD = "kdflow: 1\nmethod: test\n"
 TWO = HEAD + (
@@ -25,7 +25,7 @@ TWO = HEAD + (
 
 def owners() -> dict[str, Any]:
     torch.manual_seed(0)
-    return {"student": Toy(), "large": Toy(), "sharp": Toy()}
+    return {"student": make_toy(), "large": make_toy(), "sharp": make_toy()}
 
 
 def plan_of(text: str, detectors: dict[str, Any]) -> Plan:
@@ -82,7 +82,7 @@ def test_a_method_without_a_teacher_has_terms_of_the_student_alone() -> None:
         "nodes:\n  calm: {op: transform.detach, features: student.neck}\n"
         "terms:\n  steady: {loss: loss.squared_error, student: student.neck, teacher: calm, weight: 2}\n"
     )
-    plan = plan_of(text, {"student": Toy()})
+    plan = plan_of(text, {"student": make_toy()})
     assert plan.teachers == {}
     assert plan.report.teacher_stages_run == ()
     assert set(plan(toy_batch()).raw) == {"det/loss", "kd/steady"}
@@ -98,5 +98,5 @@ def test_a_method_without_a_teacher_has_terms_of_the_student_alone() -> None:
 )  # fmt: skip
 def test_naming_a_teacher_that_is_not_there_is_a_mistake(text: str, message: str) -> None:
     with pytest.raises(SpecError) as caught:
-        plan_of(HEAD + "teacher: none\n" + text, {"student": Toy()})
+        plan_of(HEAD + "teacher: none\n" + text, {"student": make_toy()})
     assert message in str(caught.value)

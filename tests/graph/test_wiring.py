@@ -14,7 +14,7 @@ from kdflow.graph.plan import Plan
 from kdflow.ports import DETECTORS
 from kdflow.spec.resolve import parse_method
 from kdflow.student.pictures import Pictures
-from tests.toy import Seeing, toy_batch
+from tests.toy import make_seeing, toy_batch
 
 HEAD = "kdflow: 1\nmethod: test\n"
 TERM = "terms:\n  neck: {loss: loss.squared_error, student: student.neck, teacher: teacher.neck}\n"
@@ -28,7 +28,7 @@ HALF += "  teacher.backbone: {images: half}\n"
 
 def seeing() -> dict[str, Any]:
     torch.manual_seed(0)
-    return {"student": Seeing(), "teacher": Seeing()}
+    return {"student": make_seeing(), "teacher": make_seeing()}
 
 
 def plan_of(text: str, detectors: dict[str, Any] | None = None, canvas: int = 16) -> Plan:
@@ -142,7 +142,7 @@ def test_a_detector_cannot_predict_from_ground_truth() -> None:
         + TERM
         + ("nodes:\n  objects: {op: mask.boxes, like: student.neck}\nwiring:\n  student.head: {features: objects}\n")
     )
-    narrow = {"student": Seeing(width=1), "teacher": Seeing(width=1)}
+    narrow = {"student": make_seeing(width=1), "teacher": make_seeing(width=1)}
     assert "predicts from targets.boxes, which it has in training only" in faults(text, narrow)
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from kdflow.errors import KdflowError
-from kdflow.ports import STANDARD_PORTS
 from kdflow.registry import UnknownNameError
+from kdflow.standard_ports import STANDARD_PORTS
 from kdflow.taxonomy import load_tree
 
 LEAVES = {

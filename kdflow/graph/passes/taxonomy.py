@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from kdflow.errors import choices
 from kdflow.graph.node import Graph, Node, Role
 from kdflow.kinds import Kind
-from kdflow.ports import PortSpec
+from kdflow.ports import Port
 from kdflow.spec.load import Document
 from kdflow.taxonomy import load_tree
 
@@ -83,12 +83,12 @@ def _inferred(graph: Graph, term: Node) -> tuple[str, ...]:
     return tuple(dict.fromkeys(p.node for p in compared_ports(graph, term) if p.node))
 
 
-def compared_ports(graph: Graph, term: Node) -> list[PortSpec]:
+def compared_ports(graph: Graph, term: Node) -> list[Port]:
     """Ports that the student tensor of a term comes from."""
     return _nearest(graph, str(term.inputs.get("student") or term.inputs["value"]))
 
 
-def _nearest(graph: Graph, name: str) -> list[PortSpec]:
+def _nearest(graph: Graph, name: str) -> list[Port]:
     """Ports reached first when walking up from ``name`` along features (masks, boxes and labels do not count)."""
     node = graph[name]
     if node.port is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from kdflow.kinds import AnyTensor
+from kdflow.kinds import DETECTIONS, AnyTensor, AnyValue
 from kdflow.operation import like, op
 
 
@@ -39,3 +39,17 @@ def class_labels(labels: AnyTensor, table: tuple[int, ...]) -> AnyTensor:
     lookup = torch.tensor(table, device=labels.device, dtype=labels.dtype)
     known = (labels >= 0) & (labels < len(table))
     return torch.where(known, lookup[labels.clamp(0, len(table) - 1).long()], labels)
+
+
+@op("tap.class_detections", gives=DETECTIONS, no_grad=True, example={"table": (1, 0)})
+def class_detections(detections: AnyValue, table: tuple[int, ...]) -> AnyValue:
+    """Translate the class labels of detections.
+
+    Args:
+        detections: Per image a dict with ``labels`` (n,).
+        table: Entry i is the new label of class i.
+
+    Returns:
+        The same, with other labels.
+    """
+    return [{**one, "labels": class_labels(one["labels"], table)} for one in detections]
