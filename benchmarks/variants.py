@@ -124,7 +124,7 @@ def make_samples(setting: Setting, device: str, count: int = 4, seed: int = 0) -
     """Random images with four boxes each; speed depends on their number and sizes only."""
     draw = torch.Generator().manual_seed(seed)
     side, classes = setting.bench.data.size, len(setting.classes)
-    offset = getattr(setting.detectors["student"], "label_offset", 0)
+    offset = setting.detectors["student"].source().detect.get("first_label", 0)
     made = []
     for _ in range(count):
         images = torch.rand(setting.bench.recipe.batch, 3, side, side, generator=draw)

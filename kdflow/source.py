@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import ModuleType
 from typing import Any
@@ -90,6 +90,7 @@ def parts_of(module: ModuleType) -> tuple[list[str], list[str]]:
     return foreign, blocks
 
 
-def call_lines(opening: str, settings: Mapping[str, Any]) -> list[str]:
+def call_lines(opening: str, settings: Mapping[str, Any], write: Callable[[Any], str] = repr) -> list[str]:
     """Python of a call over several lines: its opening (with the first arguments), then keywords."""
-    return [opening, *(f"    {key}={value!r}," for key, value in settings.items()), ")"]
+    comma = "" if opening.endswith("(") else ","
+    return [f"{opening.rstrip(',')}{comma}", *(f"    {key}={write(value)}," for key, value in settings.items()), ")"]

@@ -1,4 +1,4 @@
-"""Backbones with a feature pyramid on top, from torchvision or timm, and the Python source that builds them without kdflow."""
+"""Backbones with a feature pyramid on top, from torchvision or timm."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.ops import FeaturePyramidNetwork, FrozenBatchNorm2d
-from torchvision.ops.feature_pyramid_network import ExtraFPNBlock, LastLevelMaxPool, LastLevelP6P7
+from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7
 
-from kdflow.detectors import pyramids
+from kdflow.detectors.expression import Expression
 from kdflow.detectors.pyramids import P6P7, TimmPyramid
 from kdflow.errors import UsageError, choices
-from kdflow.source import Source
+from kdflow.ports import Port
 
 RESNETS = (
     "resnet18",
@@ -105,8 +105,8 @@ class Neck(nn.Module):
         return {"maps": list(self.fpn(OrderedDict((str(i), m) for i, m in enumerate(maps))).values())}
 
 
-def build_backbone(spec: BackboneSpec) -> tuple[nn.Module, tuple[int, ...]]:
-    """A backbone with its pyramid, and the channels of the backbone stages that it reads.
+def build_backbone(spec: BackboneSpec) -> tuple[Expression, tuple[int, ...]]:
+    """A backbone with its pyramid, as the expression that makes it, and the channels of the backbone stages that it reads.
 
     Raises:
         UsageError: The name is unknown, its strides do not fit a pyramid, or the pretrained weights do not.
@@ -115,13 +115,15 @@ def build_backbone(spec: BackboneSpec) -> tuple[nn.Module, tuple[int, ...]]:
         return _timm(spec)
     if spec.name not in RESNETS:
         raise UsageError(f'no backbone "{spec.name}".{choices(spec.name, RESNETS)} or {TIMM}<name of a timm model>')
-    body = torchvision.models.get_model(spec.name, norm_layer=norm_layer(spec.norm))
+    made = Expression(torchvision.models.get_model, spec.name, norm_layer=norm_layer(spec.norm))
+    body = made.build()
     if spec.pretrained is not None:
         load_body(body, spec.name, spec.pretrained)
     _freeze_resnet(body, _trainable(spec))
     channels = [body.inplanes // 8 * 2 ** (s - 2) for s in spec.stages]
     layers = {f"layer{s - 1}": str(i) for i, s in enumerate(spec.stages)}
-    return BackboneWithFPN(body, layers, channels, spec.width, extra_block(spec, channels[-1])), tuple(channels)
+    pyramid = Expression(BackboneWithFPN, made, layers, channels, spec.width, extra_block(spec, channels[-1]))
+    return pyramid.called("backbone"), tuple(channels)
 
 
 def norm_layer(norm: Norm) -> Callable[..., nn.Module]:
@@ -129,20 +131,18 @@ def norm_layer(norm: Norm) -> Callable[..., nn.Module]:
     return nn.BatchNorm2d if norm == "batch" else FrozenBatchNorm2d
 
 
-def extra_block(spec: BackboneSpec, coarsest: int) -> ExtraFPNBlock:
+def extra_block(spec: BackboneSpec, coarsest: int) -> Expression:
     """The block that makes the levels beyond P5; ``coarsest`` is the width of C5."""
     if spec.extra == "pool":
-        return LastLevelMaxPool()
+        return Expression(LastLevelMaxPool)
     if spec.extra == "p6p7_linear":
-        return P6P7(spec.width, spec.width)
-    return LastLevelP6P7(spec.width if spec.extra == "p6p7" else coarsest, spec.width)
+        return Expression(P6P7, spec.width, spec.width)
+    return Expression(LastLevelP6P7, spec.width if spec.extra == "p6p7" else coarsest, spec.width)
 
 
 def _trainable(spec: BackboneSpec) -> int:
     if spec.trainable is None:
         return 3 if spec.pretrained else 5
-    if not 0 <= spec.trainable <= 5:
-        raise UsageError(f"trainable_layers counts backbone stages from the last one: 0 to 5, not {spec.trainable}")
     return spec.trainable
 
 
@@ -154,19 +154,24 @@ def _freeze_resnet(body: nn.Module, trainable: int) -> None:
             parameter.requires_grad_(False)
 
 
-def _timm(spec: BackboneSpec) -> tuple[nn.Module, tuple[int, ...]]:
+def _timm(spec: BackboneSpec) -> tuple[Expression, tuple[int, ...]]:
+    import timm
+
     name, trainable = spec.name.removeprefix(TIMM), _trainable(spec)
     indices = timm_indices(name, spec.stages)
-    body = create_timm(name, indices, spec.pretrained)
+    made = Expression(timm.create_model, name, features_only=True, out_indices=indices)
+    made.given(create_timm(name, indices, spec.pretrained))
     if spec.norm == "frozen":
         from timm.layers import freeze_batch_norm_2d
 
-        body = freeze_batch_norm_2d(body)
+        made = Expression(freeze_batch_norm_2d, made)
     if trainable not in (0, 5) and spec.trainable is not None:
         raise UsageError(f"trainable_layers of a timm backbone is 0 (frozen) or 5 (all train), not {trainable}")
+    body = made.build()
     body.requires_grad_(trainable > 0)
-    channels = tuple(body.feature_info.channels())
-    return TimmPyramid(body, channels, spec.width, extra_block(spec, channels[-1])), channels
+    channels = body.feature_info.channels()
+    pyramid = Expression(TimmPyramid, made, list(channels), spec.width, extra_block(spec, channels[-1]))
+    return pyramid.called("backbone"), tuple(channels)
 
 
 def timm_indices(name: str, stages: Sequence[int]) -> tuple[int, ...]:
@@ -240,40 +245,9 @@ def _library_weights(name: str, pretrained: str) -> Any:
         raise UsageError(f'pretrained_backbone "{pretrained}" could not be fetched: {error}') from error
 
 
-# source
-
-
-def backbone_source(title: str, spec: BackboneSpec, channels: Sequence[int]) -> Source:
-    """Python that defines the same ``backbone`` without kdflow, as the beginning of a detector's source."""
-    extra = {
-        "pool": "LastLevelMaxPool()",
-        "p6p7": f"LastLevelP6P7({spec.width}, {spec.width})",
-        "p6p7_from_c5": f"LastLevelP6P7({channels[-1]}, {spec.width})",
-        "p6p7_linear": f"P6P7({spec.width}, {spec.width})",
-    }[spec.extra]
-    imports = ["from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7"]
-    plain = Source(title, "torchvision", (*imports,))
-    source = plain.carrying(pyramids) if spec.extra == "p6p7_linear" or spec.name.startswith(TIMM) else plain
-    if spec.name.startswith(TIMM):
-        return _timm_source(source, spec, list(channels), extra)
-    layers = {f"layer{s - 1}": str(i) for i, s in enumerate(spec.stages)}
-    norm = "nn.BatchNorm2d" if spec.norm == "batch" else "FrozenBatchNorm2d"
-    return source.then(
-        f"body = torchvision.models.get_model({spec.name!r}, norm_layer={norm})",
-        f"backbone = BackboneWithFPN(body, {layers}, {list(channels)}, {spec.width}, {extra})",
-        imports=[
-            "from torch import nn" if spec.norm == "batch" else "from torchvision.ops import FrozenBatchNorm2d",
-            "import torchvision",
-            "from torchvision.models.detection.backbone_utils import BackboneWithFPN",
-        ],
-    )
-
-
-def _timm_source(source: Source, spec: BackboneSpec, channels: list[int], extra: str) -> Source:
-    name = spec.name.removeprefix(TIMM)
-    made = f"timm.create_model({name!r}, features_only=True, out_indices={timm_indices(name, spec.stages)})"
-    if spec.norm == "frozen":
-        source, made = source.then(imports=["from timm.layers import freeze_batch_norm_2d"]), f"freeze_batch_norm_2d({made})"
-    return source.then(
-        f"body = {made}", f"backbone = TimmPyramid(body, {channels}, {spec.width}, {extra})", imports=["import timm"]
+def map_ports(spec: BackboneSpec, channels: Sequence[int]) -> tuple[Port, Port]:
+    """Ports of a backbone and of its pyramid."""
+    return (
+        Port("backbone", channels=tuple(channels), strides=tuple(2**s for s in spec.stages)),
+        Port("neck", channels=spec.width, strides=tuple(2**level for level in spec.levels)),
     )

@@ -54,4 +54,5 @@ def family(build: Any, sort: str, library: str, licence: str, doc: str, **more: 
     def make(classes: Any, given: Any) -> Detector:
         return build(classes, **{key: getattr(given, key) for key in given.model_fields_set})
 
+    more.setdefault("ragged", not doc.startswith(("RT-DETR", "D-FINE")))
     return DetectorFamily(make, options, sort, library, licence, doc, **more)

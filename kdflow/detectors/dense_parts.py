@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from torch import nn
+
 from kdflow.detectors import dense_stages as dense
-from kdflow.detectors.normalize import Normalize
 from kdflow.detectors.torchvision_parts import (
     PIXELS,
     TARGETS,
     Anchors,
-    TorchvisionDetector,
-    inner,
+    detection_port,
     loss_ports,
-    port,
+    torchvision_detector,
 )
 from kdflow.kinds import DENSE_VALUES
-from kdflow.ports import Call, ClassRows, Detector, Stage
+from kdflow.ports import CLASS_LABELS, CLASS_SCORES, Call, ClassRows, Detector, Port, Stage
 from kdflow.source import Source
 
 FAMILY = "dense"
@@ -27,126 +27,161 @@ SIZES = {"image_sizes": "image_sizes"}
 
 @dataclass(frozen=True)
 class DenseForm:
-    """What sets one dense detector's ports apart from another's.
+    """What sets one dense head apart from another.
 
     Attributes:
         strides: Pixels per cell, per level.
-        width: Channels of the towers; 0 where there are none.
         classes: Number of classes without background.
-        outputs: Further head outputs beside logits: ``deltas``, ``distribution``, ``centerness``.
+        outputs: What the head predicts: key of its result -> port.
+        width: Channels of the towers; 0 where there are none.
         blocks: Blocks per tower.
-        scores: ``sigmoid`` or ``softmax``.
-        deltas: ``deltas`` or ``distances``.
-        bins: Numbers per edge of ``distribution``.
         maps: Port that the head reads.
     """
 
     strides: tuple[int, ...]
-    width: int
     classes: int
-    outputs: tuple[str, ...]
+    outputs: Mapping[str, Port]
+    width: int = 0
     blocks: int = 0
-    scores: str = "sigmoid"
-    deltas: str = "deltas"
-    bins: int = 0
     maps: str = "neck"
 
+    def port(self, name: str, **details: Any) -> Port:
+        """A port with an entry per level."""
+        return Port(name, strides=self.strides, **details)
 
-def head_stages(towers: dense.Towers, predict: Any, form: DenseForm) -> dict[str, Stage]:
+    @property
+    def reads(self) -> dict[str, str]:
+        """Head outputs as inputs of losses and detections."""
+        return {key: port.name for key, port in self.outputs.items()}
+
+
+def head_outputs(strides: tuple[int, ...], classes: int, scores: str = "sigmoid", **others: tuple[int, str]) -> dict[str, Port]:
+    """Ports of a head's outputs: class scores, and ``key=(numbers per place, form)``; 0 for one number without an axis.
+
+    Args:
+        strides: Pixels per cell, per level.
+        classes: Number of classes without background.
+        scores: ``sigmoid``, or ``softmax`` with a background.
+        others: Further outputs: ``deltas``, ``distribution``, ``centerness``.
+    """
+    width = classes + (scores == "softmax")
+    return {
+        "logits": Port("head.logits", channels=width, strides=strides, form=scores, classes=CLASS_SCORES),
+        **{
+            key: Port(f"head.{key}", channels=count or (), strides=strides, form=form)
+            for key, (count, form) in others.items()
+        },
+    }
+
+
+def head_stages(towers: dense.Towers, predict: nn.Module, form: DenseForm) -> dict[str, Stage]:
     """Towers and predictors."""
-    tail = dense.Tail(towers, predict, ("logits", *form.outputs))
+    tail = dense.Tail(towers, predict, tuple(form.outputs))
     features = {"cls": "head.cls_tower", "box": "head.box_tower"}
+    blocks = {key: form.port(_tower_name(key), channels=form.width) for key in towers.outputs}
     return {
-        "head.towers": Stage(towers, {"maps": form.maps}, towers.outputs, dense=True),
-        "head.tail": Stage(tail, features, tail.outputs, options={"from_block": None}, dense=True),
+        "head.towers": Stage(towers, {"maps": form.maps}, blocks, dense=True),
+        "head.tail": Stage(tail, features, form.outputs, options={"from_block": None}, dense=True),
     }
 
 
-def anchor_stage(generator: Any, maps: str = "neck") -> dict[str, Stage]:
+def _tower_name(key: str) -> str:
+    """``cls.1`` -> ``head.cls_tower.1``."""
+    branch, dot, block = key.partition(".")
+    return f"head.{branch}_tower{dot}{block}"
+
+
+def anchors_of(generator: Any, form: DenseForm) -> Stage:
     """The library's anchors as priors, on the maps that the head reads."""
-    return {"head.priors": Stage(Anchors(generator), {"pixels": "normalize.pixels", "maps": maps}, ("anchors",))}
+    reads = {"pixels": "normalize.pixels", "maps": form.maps}
+    return Stage(Anchors(generator), reads, {"anchors": form.port("head.priors", form="xyxy")})
 
 
-def assign_stages(assign: Any, classes: int, inputs: dict[str, str] | None = None) -> dict[str, Stage]:
-    """Assignment of places to objects, then their classes; ``inputs`` beside priors and boxes."""
-    named = {"priors": "head.priors", "boxes": TARGETS["boxes"], **(inputs or {})}
-    labels = dense.AssignedLabels(classes)
-    return {
-        "assign": Stage(assign, named, dense.Assign.outputs),
-        "assign.labels": Stage(
-            labels, {"indices": "assign.indices", "labels": TARGETS["labels"]}, ("labels",)
-        ),
-    }
+def dense_detector(
+    name: str,
+    classes: tuple[str, ...],
+    model: nn.Module,
+    code: Source,
+    form: DenseForm,
+    stages: Mapping[str, Stage],
+    *,
+    priors: Stage,
+    decode: nn.Module,
+    assign: nn.Module,
+    loss: Any,
+    detect: nn.Module,
+    assign_reads: Mapping[str, str] | None = None,
+    class_rows: Mapping[str, ClassRows],
+    size_divisor: int = 32,
+    first_label: int = 0,
+) -> Detector:
+    """The detector around a model with a dense head: priors, decoded boxes, assignment, losses and detections behind its stages.
 
-
-def output_inputs(form: DenseForm) -> dict[str, str]:
-    """Head outputs as inputs of losses and detections."""
-    return {name: f"head.{name}" for name in ("logits", *form.outputs)}
-
-
-def last_stages(loss: Any, detect: Any, form: DenseForm) -> dict[str, Stage]:
-    """The losses on the assignment, and the detections."""
+    Args:
+        name: Registered name.
+        classes: Class names in label order.
+        model: The library's, or one built alike.
+        code: Python that makes it.
+        form: Its head.
+        stages: All stages up to the head's outputs.
+        priors: Gives ``anchors``.
+        decode: (distributions, or deltas where there are none, priors) -> boxes.
+        assign: Which object each place answers for.
+        loss: The losses on an assignment; it has ``names``.
+        detect: The library's post-processing.
+        assign_reads: What the assignment reads beside priors and boxes.
+        class_rows: Which weights have rows per class.
+        size_divisor: Canvas sides are multiples of it.
+        first_label: The library's label of the first class.
+    """
+    source = "distribution" if "distribution" in form.outputs else "deltas"
+    boxes = {"values": f"head.{source}", "priors": "head.priors"}
     own = {"priors": "head.priors", "indices": "assign.indices", **TARGETS}
+    whole = {
+        **stages,
+        "head.priors": priors,
+        "head.decode": Stage(decode, boxes, {"boxes": form.port("head.boxes", channels=4, form="xyxy")}),
+        **assign_stages(assign, form, assign_reads or {}),
+        "losses": Stage(loss, {**own, **form.reads}, loss_ports(loss.names)),
+        "detections": Stage(detect, {"priors": "head.priors", **SIZES, **form.reads}, detection_port()),
+    }
+    return torchvision_detector(
+        name,
+        FAMILY,
+        classes,
+        model,
+        whole,
+        dense_calls(form, loss.names),
+        loss.names,
+        code,
+        size_divisor=size_divisor,
+        first_label=first_label,
+        class_rows=class_rows,
+    )
+
+
+def assign_stages(assign: nn.Module, form: DenseForm, reads: Mapping[str, str]) -> dict[str, Stage]:
+    """Assignment of places to objects, then their classes; ``reads`` beside priors and boxes."""
+    indices = "object of each place; -1 background, -2 not trained on"
+    described = {
+        "positive": form.port("assign.positive"),
+        "weights": form.port("assign.weights"),
+        "matched_boxes": form.port("assign.matched_boxes", channels=4, form="xyxy"),
+        "indices": form.port("assign.indices", kind=DENSE_VALUES, doc=indices),
+    }
     return {
-        "losses": Stage(loss, {**own, **output_inputs(form)}, loss.names),
-        "detections": Stage(
-            detect, {"priors": "head.priors", **SIZES, **output_inputs(form)}, ("detections",)
+        "assign": Stage(assign, {"priors": "head.priors", "boxes": TARGETS["boxes"], **reads}, described),
+        "assign.labels": Stage(
+            dense.AssignedLabels(form.classes),
+            {"indices": "assign.indices", "labels": TARGETS["labels"]},
+            {"labels": form.port("assign.labels", classes=CLASS_LABELS)},
         ),
     }
 
 
-def dense_ports(form: DenseForm, losses: Sequence[str], priors_key: str = "anchors") -> dict[str, Any]:
-    """Ports of the head, the assignment, the losses and the detections."""
-    count = len(form.strides)
-    levels: dict[str, Any] = {"strides": form.strides, "length": count}
-    logits = form.classes + (form.scores == "softmax")
-
-    def of(name: str, stage: str, key: str, channels: int = 0, form: str = "") -> Any:
-        return port(name, FAMILY, stage, key, channels=(channels,) * count if channels else (), form=form, **levels)
-
-    made = {
-        "deltas": of("head.deltas", "head.tail", "deltas", 4, form.deltas) if "deltas" in form.outputs else None,
-        "centerness": of("head.centerness", "head.tail", "centerness") if "centerness" in form.outputs else None,
-        "distribution": of("head.distribution", "head.tail", "distribution", 4 * form.bins, "distribution")
-        if "distribution" in form.outputs
-        else None,
-    }
-    return {
-        **tower_ports(form, levels),
-        "head.priors": of("head.priors", "head.priors", priors_key, form="xyxy"),
-        "head.logits": of("head.logits", "head.tail", "logits", logits, form.scores),
-        **{f"head.{name}": spec for name, spec in made.items() if spec is not None},
-        "head.boxes": of("head.boxes", "head.decode", "boxes", 4, "xyxy"),
-        **{f"assign.{key}": of(f"assign.{key}", "assign", key) for key in ("positive", "weights")},
-        "assign.matched_boxes": of("assign.matched_boxes", "assign", "matched_boxes", 4, "xyxy"),
-        "assign.indices": inner(
-            "assign", "indices", "object of each place; -1 background, -2 not trained on", DENSE_VALUES, **levels
-        ),
-        "assign.labels": of("assign.labels", "assign.labels", "labels"),
-        **loss_ports("losses", losses),
-        "detections": port("detections", FAMILY, "detections", "detections"),
-    }
-
-
-def tower_ports(form: DenseForm, levels: dict[str, Any]) -> dict[str, Any]:
-    """``head.cls_tower`` and its blocks, and the same for boxes."""
-    if not form.blocks:
-        return {}
-    found: dict[str, Any] = {}
-    for branch in ("cls", "box"):
-        channels = (form.width,) * len(form.strides)
-        name = f"head.{branch}_tower"
-        found[name] = port(name, FAMILY, "head.towers", branch, channels=channels, **levels)
-        for i in range(1, form.blocks + 1):
-            found[f"{name}.{i}"] = port(
-                f"{name}.{i}", FAMILY, "head.towers", f"{branch}.{i}", channels=channels, **levels
-            )
-    return found
-
-
-def dense_calls(form: DenseForm, losses: Sequence[str]) -> dict[str, Call]:
+def dense_calls(form: DenseForm, losses: tuple[str, ...]) -> dict[str, Call]:
     """What a method may run again."""
-    outputs = ("logits", *form.outputs, "boxes", *(("cls_tower", "box_tower") if form.blocks else ()))
+    outputs = (*form.outputs, "boxes", *(("cls_tower", "box_tower") if form.blocks else ()))
     inputs, options = {"features": form.maps}, {}
     if form.blocks:
         inputs |= {"cls_tower": "head.tail:cls", "box_tower": "head.tail:box"}
@@ -166,56 +201,8 @@ def dense_calls(form: DenseForm, losses: Sequence[str]) -> dict[str, Call]:
             doc="assignment of places to other boxes",
         ),
         "criterion": Call(
-            {**output_inputs(form), "indices": "assign.indices", "boxes": "losses:boxes", "labels": "losses:labels"},
+            {**form.reads, "indices": "assign.indices", "boxes": "losses:boxes", "labels": "losses:labels"},
             {n: f"losses.{n}" for n in losses},
             doc="the detector's losses on other outputs or another assignment",
         ),
     }
-
-
-def dense_detector(
-    name: str,
-    classes: tuple[str, ...],
-    model: Any,
-    form: DenseForm,
-    losses: Sequence[str],
-    *,
-    features: Mapping[str, Any],
-    stages: Mapping[str, Stage],
-    normalize: Normalize,
-    code: Source,
-    class_rows: Mapping[str, ClassRows],
-    size_divisor: int = 32,
-    label_offset: int = 0,
-) -> Detector:
-    """The detector around a model with a dense head.
-
-    Args:
-        name: Of the detector.
-        classes: Class names in label order.
-        model: The library's, or one built alike.
-        form: Its head.
-        losses: Names of its losses.
-        features: Ports up to what the head reads.
-        stages: All stages.
-        normalize: The first stage's module.
-        code: Source that builds the model without kdflow.
-        class_rows: Which weights have rows per class.
-        size_divisor: Canvas sides are multiples of it.
-        label_offset: The library's label of the first class.
-    """
-    return TorchvisionDetector(
-        name,
-        "dense",
-        classes,
-        model,
-        {**features, **dense_ports(form, losses)},
-        dict(stages),
-        dense_calls(form, losses),
-        {loss: f"losses.{loss}" for loss in losses},
-        size_divisor=size_divisor,
-        normalize=normalize,
-        label_offset=label_offset,
-        code=code,
-        class_rows=dict(class_rows),
-    )

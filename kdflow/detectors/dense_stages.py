@@ -145,10 +145,10 @@ class Decode(nn.Module):
         super().__init__()
         self.decode = decode
 
-    def forward(self, deltas: list[Tensor], priors: list[Tensor]) -> dict[str, Any]:
-        """``boxes`` (B, H*W*A, 4) xyxy per level, not clipped."""
+    def forward(self, values: list[Tensor], priors: list[Tensor]) -> dict[str, Any]:
+        """``boxes`` (B, H*W*A, 4) xyxy per level, not clipped, from deltas of the same shape."""
         found = []
-        for own, places in zip(deltas, priors):
+        for own, places in zip(values, priors):
             flat = self.decode(own.reshape(-1, 4), places.repeat(len(own), 1))
             found.append(flat.view_as(own))
         return {"boxes": found}

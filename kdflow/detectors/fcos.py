@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any, Literal
 
@@ -14,34 +13,17 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.fcos import FCOSHead
 
 from kdflow.detectors import dense_stages as dense
-from kdflow.detectors import pyramids
-from kdflow.detectors.backbones import P6_FROM, BackboneSpec, Norm, backbone_source, build_backbone
-from kdflow.detectors.bridge import family
-from kdflow.detectors.dense_parts import (
-    FAMILY,
-    DenseForm,
-    anchor_stage,
-    assign_stages,
-    dense_detector,
-    head_stages,
-    last_stages,
-)
-from kdflow.detectors.normalize import IMAGENET_MEAN, IMAGENET_STD, Normalize
-from kdflow.detectors.options import typed_options
+from kdflow.detectors.backbones import P6_FROM, build_backbone, map_ports
+from kdflow.detectors.cnn_options import CandidateOptions, PictureOptions, PyramidOptions
+from kdflow.detectors.dense_parts import DenseForm, anchors_of, dense_detector, head_outputs, head_stages
+from kdflow.detectors.expression import Expression
+from kdflow.detectors.normalize import Normalize
 from kdflow.detectors.pyramids import BranchedPyramid
-from kdflow.detectors.torchvision_parts import (
-    cells,
-    check_groups,
-    feature_ports,
-    feature_stages,
-    inner,
-    pyramid,
-    resize_settings,
-)
+from kdflow.detectors.torchvision_parts import cells, check_groups, feature_stages, pyramid
 from kdflow.errors import UsageError
 from kdflow.kinds import PYRAMID
-from kdflow.ports import DETECTORS, ClassRows, Detector, Stage
-from kdflow.source import Source, call_lines
+from kdflow.options import again, option
+from kdflow.ports import DETECTORS, ClassRows, Detector, DetectorFamily, Stage
 
 NAME = "fcos"
 LOSSES = ("classification", "bbox_regression", "bbox_ctrness")
@@ -49,6 +31,26 @@ LIBRARY = {"logits": "cls_logits", "deltas": "bbox_regression", "centerness": "b
 PREPARE = {"centerness": lambda values: values[..., None]}
 WHOLE_STRIDES = 128
 """Canvas sides that every stride of the pyramid divides."""
+
+
+class FcosOptions(PyramidOptions, CandidateOptions, PictureOptions):
+    """Defaults are torchvision's ``fcos_resnet50_fpn``."""
+
+    name = NAME
+    neck: int = option(256, "Channels of pyramid and towers, a multiple of 32 from 64 on (the library's GroupNorm).", gt=0)
+    first_level: Literal[2, 3] = option(3, "2 adds P2 (stride 4) to pyramid and head.")
+    head_from: Literal[2, 3] | None = option(
+        None,
+        "3 with ``first_level: 2`` keeps P2 from the head, which is then as usual on P3..P7; methods find P2 in ``neck``, and "
+        "what the head reads in ``head.maps``. None: the head reads all levels.",
+    )
+    p6_from: Literal["p5", "c5"] = option("p5", "What P6 is computed from.")
+    tower_blocks: int = option(4, "Blocks per tower.", gt=0)
+    radius: float = option(
+        1.5, "Cells around an object's centre that may be positive, in strides.", "center_sampling_radius", gt=0
+    )
+    score: float = again(CandidateOptions, "score", 0.2)
+    nms: float = again(CandidateOptions, "nms", 0.6)
 
 
 class ReadLevels(nn.Module):
@@ -92,161 +94,72 @@ def match(model: Any, priors: list[Tensor], boxes: list[Tensor]) -> Tensor:
     return found
 
 
-def stages(model: Any, normalize: Normalize, form: DenseForm) -> dict[str, Stage]:
-    """All stages in the library's order."""
-    head = model.head
-    read = {}
-    if form.maps != "neck":
-        levels = ReadLevels(model.backbone.levels)
-        read = {form.maps: Stage(levels, {"maps": "neck"}, ("maps",), library="backbone.levels")}
-    towers = dense.Towers(dense.Tower(head.classification_head.conv), dense.Tower(head.regression_head.conv))
-    decode = dense.Decode(model.box_coder.decode)
-    loss = dense.DenseLoss(head, LOSSES, dense.head_loss, LIBRARY, prepare=PREPARE)
-    detect = dense.DenseDetect(model, dense.per_level, LIBRARY, prepare=PREPARE)
-    return {
-        **feature_stages(normalize, *pyramid(model)),
-        **read,
-        **head_stages(towers, Predict(head), form),
-        **anchor_stage(model.anchor_generator, form.maps),
-        "head.decode": Stage(decode, {"deltas": "head.deltas", "priors": "head.priors"}, ("boxes",)),
-        **assign_stages(dense.Assign(model, match), form.classes),
-        **last_stages(loss, detect, form),
-    }
+def spare_levels(options: FcosOptions) -> int:
+    """Pyramid levels that the head does not read; UsageError where the options contradict each other."""
+    spare = 0 if options.head_from is None else options.head_from - options.first_level
+    if spare < 0:
+        raise UsageError(
+            f"{NAME}: the head cannot read P{options.head_from} where the pyramid begins with P{options.first_level}"
+        )
+    return spare
 
 
-@typed_options(NAME)
-def build_fcos(
-    classes: tuple[str, ...],
-    *,
-    backbone: str = "resnet50",
-    pretrained_backbone: str | None = None,
-    neck: int = 256,
-    norm: Norm = "batch",
-    trainable_layers: int | None = None,
-    first_level: Literal[2, 3] = 3,
-    head_from: Literal[2, 3] | None = None,
-    p6_from: Literal["p5", "c5"] = "p5",
-    tower_blocks: int = 4,
-    radius: float = 1.5,
-    score: float = 0.2,
-    nms: float = 0.6,
-    detections: int = 100,
-    candidates: int = 1000,
-    image_mean: tuple[float, float, float] = IMAGENET_MEAN,
-    image_std: tuple[float, float, float] = IMAGENET_STD,
-    min_size: int = 800,
-    max_size: int = 1333,
-) -> Detector:
-    """FCOS on P3..P7; defaults are torchvision's ``fcos_resnet50_fpn``.
+def read_stage(model: Any, form: DenseForm) -> dict[str, Stage]:
+    """What the head reads, where it is not the whole pyramid."""
+    if form.maps == "neck":
+        return {}
+    doc = "pyramid levels that the head reads, finest first"
+    maps = form.port(form.maps, kind=PYRAMID, node="cnn/neck", channels=form.width, doc=doc)
+    return {form.maps: Stage(ReadLevels(model.backbone.levels), {"maps": "neck"}, {"maps": maps}, library="backbone.levels")}
 
-    Args:
-        classes: Class names in label order.
-        backbone: ``resnet18`` ... ``resnet152``, ``resnext...``, ``wide_resnet...`` of torchvision, or ``timm:<name>``.
-        pretrained_backbone: State-dict file or weight name (``default``, ``IMAGENET1K_V2``) for the backbone alone.
-        neck: Channels of the pyramid and the towers, a multiple of 32 from 64 on (the library's GroupNorm).
-        norm: ``batch``, or ``frozen`` for BatchNorms that are constants (for pretrained backbones).
-        trainable_layers: Backbone stages that train, counted from the last; none: 3 with pretrained weights, else 5 (all).
-        first_level: 2 adds P2 (stride 4) to pyramid and head.
-        head_from: 3 with ``first_level: 2`` keeps P2 from the head, which is then as usual on P3..P7; methods find P2 in
-            ``neck``, and what the head reads in ``head.maps``. None: the head reads all levels.
-        p6_from: What P6 is computed from.
-        tower_blocks: Blocks per tower.
-        radius: Cells around an object's centre that may be positive, in strides.
-        score: Least score of a detection.
-        nms: IoU above which a worse detection of the same class is dropped.
-        detections: Most detections per image.
-        candidates: Most candidates per level before suppression.
-        image_mean: Mean colour that is subtracted.
-        image_std: Standard deviation that is divided by.
-        min_size: Shorter side in the library's own resize; used by the exported model only.
-        max_size: Longest side in it.
-    """
-    check_groups(NAME, neck)
-    spare = spare_levels(first_level, head_from, tower_blocks)
-    spec = BackboneSpec(backbone, neck, norm, first_level, P6_FROM[p6_from], pretrained_backbone, trainable_layers)
-    settings: dict[str, Any] = {
-        **resize_settings(min_size, max_size, image_mean, image_std),
-        "center_sampling_radius": radius,
-        "score_thresh": score,
-        "nms_thresh": nms,
-        "detections_per_img": detections,
-        "topk_candidates": candidates,
+
+def make(classes: tuple[str, ...], options: FcosOptions) -> Detector:
+    """FCOS on P3..P7, or P2..P7."""
+    check_groups(NAME, options.neck)
+    spare = spare_levels(options)
+    spec = options.pyramid(options.first_level, P6_FROM[options.p6_from])
+    backbone, channels = build_backbone(spec)
+    if spare:
+        backbone = Expression(BranchedPyramid, backbone, spare).called("branched")
+    strides = tuple(2**level for level in spec.levels[spare:])
+    made = Expression(
+        FCOS,
+        backbone,
+        len(classes),
+        anchor_generator=Expression(AnchorGenerator, tuple((s,) for s in strides), ((1.0,),) * len(strides)),
+        head=Expression(FCOSHead, options.neck, 1, len(classes), options.tower_blocks),
+        **options.keywords(),
         **({"size_divisible": WHOLE_STRIDES} if spare else {}),
-    }
-    model, channels, code = build_model(spec, spare, len(classes), tower_blocks, settings)
-    outputs, maps = ("deltas", "centerness"), "head.maps" if spare else "neck"
-    strides = head_strides(spec, spare)
-    form = DenseForm(strides, neck, len(classes), outputs, tower_blocks, deltas="distances", maps=maps)
-    normalize = Normalize(image_mean, image_std)
+    )
+    model = made.build()
+    outputs = head_outputs(strides, len(classes), deltas=(4, "distances"), centerness=(0, ""))
+    maps = "head.maps" if spare else "neck"
+    form = DenseForm(strides, len(classes), outputs, options.neck, options.tower_blocks, maps)
+    head, features = model.head, (pyramid(model), map_ports(spec, channels))
+    towers = dense.Towers(dense.Tower(head.classification_head.conv), dense.Tower(head.regression_head.conv))
     return dense_detector(
         NAME,
         classes,
         model,
+        made.source("FCOS of torchvision"),
         form,
-        LOSSES,
-        features={**feature_ports(spec, channels, FAMILY), **read_ports(form)},
-        stages=stages(model, normalize, form),
-        size_divisor=WHOLE_STRIDES if spare else 32,
-        normalize=normalize,
-        code=code,
+        {
+            **feature_stages(Normalize(options.image_mean, options.image_std), *features),
+            **read_stage(model, form),
+            **head_stages(towers, Predict(head), form),
+        },
+        priors=anchors_of(model.anchor_generator, form),
+        decode=dense.Decode(model.box_coder.decode),
+        assign=dense.Assign(model, match),
+        loss=dense.DenseLoss(head, LOSSES, dense.head_loss, LIBRARY, prepare=PREPARE),
+        detect=dense.DenseDetect(model, dense.per_level, LIBRARY, prepare=PREPARE),
         class_rows={"head.classification_head.cls_logits": ClassRows()},
+        size_divisor=WHOLE_STRIDES if spare else 32,
     )
 
 
-def spare_levels(first: int, head_from: int | None, blocks: int) -> int:
-    """Pyramid levels that the head does not read; UsageError where the options contradict each other."""
-    if blocks < 1:
-        raise UsageError(f"{NAME}: tower_blocks must be at least 1, not {blocks}")
-    spare = 0 if head_from is None else head_from - first
-    if spare < 0:
-        raise UsageError(f"{NAME}: the head cannot read P{head_from} where the pyramid begins with P{first}")
-    return spare
-
-
-def head_strides(spec: BackboneSpec, spare: int) -> tuple[int, ...]:
-    """Strides of the levels that the head reads."""
-    return tuple(2**level for level in spec.levels[spare:])
-
-
-def build_model(
-    spec: BackboneSpec, spare: int, classes: int, blocks: int, settings: Mapping[str, Any]
-) -> tuple[FCOS, tuple[int, ...], Source]:
-    """The model, channels of its backbone, and Python that builds it without kdflow."""
-    strides = head_strides(spec, spare)
-    sizes, ratios = tuple((s,) for s in strides), ((1.0,),) * len(strides)
-    body, channels = build_backbone(spec)
-    if spare:
-        body = BranchedPyramid(body, spare)
-    head = FCOSHead(spec.width, 1, classes, blocks)
-    model = FCOS(body, classes, anchor_generator=AnchorGenerator(sizes, ratios), head=head, **settings)
-    opening = (
-        f"model = FCOS(backbone, {classes}, anchor_generator=AnchorGenerator({sizes}, {ratios}),\n"
-        f"    head=FCOSHead({spec.width}, 1, {classes}, {blocks}),"
-    )
-    return model, channels, source(spec, channels, call_lines(opening, settings), spare)
-
-
-def read_ports(form: DenseForm) -> dict[str, Any]:
-    """What the head reads, where it is not the whole pyramid."""
-    if form.maps == "neck":
-        return {}
-    count = len(form.strides)
-    details: dict[str, Any] = {"channels": (form.width,) * count, "strides": form.strides, "length": count}
-    doc = "pyramid levels that the head reads, finest first"
-    return {form.maps: inner(form.maps, "maps", doc, PYRAMID, node="cnn/neck", **details)}
-
-
-def source(spec: BackboneSpec, channels: Sequence[int], lines: Sequence[str], spare: int = 0) -> Source:
-    """Python that builds the model without kdflow; ``spare`` levels of the pyramid are not read by the head."""
-    found = backbone_source("FCOS of torchvision", spec, channels)
-    if spare:
-        found = found.carrying(pyramids).then(f"backbone = BranchedPyramid(backbone, {spare})")
-    imports = [
-        "from torchvision.models.detection import FCOS",
-        "from torchvision.models.detection.anchor_utils import AnchorGenerator",
-        "from torchvision.models.detection.fcos import FCOSHead",
-    ]
-    return found.then(*lines, imports=imports)
-
-
-DETECTORS.add(NAME, family(build_fcos, FAMILY, "torchvision", "BSD-3-Clause", "FCOS on P3..P7, or P2..P7"))
+TINY = {"backbone": "resnet18", "neck": 64, "score": 0.001, "min_size": 64, "max_size": 128}
+DETECTORS.add(
+    NAME,
+    DetectorFamily(make, FcosOptions, "dense", "torchvision", "BSD-3-Clause", "FCOS on P3..P7, or P2..P7", tiny=TINY),
+)

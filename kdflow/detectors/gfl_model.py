@@ -202,10 +202,10 @@ class PointDetector(nn.Module):
     Args:
         backbone: Gives pyramid levels by name.
         head: A :class:`PointHead`.
-        score: Least score of a detection.
-        nms: IoU above which a worse detection of the same class is dropped.
-        detections: Most detections per image.
-        candidates: Most candidates per level before suppression.
+        score_thresh: Least score of a detection.
+        nms_thresh: IoU above which a worse detection of the same class is dropped.
+        detections_per_img: Most detections per image.
+        topk_candidates: Most candidates per level before suppression.
         transform: Settings of torchvision's ``GeneralizedRCNNTransform``.
     """
 
@@ -214,18 +214,18 @@ class PointDetector(nn.Module):
         backbone: nn.Module,
         head: PointHead,
         *,
-        score: float = 0.05,
-        nms: float = 0.6,
-        detections: int = 100,
-        candidates: int = 1000,
+        score_thresh: float = 0.05,
+        nms_thresh: float = 0.6,
+        detections_per_img: int = 100,
+        topk_candidates: int = 1000,
         **transform: Any,
     ) -> None:
         super().__init__()
         self.backbone = backbone
         self.head = head
         self.transform = GeneralizedRCNNTransform(**transform)
-        self.score_thresh, self.nms_thresh = score, nms
-        self.detections_per_img, self.topk_candidates = detections, candidates
+        self.score_thresh, self.nms_thresh = score_thresh, nms_thresh
+        self.detections_per_img, self.topk_candidates = detections_per_img, topk_candidates
 
     def forward(self, images: list[Tensor], targets: Any = None) -> list[dict[str, Tensor]]:
         """Detections; RuntimeError in training mode, whose losses are not part of this module."""

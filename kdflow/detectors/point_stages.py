@@ -12,6 +12,7 @@ from torch.nn import functional
 from torchvision.ops import sigmoid_focal_loss
 
 from kdflow.detectors import dense_stages as dense
+from kdflow.detectors.dense_parts import DenseForm
 from kdflow.detectors.gfl_model import GFLHead, PointHead, square_priors
 from kdflow.detectors.torchvision_parts import Held, ImageSizes
 from kdflow.functional import boxes as bx
@@ -20,6 +21,7 @@ from kdflow.functional.dense_losses import distribution_focal, edge_distances, v
 from kdflow.functional.divergences import quality_focal
 from kdflow.functional.precision import single
 from kdflow.functional.reduce import mean_over_ranks
+from kdflow.ports import Stage
 
 
 class PointPriors(nn.Module):
@@ -33,6 +35,11 @@ class PointPriors(nn.Module):
     def forward(self, maps: list[Tensor]) -> dict[str, Any]:
         """``anchors`` (H*W, 4) xyxy per level."""
         return {"anchors": square_priors(list(maps), self.strides, self.side)}
+
+
+def prior_stage(head: PointHead, form: DenseForm) -> Stage:
+    """The priors as a stage."""
+    return Stage(PointPriors(head), {"maps": form.maps}, {"anchors": form.port("head.priors", form="xyxy")})
 
 
 class PointPredict(Held):

@@ -19,6 +19,7 @@ from torchvision.models.detection.rpn import RegionProposalNetwork
 from torchvision.ops.poolers import LevelMapper
 
 from kdflow.detectors.torchvision_parts import (
+    PIXELS,
     Held,
     ImageSizes,
     background_first,
@@ -28,6 +29,10 @@ from kdflow.detectors.torchvision_parts import (
     library_targets,
 )
 from kdflow.functional.pooling import align_boxes
+from kdflow.ports import Call
+
+ROI = {"logits": "roi.logits", "deltas": "roi.deltas"}
+ROI_LOSSES = ("loss_classifier", "loss_box_reg")
 
 
 class RpnHead(nn.Module):
@@ -282,3 +287,35 @@ class RoiDetect(Held):
         """As many detections as are kept at most."""
         del proposals
         return {"detections": empty_detections(maps[0], self.owner.detections_per_img, len(image_sizes))}
+
+
+def calls() -> dict[str, Call]:
+    """What a method may run again."""
+    head = ("fc1", "fc2", "embedding", "logits", "deltas")
+    sampled = ("boxes", "labels", "positive", "negative", "matched_boxes", "targets")
+    proposed = ("logits", "deltas", "anchors", "proposals", "scores")
+    return {
+        "backbone": PIXELS,
+        "rpn": Call({"features": "neck"}, {n: f"rpn.{n}" for n in proposed}, doc="region proposals on other maps"),
+        "roi": Call(
+            {"features": "roi.pool:maps", "boxes": "roi.boxes"},
+            {n: f"roi.{n}" for n in ("features", "levels", *head, "decoded")},
+            doc="box head on other maps or other boxes",
+        ),
+        "roi.head": Call(
+            {"features": "roi.features"}, {n: f"roi.{n}" for n in head}, doc="box head on pooled blocks"
+        ),
+        "roi.sample": Call(
+            {"proposals": "rpn.proposals", "boxes": "roi.sample:boxes", "labels": "roi.sample:labels"},
+            {n: f"roi.{n}" for n in sampled},
+            doc="sampling of other proposals, or for other ground truth",
+        ),
+        "roi.decode": Call(
+            {"deltas": "roi.deltas", "boxes": "roi.boxes"}, {"boxes": "roi.decoded"}, doc="boxes that deltas stand for"
+        ),
+        "roi.loss": Call(
+            {**ROI, "labels": "roi.labels", "targets": "roi.targets"},
+            {n: f"losses.{n}" for n in ROI_LOSSES},
+            doc="losses of the box head on other predictions or labels",
+        ),
+    }

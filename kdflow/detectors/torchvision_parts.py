@@ -15,12 +15,11 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import permute_and_flatten
 
 from kdflow.detectors.backbones import BackboneSpec, Body, Neck
-from kdflow.detectors.bridge import PortSpec, joined, standard_port
 from kdflow.detectors.normalize import Normalize
 from kdflow.detectors.weights import load_by_name
 from kdflow.errors import DataError, UsageError
-from kdflow.kinds import ANY, BOXES, LABELS, SCALAR, Kind
-from kdflow.ports import Call, ClassRows, Detector, ImageSizes, Stage
+from kdflow.kinds import ANY, BOXES, LABELS, SCALAR
+from kdflow.ports import CLASS_DETECTIONS, CLASS_LABELS, Call, ClassRows, Detector, ImageSizes, Port, Stage
 from kdflow.source import Source
 
 TARGETS = {"boxes": "targets.checked_boxes", "labels": "targets.checked_labels"}
@@ -225,19 +224,9 @@ def background_first(values: Tensor, block: int = 1) -> Tensor:
     return torch.roll(values, block, dims=-1)
 
 
-def port(name: str, family: str, stage: str, key: str, **details: Any) -> Any:
-    """A standard port."""
-    return standard_port(name, family, stage, key, **details)
-
-
-def inner(stage: str, key: str, doc: str, kind: Kind = ANY, **details: Any) -> Any:
-    """A port that stages need among themselves, or that belongs to one family."""
-    return PortSpec(kind, stage, key, doc=doc, **details)
-
-
-def loss_ports(stage: str, names: Sequence[str]) -> dict[str, Any]:
+def loss_ports(names: Sequence[str]) -> dict[str, Port]:
     """``losses.<name>`` for each term of a loss stage."""
-    return {f"losses.{name}": inner(stage, name, "loss term of the library", SCALAR) for name in names}
+    return {name: Port(f"losses.{name}", SCALAR, doc="loss term of the library") for name in names}
 
 
 def pyramid(model: Any) -> tuple[nn.Module, nn.Module]:
@@ -245,46 +234,31 @@ def pyramid(model: Any) -> tuple[nn.Module, nn.Module]:
     return Body(model.backbone.body), Neck(model.backbone.fpn)
 
 
-def feature_stages(normalize: Normalize, body: nn.Module, neck: nn.Module) -> dict[str, Stage]:
-    """Images and targets to the pyramid."""
-    targets, own = Targets(), "backbone.body" if isinstance(body, Body) else ""
+def feature_stages(normalize: Normalize, modules: tuple[nn.Module, nn.Module], ports: tuple[Port, Port]) -> dict[str, Stage]:
+    """Images and targets to the pyramid.
+
+    Args:
+        normalize: What images go through first.
+        modules: Backbone and neck, as :func:`pyramid` gives them.
+        ports: Their ports.
+    """
+    (body, neck), own = modules, "backbone.body" if isinstance(modules[0], Body) else ""
+    pixels = Port("normalize.pixels", ANY, doc="normalised images")
+    checked = {
+        "boxes": Port("targets.checked_boxes", BOXES, form="xyxy", doc="ground-truth boxes"),
+        "labels": Port("targets.checked_labels", LABELS, classes=CLASS_LABELS, doc="their classes"),
+    }
     return {
-        "normalize": Stage(normalize, {"images": "images", "image_sizes": "image_sizes"}, ("pixels",)),
-        "targets": Stage(
-            targets, {"boxes": "targets.boxes", "labels": "targets.labels"}, ("boxes", "labels")
-        ),
-        "backbone": Stage(body, {"pixels": "normalize.pixels"}, ("maps",), dense=True, library=own),
-        "neck": Stage(neck, {"maps": "backbone"}, ("maps",), dense=True),
+        "normalize": Stage(normalize, {"images": "images", "image_sizes": "image_sizes"}, {"pixels": pixels}),
+        "targets": Stage(Targets(), {"boxes": "targets.boxes", "labels": "targets.labels"}, checked),
+        "backbone": Stage(body, {"pixels": "normalize.pixels"}, {"maps": ports[0]}, dense=True, library=own),
+        "neck": Stage(neck, {"maps": "backbone"}, {"maps": ports[1]}, dense=True),
     }
 
 
-def feature_ports(spec: BackboneSpec, channels: Sequence[int], family: str) -> dict[str, Any]:
-    """Ports of :func:`feature_stages`."""
-    strides = tuple(2**s for s in spec.stages)
-    levels = tuple(2**level for level in spec.levels)
-    return {
-        "normalize.pixels": inner("normalize", "pixels", "normalised images"),
-        "targets.checked_boxes": inner("targets", "boxes", "ground-truth boxes", BOXES, form="xyxy"),
-        "targets.checked_labels": inner("targets", "labels", "their classes", LABELS),
-        "backbone": port(
-            "backbone", family, "backbone", "maps", channels=tuple(channels), strides=strides, length=len(strides)
-        ),
-        "neck": port(
-            "neck", family, "neck", "maps", channels=(spec.width,) * len(levels), strides=levels, length=len(levels)
-        ),
-    }
-
-
-def resize_settings(
-    min_size: int, max_size: int, image_mean: Sequence[float], image_std: Sequence[float]
-) -> dict[str, Any]:
-    """The keywords of the library's own resize and normalisation, which every model of it takes."""
-    return {
-        "min_size": min_size,
-        "max_size": max_size,
-        "image_mean": list(image_mean),
-        "image_std": list(image_std),
-    }
+def detection_port() -> dict[str, Port]:
+    """What the last stage gives."""
+    return {"detections": Port("detections", classes=CLASS_DETECTIONS)}
 
 
 def check_anchors(name: str, sizes: Sequence[Sequence[float]], spec: BackboneSpec) -> None:
@@ -303,14 +277,3 @@ def check_groups(name: str, width: int) -> None:
         raise UsageError(
             f"{name}: the towers' GroupNorm has 32 groups, so neck must be a multiple of 32 from 64 on, not {width}"
         )
-
-
-def TorchvisionDetector(  # noqa: N802
-    name: Any, family: Any, classes: Any, model: Any, ports: Any, stages: Any, calls: Any, losses: Any, **more: Any
-) -> Detector:
-    more.pop("normalize")
-    first_label = more.pop("label_offset")
-    code = more.pop("code")
-    return torchvision_detector(
-        name, family, classes, model, joined(stages, ports), calls, list(losses), code, first_label=first_label, **more
-    )

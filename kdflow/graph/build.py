@@ -165,7 +165,7 @@ class Builder:
             return self.calls.given_output(entry, rest)
         if entry is not None and entry.op is not None and entry.op in OPS:
             kind = _declared_kind(OPS.get(entry.op), rest)
-            return Port(rest, kind) if kind else None
+            return Port(rest, kind, node=None) if kind else None
         return None
 
     # detectors

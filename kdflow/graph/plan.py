@@ -130,7 +130,7 @@ class Plan(nn.Module):
         self._lowered: dict[str, GraphModule] = {}
         self._cut: tuple[str, ...] = ()
         self._weights: dict[str, Tensor] = {t.name: torch.tensor(t.weight) for t in terms}
-        for name in getattr(detectors.get("student"), "unused_parameters", ()):
+        for name in detectors["student"].optional if "student" in detectors else ():
             self.student.get_parameter(name).requires_grad_(name not in report.frozen)
         for detector in self._hidden:
             for parameter in detector.model.parameters():

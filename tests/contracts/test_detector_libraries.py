@@ -12,7 +12,7 @@ import transformers
 from kdflow.engine.evaluate import evaluate, judge
 from kdflow.errors import UsageError
 from kdflow.ports import DETECTORS, Batch
-from tests.contracts.tiny_detectors import PADDED, RAGGED, SQUARE, batch_for, detector_of
+from tests.contracts.tiny_detectors import RAGGED, SQUARE, batch_for, detector_of
 from tests.detectors.library import library_inputs, make_batch
 from tests.detectors.staging import run_stages
 
@@ -57,7 +57,7 @@ def library_detections(detector: Any, batch: Batch) -> list[dict[str, torch.Tens
         output = model(pixel_values=pixels["pixels"], pixel_mask=pixels["mask"])
         processor = getattr(transformers, detector.stages["postprocess"].run.processor)()
         return processor.post_process_object_detection(output, threshold=0.0, target_sizes=batch.image_sizes)
-    offset = detector.label_offset
+    offset = detector.source().detect["first_label"]
     return [{**one, "labels": one["labels"] - offset} for one in model(library_inputs(batch, offset)[0])]
 
 
@@ -110,7 +110,7 @@ def test_images_of_unequal_size_are_taken_or_refused_with_the_reason(name: str) 
     detector = detector_of(name)
     detector.model.eval()
     unequal = make_batch((1, 1), RAGGED)
-    if name in PADDED or name == "ssd":
+    if DETECTORS.get(name).ragged or name == "ssd":
         found = detector.predict(unequal.images, unequal.image_sizes)
         moved = make_batch((1, 1), RAGGED)
         for image, (height, width) in zip(moved.images, moved.image_sizes):

@@ -15,13 +15,8 @@ from tests.detectors.library import assert_exact, assert_same_detections, make_b
 from tests.detectors.staging import run_call, run_stages
 
 CLASSES = ("disc", "square", "star")
-SMALL_ANCHORS = ((8, 10), (16, 20), (32, 40), (64, 80), (96, 120))
 SIZED = {"min_size": 64, "max_size": 128}
-TINY: dict[str, dict[str, Any]] = {
-    "retinanet": {"backbone": "resnet18", "neck": 16, "anchor_sizes": SMALL_ANCHORS, "score": 0.001, **SIZED},
-    "fcos": {"backbone": "resnet18", "neck": 64, "score": 0.001, **SIZED},
-    "ssd": {"backbone": "resnet18", "neck": 16, "size": 96},
-}
+TINY = {name: DETECTORS.get(name).tiny for name in ("retinanet", "fcos", "ssd")}
 OFFSET = {"retinanet": 0, "fcos": 0, "ssd": 1}
 TOWERS = ("retinanet", "fcos")
 each = pytest.mark.parametrize("name", TINY)

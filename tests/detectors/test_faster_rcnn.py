@@ -7,31 +7,18 @@ import copy
 import pytest
 import torch
 
-from kdflow.detectors.faster_rcnn import build_faster_rcnn
-from kdflow.detectors.torchvision_parts import TorchvisionDetector
 from kdflow.errors import DataError, UsageError
+from kdflow.ports import DETECTORS, Detector
 from tests.detectors.library import assert_exact, assert_same_detections, make_batch
 from tests.detectors.staging import run_call, run_stages
 
 CLASSES = ("disc", "square", "star")
-TINY = {
-    "backbone": "resnet18",
-    "neck": 16,
-    "box_head": 24,
-    "rpn_pre_nms": (60, 40),
-    "rpn_post_nms": (50, 30),
-    "rpn_samples": 32,
-    "roi_samples": 16,
-    "anchor_sizes": ((8,), (16,), (32,), (48,), (64,)),
-    "min_size": 64,
-    "max_size": 128,
-    "score": 0.01,
-}
+FAMILY = DETECTORS.get("faster-rcnn")
 
 
-def tiny(seed: int = 0, **options: object) -> TorchvisionDetector:
+def tiny(seed: int = 0, **options: object) -> Detector:
     torch.manual_seed(seed)
-    return build_faster_rcnn(CLASSES, **{**TINY, **options})
+    return FAMILY.build(CLASSES, **{**FAMILY.tiny, **options})
 
 
 @pytest.mark.parametrize(
@@ -91,7 +78,7 @@ def test_labels_are_zero_based_and_the_background_is_last() -> None:
 def test_sampled_anchors_are_marked() -> None:
     detector, batch = tiny(), make_batch()
     labels = torch.cat(run_stages(detector, batch)["rpn.labels"], dim=1)
-    assert ((labels >= 0).sum(1) == TINY["rpn_samples"]).all()
+    assert ((labels >= 0).sum(1) == FAMILY.tiny["rpn_samples"]).all()
     assert (labels == 1).any()
 
 
@@ -101,8 +88,8 @@ def test_a_teacher_samples_in_evaluation_mode_from_its_own_number_of_proposals()
     training = run_stages(detector, batch)
     detector.model.eval()
     values = run_stages(detector, batch)
-    assert max(len(p) for p in values["rpn.proposals"]) <= TINY["rpn_post_nms"][1]
-    assert max(len(p) for p in training["rpn.proposals"]) > TINY["rpn_post_nms"][1]
+    assert max(len(p) for p in values["rpn.proposals"]) <= FAMILY.tiny["rpn_post_nms"][1]
+    assert max(len(p) for p in training["rpn.proposals"]) > FAMILY.tiny["rpn_post_nms"][1]
     assert values["roi.positive"].any()
 
 
@@ -185,7 +172,7 @@ def test_the_state_dict_is_the_librarys() -> None:
     from torchvision.models.detection import fasterrcnn_resnet50_fpn
 
     with torch.device("meta"):
-        ours = build_faster_rcnn(CLASSES).model.state_dict()
+        ours = FAMILY.build(CLASSES).model.state_dict()
         theirs = fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=4).state_dict()
     assert {k: v.shape for k, v in ours.items()} == {k: v.shape for k, v in theirs.items()}
 
@@ -198,7 +185,7 @@ def test_the_state_dict_is_the_librarys() -> None:
         ({"backbone": "resnet19"}, 'no backbone "resnet19"'),
         ({"backbone": "timm:mobilenet_v9"}, 'timm has no model "mobilenet_v9"'),
         ({"anchor_sizes": ((8,), (16,))}, "sides for 2 levels, the pyramid has 5"),
-        ({"trainable_layers": 6}, "0 to 5, not 6"),
+        ({"trainable_layers": 6}, 'option "trainable_layers": input should be less than or equal to 5, got 6'),
         ({"pretrained_backbone": "IMAGENET9"}, 'pretrained_backbone "IMAGENET9" is no file and no weight name'),
         ({"backbone": "timm:vit_tiny_patch16_224"}, "needed are strides"),
     ],

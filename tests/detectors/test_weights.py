@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,15 @@ from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights as Coco
 from torchvision.ops import FrozenBatchNorm2d
 
 from kdflow.detectors.backbones import BackboneSpec, build_backbone
-from kdflow.detectors.torchvision_parts import ClassRows
 from kdflow.detectors.weights import choose_classes, load_weights
 from kdflow.errors import UsageError
+from kdflow.ports import ClassRows
 from tests.detectors.test_faster_rcnn import CLASSES, tiny
+
+
+def pyramid(spec: BackboneSpec) -> tuple[Any, tuple[int, ...]]:
+    made, channels = build_backbone(spec)
+    return made.build(), channels
 
 
 @pytest.mark.parametrize("form", ["plain", "wrapped", "safetensors"])
@@ -74,7 +80,7 @@ def coco_state(detector: Any) -> dict[str, torch.Tensor]:
 
 def test_library_weights_are_chosen_by_class_name(monkeypatch: pytest.MonkeyPatch) -> None:
     detector = tiny(norm="frozen")
-    detector.classes = ("dog", "person", "toothbrush")
+    detector = replace(detector, classes=("dog", "person", "toothbrush"))
     state = coco_state(detector)
     monkeypatch.setattr(Coco, "get_state_dict", lambda *a, **k: state)
     load_weights(detector, "FasterRCNN_ResNet50_FPN_Weights.COCO_V1")
@@ -86,7 +92,7 @@ def test_library_weights_are_chosen_by_class_name(monkeypatch: pytest.MonkeyPatc
 
 def test_the_first_coco_weights_bring_their_epsilon_into_model_and_source(monkeypatch: pytest.MonkeyPatch) -> None:
     detector = tiny(norm="frozen")
-    detector.classes = ("dog", "cat", "person")
+    detector = replace(detector, classes=("dog", "cat", "person"))
     monkeypatch.setattr(Coco, "get_state_dict", lambda *a, **k: coco_state(detector))
     assert "eps" not in detector.source().text()
     load_weights(detector, "FasterRCNN_ResNet50_FPN_Weights.COCO_V1")
@@ -118,7 +124,7 @@ def test_a_backbone_takes_weights_from_a_file(tmp_path: Path) -> None:
     torch.manual_seed(1)
     donor = torchvision.models.resnet18().state_dict()
     torch.save(donor, tmp_path / "r18.pth")
-    built, channels = build_backbone(BackboneSpec("resnet18", 16, "frozen", pretrained=str(tmp_path / "r18.pth")))
+    built, channels = pyramid(BackboneSpec("resnet18", 16, "frozen", pretrained=str(tmp_path / "r18.pth")))
     assert channels == (64, 128, 256, 512)
     assert torch.equal(built.body.conv1.weight, donor["conv1.weight"])
     assert {n.split(".")[0] for n, p in built.body.named_parameters() if p.requires_grad} == {
@@ -127,7 +133,7 @@ def test_a_backbone_takes_weights_from_a_file(tmp_path: Path) -> None:
         "layer4",
     }
     with pytest.raises(UsageError, match=r"is no resnet34: layer1\.2\.conv1\.weight is missing"):
-        build_backbone(BackboneSpec("resnet34", 16, pretrained=str(tmp_path / "r18.pth")))
+        pyramid(BackboneSpec("resnet34", 16, pretrained=str(tmp_path / "r18.pth")))
 
 
 def test_a_timm_backbone_takes_weights_from_a_file(tmp_path: Path) -> None:
@@ -136,7 +142,7 @@ def test_a_timm_backbone_takes_weights_from_a_file(tmp_path: Path) -> None:
     torch.manual_seed(1)
     donor = timm.create_model("mobilenetv3_small_050")
     torch.save(donor.state_dict(), tmp_path / "m.pth")
-    built, _ = build_backbone(
+    built, _ = pyramid(
         BackboneSpec("timm:mobilenetv3_small_050", 16, pretrained=str(tmp_path / "m.pth"), trainable=5)
     )
     assert torch.equal(built.body.conv_stem.weight, donor.conv_stem.weight)

@@ -17,8 +17,7 @@ from kdflow.data.transforms import Geometry, Sample, as_boxes, resize
 from kdflow.engine.evaluate import to_disk
 from kdflow.experiment.export import export_student
 from kdflow.ports import DETECTORS, Batch, Detector
-from tests.contracts.tiny_detectors import TINY, detector_of
-from tests.detectors import hf_tiny
+from tests.contracts.tiny_detectors import detector_of
 
 SCRIPT = """
 import importlib, sys, torch
@@ -44,9 +43,8 @@ def as_evaluated(detector: Detector, file: Path, geometry: Geometry) -> dict[str
 
 
 def geometry_of(name: str) -> Geometry:
-    """Families without a padding mask, and SSD, are evaluated on squares."""
-    fixed = name == "ssd" or name in set(hf_tiny.CASES) - set(hf_tiny.MASKED)
-    return Geometry(size=96, max_size=96, fixed=True) if fixed else GEOMETRY
+    """Families whose images fill the canvas are evaluated on squares."""
+    return GEOMETRY if DETECTORS.get(name).ragged else Geometry(size=96, max_size=96, fixed=True)
 
 
 def with_detections(name: str) -> Detector:
@@ -93,10 +91,10 @@ def test_every_exported_student_finds_what_the_evaluation_found(tmp_path: Path) 
 HOSTILE = ("'''\nimport os\nos.abort()\n'''", '"""; raise SystemExit(3) #', "it's \"so\"\\", "{braces} %s", "line\nbreak\u2028")
 
 
-@pytest.mark.parametrize("name", sorted(TINY))
+@pytest.mark.parametrize("name", DETECTORS.names())
 def test_class_names_are_data_and_never_code(name: str, tmp_path: Path) -> None:
-    small: dict[str, Any] = hf_tiny.SHARED | hf_tiny.CASES[name] if name in hf_tiny.CASES else {"backbone": "resnet18"}
-    detector = DETECTORS.get(name).build(HOSTILE, **small)
+    family = DETECTORS.get(name)
+    detector = family.build(HOSTILE, **family.tiny)
     export_student(detector, tmp_path, GEOMETRY.pictures(32))
     space: dict[str, Any] = {"__name__": "student", "__file__": str(tmp_path / "student.py")}
     exec((tmp_path / "student.py").read_text(encoding="utf-8"), space)

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torchvision.models.detection._utils import Matcher
 from torchvision.ops import box_iou
 
-from kdflow.graph.given import GivenDetector
-from kdflow.ports import Call, Stage, standard_port
+from kdflow.graph.given import given_detector
+from kdflow.ports import Call, Detector, Port, Stage
 from tests.goldens.heads import dense_head
 
 __all__ = ["anchor_assigner", "dense_head"]
@@ -37,13 +37,15 @@ class AssignAnchors(nn.Module):
         return {"positive": [torch.zeros((len(boxes), len(a)), dtype=torch.bool) for a in self.anchors]}
 
 
-def anchor_assigner(arrays: dict[str, np.ndarray], dtype: torch.dtype, owner: str) -> GivenDetector:
+def anchor_assigner(arrays: dict[str, np.ndarray], dtype: torch.dtype, owner: str) -> Detector:
     """A detector that only assigns the anchors of the case to boxes."""
     levels = sum(key.startswith("anchors.") for key in arrays)
     run = AssignAnchors([torch.as_tensor(arrays[f"anchors.{i}"]) for i in range(levels)])
-    return GivenDetector(
-        "anchors", "dense", {"assign.positive": standard_port("assign.positive", "dense", "assign", "positive")},
-        stages={"assign": Stage(run, {"boxes": "targets.boxes"}, ("positive",), infer=run.infer)},
+    return given_detector(
+        "anchors",
+        "dense",
+        (),
+        stages={"assign": Stage(run, {"boxes": "targets.boxes"}, {"positive": Port("assign.positive")})},
         calls={"assign": Call({"boxes": "assign:boxes"}, {"positive": "assign.positive"})},
     )
 
@@ -66,16 +68,15 @@ class DecodeDistribution(nn.Module):
         return torch.cat([center - sides[..., :2], center + sides[..., 2:]], dim=-1)
 
 
-def distribution_decoder(arrays: dict[str, np.ndarray], dtype: torch.dtype, owner: str) -> GivenDetector:
+def distribution_decoder(arrays: dict[str, np.ndarray], dtype: torch.dtype, owner: str) -> Detector:
     """A detector that only decodes the edge distributions of the case."""
     strides = [int(s) for s in arrays["strides"]]
     grids = [arrays[f"{owner}.box_logits.{i}"].shape[-2:] for i in range(len(strides))]
     run = DecodeDistribution(grids, strides)
-    return GivenDetector(
-        "distributions", "dense",
-        {
-            "head.boxes": standard_port("head.boxes", "dense", "decode", "boxes", strides=tuple(strides), form="xyxy"),
-            "head.distribution": standard_port("head.distribution", "dense", "none", "none"),
-        },
-        stages={"decode": Stage(run, {"distribution": "head.distribution"}, ("boxes",))},
+    boxes = Port("head.boxes", strides=tuple(strides), form="xyxy")
+    return given_detector(
+        "distributions",
+        "dense",
+        [Port("head.distribution")],
+        stages={"decode": Stage(run, {"distribution": "head.distribution"}, {"boxes": boxes})},
     )

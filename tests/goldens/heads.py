@@ -11,17 +11,17 @@ from torchvision.models.detection._utils import BoxCoder
 from torchvision.models.detection.retinanet import RetinaNetHead
 
 from kdflow.detectors import dense_stages as dense
-from kdflow.detectors.dense_parts import DenseForm, dense_calls, dense_ports, head_stages
+from kdflow.detectors.dense_parts import DenseForm, dense_calls, head_outputs, head_stages
 from kdflow.detectors.gfl_model import ATSSHead, GFLHead
 from kdflow.detectors.point_stages import PointDecode, PointPredict
 from kdflow.detectors.retinanet import Predict
-from kdflow.graph.given import GivenDetector
-from kdflow.ports import Stage
+from kdflow.graph.given import given_detector
+from kdflow.ports import Detector, Stage
 
 Arrays = dict[str, np.ndarray]
 
 
-def dense_head(arrays: Arrays, dtype: torch.dtype, owner: str) -> GivenDetector:
+def dense_head(arrays: Arrays, dtype: torch.dtype, owner: str) -> Detector:
     """The head whose parameters the case holds: GFL, ATSS or RetinaNet."""
     build = {"gfl_cls": gfl, "atss_cls": atss, "retina_cls": retinanet}
     name = next(n for n in build if f"param.{owner}.{n}.weight" in arrays)
@@ -29,21 +29,26 @@ def dense_head(arrays: Arrays, dtype: torch.dtype, owner: str) -> GivenDetector:
     width = parameters["cls_convs.0.conv.weight"].shape[0]
     model, stages, form = build[name](arrays, parameters, width)
     model.to(dtype)
-    ports = {n: p for n, p in dense_ports(form, ()).items() if p.stage in stages}
-    return GivenDetector(name, "dense", ports, model=model, stages=stages, calls={"head": dense_calls(form, ())["head"]})
+    calls = {"head": dense_calls(form, ())["head"]}
+    return given_detector(name, "dense", (), model=model, stages=stages, calls=calls)
 
 
 def point_stages(head: Any, form: DenseForm, output: str) -> dict[str, Stage]:
     towers = dense.Towers(dense.Tower(head.cls_convs), dense.Tower(head.reg_convs))
-    decode = Stage(PointDecode(head, output), {"values": f"head.{output}", "priors": "head.priors"}, ("boxes",))
-    return {**head_stages(towers, PointPredict(head), form), "head.decode": decode}
+    return {**head_stages(towers, PointPredict(head), form), "head.decode": decode(PointDecode(head, output), output, form)}
+
+
+def decode(run: nn.Module, output: str, form: DenseForm) -> Stage:
+    boxes = form.port("head.boxes", channels=4, form="xyxy")
+    return Stage(run, {"values": f"head.{output}", "priors": "head.priors"}, {"boxes": boxes})
 
 
 def gfl(arrays: Arrays, parameters: dict[str, Tensor], width: int) -> tuple[nn.Module, dict[str, Stage], DenseForm]:
     classes, bins, strides = int(arrays["hp.num_classes"]), int(arrays["hp.reg_max"]), strides_of(arrays)
     head = GFLHead(width, classes, strides, blocks(parameters), int(arrays["hp.gn_groups"]), 8.0, bins=bins)
     head.load_state_dict(parameters)
-    form = DenseForm(strides, width, classes, ("distribution",), blocks(parameters), bins=bins + 1)
+    outputs = head_outputs(strides, classes, distribution=(4 * (bins + 1), "distribution"))
+    form = DenseForm(strides, classes, outputs, width, blocks(parameters))
     return head, point_stages(head, form, "distribution"), form
 
 
@@ -51,7 +56,8 @@ def atss(arrays: Arrays, parameters: dict[str, Tensor], width: int) -> tuple[nn.
     classes, strides = int(arrays["hp.num_classes"]), strides_of(arrays)
     head = ATSSHead(width, classes, strides, blocks(parameters), int(arrays["hp.gn_groups"]), 8.0)
     head.load_state_dict(parameters)
-    form = DenseForm(strides, width, classes, ("deltas", "centerness"), blocks(parameters))
+    outputs = head_outputs(strides, classes, deltas=(4, "deltas"), centerness=(0, ""))
+    form = DenseForm(strides, classes, outputs, width, blocks(parameters))
     return head, point_stages(head, form, "deltas"), form
 
 
@@ -67,11 +73,12 @@ def retinanet(arrays: Arrays, parameters: dict[str, Tensor], width: int) -> tupl
         else:
             state[f"{LIBRARY[branch]}.{rest}"] = value
     head.load_state_dict(state)
-    form = DenseForm(strides, width, classes, ("deltas",), blocks(parameters))
+    outputs = head_outputs(strides, classes, deltas=(4, "deltas"))
+    form = DenseForm(strides, classes, outputs, width, blocks(parameters))
     towers = dense.Towers(dense.Tower(head.classification_head.conv), dense.Tower(head.regression_head.conv))
     coder = BoxCoder(tuple(float(1 / s) for s in arrays["hp.delta_stds"]))
-    decode = Stage(dense.Decode(coder.decode_single), {"deltas": "head.deltas", "priors": "head.priors"}, ("boxes",))
-    return head, {**head_stages(towers, Predict(head), form), "head.decode": decode}, form
+    boxes = decode(dense.Decode(coder.decode_single), "deltas", form)
+    return head, {**head_stages(towers, Predict(head), form), "head.decode": boxes}, form
 
 
 LIBRARY = {

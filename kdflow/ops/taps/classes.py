@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from kdflow.kinds import DETECTIONS, AnyTensor, AnyValue
+from kdflow.kinds import AnyTensor, Detections
 from kdflow.operation import like, op
 
 
@@ -41,8 +41,8 @@ def class_labels(labels: AnyTensor, table: tuple[int, ...]) -> AnyTensor:
     return torch.where(known, lookup[labels.clamp(0, len(table) - 1).long()], labels)
 
 
-@op("tap.class_detections", gives=DETECTIONS, no_grad=True, example={"table": (1, 0)})
-def class_detections(detections: AnyValue, table: tuple[int, ...]) -> AnyValue:
+@op("tap.class_detections", no_grad=True, example={"table": (1, 0)})
+def class_detections(detections: Detections, table: tuple[int, ...]) -> Detections:
     """Translate the class labels of detections.
 
     Args:
