@@ -72,7 +72,7 @@ class Port:
     name: str
     kind: Kind = field(default=Kind(STANDARD))
     node: str | None = STANDARD
-    channels: int | tuple[int, ...] = ()
+    channels: Any = ()  # one number or a tuple is taken, a tuple is kept
     strides: tuple[int, ...] = ()
     length: int | None = None
     form: str = ""
@@ -121,6 +121,7 @@ class Stage:
         dense: True when it runs without data-dependent shapes, so it may be compiled.
         library: Path of the model's own module that does this stage's work in the library's forward pass: called there once,
             with the stage's first input as its first argument. An exported student is rewired at such modules.
+        selective: ``run`` takes ``wanted`` too, the keys of its result that somebody reads, and makes these alone.
         nodes: Path of a module inside ``run`` -> taxonomy node that it stands at, where that is not the first port's.
     """
 
@@ -131,6 +132,7 @@ class Stage:
     options: Mapping[str, Any] = field(default_factory=dict)
     dense: bool = False
     library: str = ""
+    selective: bool = False
     nodes: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -317,7 +319,7 @@ class DetectorFamily:
     Attributes:
         make: ``make(classes, options) -> Detector``.
         options: The keys that a bench may give.
-        family: ``two-stage``, ``dense`` or ``transformer``.
+        family: ``two-stage``, ``dense`` or ``transformer``; empty where an option ``family`` says it.
         library: Package the model comes from.
         licence: Licence of that package.
         doc: One line for listings.
@@ -333,6 +335,10 @@ class DetectorFamily:
     doc: str = ""
     tiny: Mapping[str, Any] = field(default_factory=dict)
     ragged: bool = True
+
+    def family_of(self, options: Mapping[str, Any]) -> str:
+        """The family of a detector with these options: one that takes any model leaves it to them."""
+        return self.family or str(options.get("family", ""))
 
     @property
     def brings_architecture(self) -> bool:

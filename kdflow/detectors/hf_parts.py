@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from kdflow.detectors.bridge import PortSpec, joined, standard_port
 from kdflow.detectors.normalize import IMAGENET_MEAN, IMAGENET_STD, Normalize
 from kdflow.detectors.torchvision_parts import evaluating
+from kdflow.detectors.weights import no_names
 from kdflow.errors import UsageError
 from kdflow.kinds import ANY, BOXES, LABELS, SCALAR, Kind
 from kdflow.ports import Call, Detector, ImageSizes, PortEntry, Stage
@@ -383,11 +384,6 @@ def source_of(detector: Detector) -> Source:
             "statistics": None if prepare.normalize is None else (IMAGENET_MEAN, IMAGENET_STD),
         },
     )
-
-
-def no_names(detector: Detector, name: str) -> None:
-    """Folders and hub names bring their own architecture, so they are read when a model is built; what is left is no file."""
-    raise UsageError(f'weights "{name}": there is no such file')
 
 
 def HfDetector(  # noqa: N802

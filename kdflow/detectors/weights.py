@@ -159,3 +159,8 @@ def choose_classes(
                 blocks = result[key].unflatten(0, (order.groups, len(categories), order.block))
                 result[key] = blocks[:, wanted].flatten(0, 2)
     return result
+
+
+def no_names(detector: Detector, name: str) -> None:
+    """The loader of detectors that no name stands for."""
+    raise UsageError(f'weights "{name}": there is no such file')

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -19,6 +18,7 @@ from kdflow.graph.classes import ClassOrder
 from kdflow.graph.compile import compile_method
 from kdflow.graph.plan import Plan
 from kdflow.graph.runtime import stream_key
+from kdflow.plugins import load_plugin
 from kdflow.ports import DETECTORS, Detector, DetectorFamily
 from kdflow.registry import UnknownNameError
 from kdflow.resources import specs_folder
@@ -94,33 +94,17 @@ def read_method(name: str | Path) -> MethodSpec:
 
 
 def load_plugins(spec: MethodSpec) -> None:
-    """Import the files in ``plugins:``, found beside the spec; they register ops. Nothing is imported unless it is named."""
-    for index, plugin in enumerate(spec.resolve().plugins):
+    """Import the files in a method's ``plugins:``, found beside the spec; they register ops."""
+    import_plugins(spec.resolve().plugins, spec.document)
+
+
+def import_plugins(names: Sequence[str], document: Document) -> None:
+    """Import plugins that a file names, from beside that file; what cannot be imported is a fault at its line."""
+    for index, name in enumerate(names):
         try:
-            load_plugin(Path(spec.document.file).parent / plugin)
+            load_plugin(Path(document.file).parent / name)
         except UsageError as error:
-            raise SpecError([spec.document.fault(("plugins", index), str(error))]) from error
-
-
-def load_plugin(path: Path) -> None:
-    """Import one Python file with ops, once; raises UsageError when it cannot be imported."""
-    import sys
-
-    name = f"kdflow_plugin_{path.resolve().as_posix().strip('/').replace('/', '_').removesuffix('.py')}"
-    if name in sys.modules:
-        return
-    if not path.is_file():
-        raise UsageError(f'there is no file "{path}"')
-    found = importlib.util.spec_from_file_location(name, path)
-    if found is None or found.loader is None:
-        raise UsageError(f'"{path}" is no Python file')
-    module = importlib.util.module_from_spec(found)
-    sys.modules[name] = module
-    try:
-        found.loader.exec_module(module)
-    except Exception as error:
-        del sys.modules[name]
-        raise UsageError(f'"{path}" cannot be imported: {type(error).__name__}: {error}') from error
+            raise SpecError([document.fault(("plugins", index), str(error))]) from error
 
 
 def prepare(
@@ -149,6 +133,7 @@ def prepare(
     overrides = dict(overrides or {})
     document = read(_bench_file(spec, bench))
     setting = bench_of(document, overrides)
+    import_plugins(setting.plugins, document)
     classes = classes_of(setting, document)
     method = spec.resolve(context_of(setting), {k: v for k, v in overrides.items() if not is_bench_path(k)})
     row = shelf.row(setting, classes, seed) if shelf else Row()
@@ -181,6 +166,7 @@ def check_bench(
     """
     document = read(path)
     bench = bench_of(document, overrides)
+    import_plugins(bench.plugins, document)
     classes = classes_of(bench, document)
     row = shelf.row(bench, classes, 0) if shelf else Row()
     return bench, build_detectors(_ANY_METHOD, bench, document, classes, 0, row)
@@ -219,7 +205,7 @@ def context_of(bench: Bench) -> dict[str, str]:
     for owner, spec in {"student": bench.student, **bench.all_teachers}.items():
         context[f"{owner}.detector"] = spec.detector
         if spec.detector in DETECTORS:
-            context[f"{owner}.family"] = DETECTORS.get(spec.detector).family
+            context[f"{owner}.family"] = DETECTORS.get(spec.detector).family_of(spec.options)
     return context
 
 

@@ -58,7 +58,7 @@ class ClassOrder:
 
     def labels(self, graph: Graph, node: str, *, inward: bool) -> str:
         """Class numbers of the student for the teacher (inward), or of the teacher for the student."""
-        options = {"table": self._table(inward=inward)}
+        options: dict[str, object] = {"table": self._table(inward=inward)}
         return self._op(graph, node, "tap.class_labels", "labels", options, "~theirs" if inward else "~classes")
 
     def _table(self, *, inward: bool) -> tuple[int, ...]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from kdflow.functional.reduce import Axes, Named, mean_over_ranks, quotient, total, weigh
+from kdflow.functional.taps import joined, tapped
 from kdflow.kinds import Kind
 from kdflow.spec.method import Reduce
 
@@ -63,42 +64,12 @@ class StageCall(nn.Module):
     def forward(self, **inputs: Any) -> dict[str, Any]:
         """The stage's named values, and those of tapped modules under ``@path``."""
         with self.streams.of(self.name) if self.streams else contextlib.nullcontext():
+            given = {**self.options, **inputs}
             if not self.taps:
-                return self.run(**inputs, **self.options)
+                return self.run(**given)
             with tapped(self.taps) as seen:
-                result = dict(self.run(**inputs, **self.options))
-            return {**result, **seen()}
-
-
-@contextlib.contextmanager
-def tapped(taps: Mapping[str, nn.Module]) -> Iterator[Callable[[], dict[str, Any]]]:
-    """Collect outputs of modules called inside the context, keyed ``@path``.
-
-    A module that runs once gives its output, one that runs per level gives the list in order of the calls. Raises RuntimeError
-    when a tapped tensor was overwritten in place afterwards, which would silently change what the method compares.
-    """
-    calls: dict[str, list[tuple[Any, int]]] = {path: [] for path in taps}
-
-    def keep(path: str) -> Callable[..., None]:
-        return lambda _module, _inputs, output: calls[path].append((output, getattr(output, "_version", 0)))
-
-    def results() -> dict[str, Any]:
-        found: dict[str, Any] = {}
-        for path, outputs in calls.items():
-            if any(getattr(output, "_version", 0) != version for output, version in outputs):
-                raise RuntimeError(
-                    f'the output of "{path}" is overwritten in place by the next layer; tap that layer instead'
-                )
-            values = [output for output, _ in outputs]
-            found[f"@{path}"] = values[0] if len(values) == 1 else values
-        return found
-
-    handles = [module.register_forward_hook(keep(path)) for path, module in taps.items()]
-    try:
-        yield results
-    finally:
-        for handle in handles:
-            handle.remove()
+                result = dict(self.run(**given))
+            return {**result, **{f"@{path}": joined(outputs) for path, outputs in seen().items()}}
 
 
 class FunctionOp(nn.Module):

@@ -135,6 +135,9 @@ class Bench(Strict):
     kdflow: Literal[1]
     bench: str
     title: str = ""
+    plugins: tuple[str, ...] = Field(
+        default=(), description="Python files with detectors, data formats and ops of one's own, relative to this file"
+    )
     data: DataSpec
     student: DetectorSpec
     teacher: TeacherSpec | None = None

@@ -47,7 +47,7 @@ def gfl(arrays: Arrays, parameters: dict[str, Tensor], width: int) -> tuple[nn.M
     classes, bins, strides = int(arrays["hp.num_classes"]), int(arrays["hp.reg_max"]), strides_of(arrays)
     head = GFLHead(width, classes, strides, blocks(parameters), int(arrays["hp.gn_groups"]), 8.0, bins=bins)
     head.load_state_dict(parameters)
-    outputs = head_outputs(strides, classes, distribution=(4 * (bins + 1), "distribution"))
+    outputs = head_outputs(strides, classes, {"distribution": (4 * (bins + 1), "distribution")})
     form = DenseForm(strides, classes, outputs, width, blocks(parameters))
     return head, point_stages(head, form, "distribution"), form
 
@@ -56,7 +56,7 @@ def atss(arrays: Arrays, parameters: dict[str, Tensor], width: int) -> tuple[nn.
     classes, strides = int(arrays["hp.num_classes"]), strides_of(arrays)
     head = ATSSHead(width, classes, strides, blocks(parameters), int(arrays["hp.gn_groups"]), 8.0)
     head.load_state_dict(parameters)
-    outputs = head_outputs(strides, classes, deltas=(4, "deltas"), centerness=(0, ""))
+    outputs = head_outputs(strides, classes, {"deltas": (4, "deltas"), "centerness": (0, "")})
     form = DenseForm(strides, classes, outputs, width, blocks(parameters))
     return head, point_stages(head, form, "deltas"), form
 
@@ -73,7 +73,7 @@ def retinanet(arrays: Arrays, parameters: dict[str, Tensor], width: int) -> tupl
         else:
             state[f"{LIBRARY[branch]}.{rest}"] = value
     head.load_state_dict(state)
-    outputs = head_outputs(strides, classes, deltas=(4, "deltas"))
+    outputs = head_outputs(strides, classes, {"deltas": (4, "deltas")})
     form = DenseForm(strides, classes, outputs, width, blocks(parameters))
     towers = dense.Towers(dense.Tower(head.classification_head.conv), dense.Tower(head.regression_head.conv))
     coder = BoxCoder(tuple(float(1 / s) for s in arrays["hp.delta_stds"]))

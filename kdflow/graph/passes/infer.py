@@ -120,6 +120,8 @@ class Inference:
         if node.run is None:
             raise AssertionError(f"stage node without a stage: {node.name}")
         fake = self.fakes.stages(self.detectors[node.owner])[node.stage]
+        if node.run.selective:
+            node.options["wanted"] = self.graph.taken(node.name)
         node.module = StageCall(node.name, node.run.run, node.options, self.streams if node.stochastic else None)
         inputs = self._inputs(node)
         try:
@@ -135,8 +137,9 @@ class Inference:
             raise AssertionError(node.name)
         taps = _same_modules(node.run.run, fake, node.options.get("taps", {}))
         inferred: dict[str, Any] = {}
-        if node.run.infer is not None:
-            inferred = node.run.infer(**inputs, **{k: v for k, v in node.options.items() if k != "taps"})
+        rule = getattr(fake, "infer", None)
+        if rule is not None:
+            inferred = rule(**inputs, **{k: v for k, v in node.options.items() if k != "taps"})
             if not taps:
                 return inferred
         run = self._count(node.name, StageCall(node.name, fake, {**node.options, "taps": taps}, None), inputs)
