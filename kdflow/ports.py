@@ -262,6 +262,7 @@ class Detector:
         optional: Parameters that the detector's own losses never reach -> entries of ports through which a method may train
             them.
         class_rows: Name of a predictor (a layer with ``weight`` and ``bias``) -> order of its rows.
+        licence: Licence of the weights, where it is the model's and not its package's.
         inference: See :meth:`predict`.
         writer: See :meth:`source`.
         loader: See :meth:`load`.
@@ -281,6 +282,12 @@ class Detector:
     inference: Callable[[Detector, Tensor, ImageSizes], Detections] = _refuse
     writer: Callable[[Detector], Source] = _refuse
     loader: Callable[[Detector, str], None] = _refuse
+    licence: str = ""
+
+    @property
+    def detects(self) -> bool:
+        """False for a backbone that only offers features: it knows no classes, has no losses and predicts nothing."""
+        return bool(self.classes)
 
     @cached_property
     def ports(self) -> Mapping[str, Port]:
@@ -341,9 +348,14 @@ class DetectorFamily:
         return self.family or str(options.get("family", ""))
 
     @property
+    def stands_alone(self) -> bool:
+        """True where a detector can be built without any option."""
+        return not any(info.is_required() for info in self.options.model_fields.values())
+
+    @property
     def brings_architecture(self) -> bool:
         """True where weights may be a model folder or hub name that says how the model is built as well."""
-        return "weights" in self.options.model_fields
+        return self.takes("weights")
 
     def build(self, classes: Sequence[str], **options: Any) -> Detector:
         """A detector with random weights.
@@ -357,6 +369,10 @@ class DetectorFamily:
         """
         name = self.options.title()
         return self.make(class_names(name, classes), checked(name, self.options, options))
+
+    def takes(self, option: str) -> bool:
+        """True where a bench may give this option."""
+        return option in self.options.model_fields
 
 
 def class_names(name: str, classes: Sequence[str]) -> tuple[str, ...]:

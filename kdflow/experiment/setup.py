@@ -22,7 +22,7 @@ from kdflow.plugins import load_plugin
 from kdflow.ports import DETECTORS, Detector, DetectorFamily
 from kdflow.registry import UnknownNameError
 from kdflow.resources import specs_folder
-from kdflow.spec.bench import Bench, DetectorSpec
+from kdflow.spec.bench import Bench, DetectorSpec, TeacherSpec
 from kdflow.spec.faults import validate
 from kdflow.spec.load import Document, read
 from kdflow.spec.method import Method
@@ -234,7 +234,8 @@ def build_detectors(
     for owner, spec in bench.all_teachers.items() if method.teacher == "required" else ():
         path = ("teacher",) if owner == "teacher" else ("teachers", owner)
         learns = any(phase.names(owner) for phase in method.phases)
-        if spec.weights is None and spec.recipe is None and not learns:
+        detects = owner not in built or built[owner] is None or built[owner].detects
+        if spec.weights is None and spec.recipe is None and not learns and detects:
             document.report(path, f"the {owner} has neither weights: nor a recipe: that trains it")
         if _missing_file(spec.weights):
             document.report((*path, "weights"), f'there is no file "{spec.weights}"')
@@ -243,7 +244,9 @@ def build_detectors(
                 (*path, "classes"), "classes: is for teachers with weights:; a recipe trains on the data's classes"
             )
     detectors = {owner: detector for owner, detector in built.items() if detector is not None}
-    if "student" in detectors and detectors["student"].classes != classes:
+    if "student" in detectors and not detectors["student"].detects:
+        document.report(("student", "detector"), f"{bench.student.detector} offers features only, so it can be a teacher alone")
+    if "student" in detectors and detectors["student"].detects and detectors["student"].classes != classes:
         document.report(
             ("student", "weights"),
             f"these weights do not know all classes of the data. They know: {', '.join(detectors['student'].classes)}. "
@@ -275,6 +278,8 @@ def build_detector(
     options = {key: getattr(checked, key) for key in checked.model_fields_set}
     if brings_architecture(spec):
         options["weights"] = spec.weights
+    if family.takes("size") and isinstance(spec, TeacherSpec) and spec.size is not None:
+        options["size"] = spec.size
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream_key(seed if owner == "student" else 0, 0, f"init/{owner}"))
         try:

@@ -54,6 +54,9 @@ def provide_teacher(
         InvariantError: It is no better than chance.
         KdflowError: Its weights do not fit, or its training was interrupted.
     """
+    if not detector.detects:
+        notify(f"{owner}: a backbone that offers features; it is used as it is")
+        return digest({"features": weights_hash(detector), "code": detector_code([spec.detector])}), {}
     if spec.weights is not None:
         fill_weights(spec, detector)
         identity = digest({"weights": weights_hash(detector), **feed.facts(), "code": detector_code([spec.detector])})

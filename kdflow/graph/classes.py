@@ -24,7 +24,7 @@ class ClassOrder:
     @staticmethod
     def of(detectors: Mapping[str, Detector], owner: str) -> ClassOrder | None:
         """The order of an owner; None where it is the student's own. Raises UsageError when the label sets differ."""
-        if owner == "student" or "student" not in detectors:
+        if owner == "student" or "student" not in detectors or not detectors[owner].detects:
             return None
         ours, theirs = detectors["student"].classes, detectors[owner].classes
         if ours == theirs:

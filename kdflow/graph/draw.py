@@ -26,7 +26,9 @@ def as_json(plan: Plan, shares: Mapping[str, float] | None = None) -> dict[str, 
     shares = shares or {}
     return {
         "method": plan.method.method,
-        "detectors": {owner: {"name": d.name, "family": d.family} for owner, d in plan.detectors.items()},
+        "detectors": {
+            owner: {"name": d.name, "family": d.family, "licence": d.licence} for owner, d in plan.detectors.items()
+        },
         "terms": [
             {"name": t.name, "node": t.nodes[0] if t.nodes else None, "nodes": list(t.nodes), "weight": t.weight}
             for t in plan.terms
@@ -75,7 +77,8 @@ def as_text(plan: Plan, shares: Mapping[str, float] | None = None) -> str:
     """Taps, nodes, terms and the teacher's cost, for a terminal."""
     facts = as_json(plan, shares)
     lines = [f"{plan.method.method}: {plan.method.title}".rstrip(": ")]
-    lines += [f"  {owner}: {d['name']} ({d['family']})" for owner, d in facts["detectors"].items()]
+    for owner, d in facts["detectors"].items():
+        lines.append(f"  {owner}: {d['name']} ({d['family']}{', licence ' + d['licence'] if d['licence'] else ''})")
     lines += ["", "taps"] + [
         f"  {t['name']:<28} {t['kind']:<12} {t['shape']:<34} {t['node'] or ''}" for t in facts["taps"]
     ]

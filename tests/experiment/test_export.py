@@ -17,7 +17,7 @@ from kdflow.data.transforms import Geometry, Sample, as_boxes, resize
 from kdflow.engine.evaluate import to_disk
 from kdflow.experiment.export import export_student
 from kdflow.ports import DETECTORS, Batch, Detector
-from tests.contracts.tiny_detectors import detector_of
+from tests.contracts.tiny_detectors import NAMES, detector_of
 
 SCRIPT = """
 import importlib, sys, torch
@@ -64,7 +64,7 @@ def test_every_exported_student_finds_what_the_evaluation_found(tmp_path: Path) 
         pixels = torch.randint(0, 255, (8, 12, 3), generator=draw, dtype=torch.uint8).numpy()
         Image.fromarray(pixels).resize((size[1], size[0])).save(tmp_path / file)
     expected: dict[str, list[Mapping[str, torch.Tensor]]] = {}
-    for name in DETECTORS.names():
+    for name in NAMES:
         detector, geometry = with_detections(name), geometry_of(name)
         export_student(detector, tmp_path / name.replace("-", "_"), geometry.pictures(detector.size_divisor))
         expected[name] = [as_evaluated(detector, tmp_path / f, geometry) for f in ("picture.png", "square.png")]
@@ -91,7 +91,7 @@ def test_every_exported_student_finds_what_the_evaluation_found(tmp_path: Path) 
 HOSTILE = ("'''\nimport os\nos.abort()\n'''", '"""; raise SystemExit(3) #', "it's \"so\"\\", "{braces} %s", "line\nbreak\u2028")
 
 
-@pytest.mark.parametrize("name", DETECTORS.names())
+@pytest.mark.parametrize("name", NAMES)
 def test_class_names_are_data_and_never_code(name: str, tmp_path: Path) -> None:
     family = DETECTORS.get(name)
     detector = family.build(HOSTILE, **family.tiny)

@@ -106,11 +106,12 @@ class Inference:
         return stack[node.key]
 
     def _strides(self, node: Node) -> tuple[int, ...]:
-        """Strides of a port; where a method's op stands before it, such as a smaller copy of the images, they are measured."""
+        """Strides of a port; measured where the stage sees a copy of the images of another size (a method's, or its own)."""
         maps, height = node.value.fake, int(self.example["images"].shape[-2])
-        if not isinstance(maps, list) or not any(self.graph[n].role is Role.OP for n in self.graph.upstream(node.name)):
+        rows = [int(m.shape[-2]) for m in maps if m.dim() == 4] if isinstance(maps, list) else []
+        resized = any(self.graph[n].role is Role.OP for n in self.graph.upstream(node.name))
+        if not resized and all(abs(height / stride - r) < 1 for stride, r in zip(node.value.strides, rows)):
             return node.value.strides
-        rows = [int(m.shape[-2]) for m in maps if m.dim() == 4]
         whole = len(rows) == len(node.value.strides) and all(r and height % r == 0 for r in rows)
         return tuple(height // r for r in rows) if whole else node.value.strides
 
