@@ -6,8 +6,8 @@ A binding ``tests/goldens/<slug>.yaml`` lists *runs*; each applies to the cases 
     equals:    key -> number; the run applies where the case's scalar is this
     drop:      dotted spec paths that are left out
     set:       dotted spec path -> literal, "$key" for a scalar of the case ("$" works inside mappings and lists as well), or
-               {make: function, of: [keys]}, or "#key" for the length of an array; "key|1" stands for 1 where the case has no
-               such key
+               {make: function, of: [keys]}, or "#key" for the length of an array; "key|1" and "$key|1" stand for 1 where the
+               case has no such key
     values:    reference in the spec -> key ("student.neck.*" gathers a list) or {make: function, of: key or [keys]}
     leaves:    references beside student.* whose gradients are compared (results of calls that are given)
     params:    key pattern with {placeholders} -> name below plan.ops ({last_k}: {k} counted from the end), or a list of
@@ -15,7 +15,8 @@ A binding ``tests/goldens/<slug>.yaml`` lists *runs*; each applies to the cases 
     detectors: owner -> function in builders.py that makes a detector from the case
     expected:  key pattern -> {term: name} | {terms: [names]} | {node: name} | {grad: reference}, with make: for a layout of
                the plan's value and layout: for one of the case's (its gradients are stored as maps);
-               with: lists keys that make: is handed as well
+               with: lists keys that make: is handed as well; entries: numbers where the numbers in the keys are places in
+               the value as they stand (images, of which a case may leave some out), and not ranks (levels that start at 2)
     epoch:     [key of the epoch, key of the number of epochs], for schedules
     training:  key of a flag; 0 evaluates with running statistics
     strides:   reference -> key, or a list of which as many are used as there are levels
@@ -100,7 +101,8 @@ def literal(run: Run, value: Any) -> Any:
     if isinstance(value, list):
         return [literal(run, v) for v in value]
     if isinstance(value, str) and value.startswith("$"):
-        return gather(run, value[1:]).tolist()
+        key, _, default = value[1:].partition("|")
+        return yaml.safe_load(default) if default and key not in run.arrays else gather(run, key).tolist()
     if isinstance(value, str) and value.startswith("#"):
         return len(gather(run, value[1:]))
     return value
@@ -278,7 +280,8 @@ def expectations(run: Run) -> dict[str, dict[str, Any]]:
     for declared in found.values():
         of_pattern = [other["place"] for other in found.values() if other["pattern"] == declared["pattern"]]
         numbers = [sorted(set(column)) for column in zip(*of_pattern, strict=True)]
-        declared["entry"] = [column.index(n) for column, n in zip(numbers, declared["place"], strict=True)]
+        ranks = [column.index(n) for column, n in zip(numbers, declared["place"], strict=True)]
+        declared["entry"] = declared["place"] if declared.get("entries") == "numbers" else ranks
     return found
 
 

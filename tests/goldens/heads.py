@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -52,7 +53,7 @@ def atss(arrays: Arrays, parameters: dict[str, Tensor], width: int) -> tuple[nn.
     head = ATSSHead(width, classes, strides, blocks(parameters), int(arrays["hp.gn_groups"]), 8.0)
     head.load_state_dict(parameters)
     form = DenseForm(strides, width, classes, ("deltas", "centerness"), blocks(parameters))
-    return head, point_stages(head, form, "deltas"), form
+    return head, {**point_stages(head, form, "deltas"), "head.decode": by_coder(arrays)}, form
 
 
 def retinanet(arrays: Arrays, parameters: dict[str, Tensor], width: int) -> tuple[nn.Module, dict[str, Stage], DenseForm]:
@@ -69,9 +70,23 @@ def retinanet(arrays: Arrays, parameters: dict[str, Tensor], width: int) -> tupl
     head.load_state_dict(state)
     form = DenseForm(strides, width, classes, ("deltas",), blocks(parameters))
     towers = dense.Towers(dense.Tower(head.classification_head.conv), dense.Tower(head.regression_head.conv))
-    coder = BoxCoder(tuple(float(1 / s) for s in arrays["hp.delta_stds"]))
-    decode = Stage(dense.Decode(coder.decode_single), {"deltas": "head.deltas", "priors": "head.priors"}, ("boxes",))
-    return head, {**head_stages(towers, Predict(head), form), "head.decode": decode}, form
+    return head, {**head_stages(towers, Predict(head), form), "head.decode": by_coder(arrays)}, form
+
+
+def by_coder(arrays: Arrays) -> Stage:
+    return Stage(dense.Decode(coder(arrays)), {"deltas": "head.deltas", "priors": "head.priors"}, ("boxes",))
+
+
+def coder(arrays: Arrays) -> Callable[[Tensor, Tensor], Tensor]:
+    """torchvision's box coder, with mmdetection's bound on how small a box becomes (torchvision has only the one on how large)."""
+    plain = BoxCoder(tuple(float(1 / s) for s in arrays["hp.delta_stds"]))
+    least = torch.as_tensor(arrays["hp.delta_stds"][2:]).reciprocal() * -plain.bbox_xform_clip
+
+    def decode(deltas: Tensor, priors: Tensor) -> Tensor:
+        sizes = torch.maximum(deltas[:, 2:], least.to(deltas))
+        return plain.decode_single(torch.cat([deltas[:, :2], sizes], dim=1), priors)
+
+    return decode
 
 
 LIBRARY = {

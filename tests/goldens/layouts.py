@@ -107,6 +107,14 @@ def sizes(image_sizes: Tensor) -> list[tuple[int, int]]:
     return [(int(height), int(width)) for height, width in image_sizes]
 
 
+def convolution(kernel: Tensor, stride: Tensor, transposed: float) -> dict[str, Any]:
+    """Geometry of a layer, equal in height and width -> the adapter that has it."""
+    return {
+        "op": "adapter.conv", "features": "student.neck", "like": "teacher.neck", "kernel": int(kernel[0]),
+        "stride": int(stride[0]), "transposed": bool(transposed), "norm": "batch", "activation": "relu",
+    }
+
+
 def scores_of(instances: dict[str, list[Tensor]]) -> list[Tensor]:
     """Of an op with several outputs."""
     return instances["scores"]
