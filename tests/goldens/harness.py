@@ -310,6 +310,19 @@ def compare(run: Run, key: str, declared: dict[str, Any], value: Any) -> None:
     )
 
 
+def verify(run: Run) -> list[str]:
+    """Assert that everything the run compares is as expected, in both precisions; the keys of what was compared."""
+    compared = expectations(run)
+    for dtype in (torch.float32, torch.float64):
+        keys = [key for key in compared if key.startswith("expected64.") == (dtype is torch.float64)]
+        if not keys:
+            continue
+        plan, raw, inputs = evaluate(run, dtype)
+        for key in keys:
+            compare(run, key, compared[key], actual(run, plan, raw, inputs, compared[key]))
+    return list(compared)
+
+
 def unbound(runs: list[Run], arrays: Arrays) -> list[str]:
     """Keys of a case that no run uses, compares or lists with a reason."""
     left: set[str] = set(arrays)

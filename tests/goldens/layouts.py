@@ -471,6 +471,11 @@ def zeros_of(values: Any) -> Any:
     return [torch.zeros_like(v) for v in values] if isinstance(values, list) else torch.zeros_like(values)
 
 
+def half_zeros(image: Tensor) -> Tensor:
+    """Zeros of every other row and column."""
+    return torch.zeros_like(image[..., ::2, ::2])
+
+
 def gates_of(fused: dict[str, list[Tensor]]) -> list[Tensor]:
     """Of an op with several outputs."""
     return fused["gates"]
