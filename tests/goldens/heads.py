@@ -78,7 +78,7 @@ def by_coder(arrays: Arrays) -> Stage:
 
 
 def coder(arrays: Arrays) -> Callable[[Tensor, Tensor], Tensor]:
-    """torchvision's box coder, with mmdetection's bound on how small a box becomes (torchvision has only the one on how large)."""
+    """torchvision's box coder with mmdetection's bound on how small a box becomes, beside the one on how large."""
     plain = BoxCoder(tuple(float(1 / s) for s in arrays["hp.delta_stds"]))
     least = torch.as_tensor(arrays["hp.delta_stds"][2:]).reciprocal() * -plain.bbox_xform_clip
 

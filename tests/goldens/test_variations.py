@@ -40,7 +40,9 @@ def expected(slug: str, arrays: Arrays) -> dict[str, np.ndarray]:
         if key.startswith("student.") and tensor.is_floating_point():
             case[key].requires_grad_()
     values = module.reference(case)
-    found = {name if name.split(".")[0] == "mask" else f"expected64.{name}": v.detach().numpy() for name, v in values.items()}
+    found = {
+        name if name.split(".")[0] == "mask" else f"expected64.{name}": v.detach().numpy() for name, v in values.items()
+    }
     leaves = {key: tensor for key, tensor in case.items() if tensor.requires_grad}
     for prefix, name in getattr(module, "DIFFERENTIATED", {"grad": "total"}).items():
         if name in values and values[name].requires_grad:

@@ -20,8 +20,8 @@ class TokenMasks(nn.Module):
     """``sigmoid(E F)`` per token and place, (B, M, H, W), and softmax weights of the tokens, (B, M).
 
     The weights come from a 3x3 convolution, the mean over all places and a 1x1 convolution; ``weighted: false`` gives
-    every token a weight of 1 instead. Parameters are named ``tokens``, ``look`` and ``judge``. Trained, not exported. Source: MasKD (arXiv
-    2205.14589).
+    every token a weight of 1 instead. Parameters are named ``tokens``, ``look`` and ``judge``. Trained, not exported.
+    Source: MasKD (arXiv 2205.14589).
 
     Args:
         count: Number of tokens M.

@@ -1,7 +1,7 @@
 """The methods' formulas, written once more in plain torch, and inputs of other shapes than the golden cases have.
 
-One file per method: ``cases()`` gives inputs under the golden cases' keys, ``reference(case)`` the values that are expected for
-them. ``DIFFERENTIATED`` names the values whose gradients are compared as well, by the prefix of their keys; ``total`` unless said.
+One file per method: ``cases()`` gives inputs under the golden cases' keys, ``reference(case)`` the values that are expected.
+``DIFFERENTIATED`` names the values whose gradients are compared as well, by the prefix of their keys; ``total`` unless said.
 """
 
 from __future__ import annotations

@@ -13,7 +13,9 @@ DIFFERENTIATED = {"grad_kl": "kl"}
 
 def cases() -> Iterator[Draw]:
     for seed, batch, ours, theirs, sizes in (
-        (0, 1, 3, 3, [(5, 7)]), (1, 3, 4, 4, [(6, 4), (3, 2), (1, 1)]), (2, 3, 3, 7, [(4, 9), (2, 5)]),
+        (0, 1, 3, 3, [(5, 7)]),
+        (1, 3, 4, 4, [(6, 4), (3, 2), (1, 1)]),
+        (2, 3, 3, 7, [(4, 9), (2, 5)]),
     ):
         draw = Draw(seed).set(tau=2.5, weight=0.7)
         draw.maps("student.map", batch, ours, sizes).maps("teacher.map", batch, theirs, sizes)

@@ -16,7 +16,9 @@ SIZE, STRIDES = (96, 128), (4, 8, 16, 32, 64)
 
 def cases() -> Iterator[Draw]:
     for seed, counts, width, levels, labels in (
-        (0, [0], 3, 5, [2, 2, 2]), (1, [3, 0, 1], 2, 3, [0, 1, 2, 2, 0]), (2, [6, 2], 4, 4, [1, 0, 0]),
+        (0, [0], 3, 5, [2, 2, 2]),
+        (1, [3, 0, 1], 2, 3, [0, 1, 2, 2, 0]),
+        (2, [6, 2], 4, 4, [1, 0, 0]),
     ):
         draw = sides(seed, counts, width, levels)
         draw.set(head_cls_w=1.5, head_cls_back_w=0.5, head_cls_T=2.0, num_classes=2, decay_factor=0.4)
@@ -51,7 +53,10 @@ def reference(case: Case) -> dict[str, Tensor]:
     if "student.roi_logits" in case:
         labels, background = case["roi_labels"], case["hp.num_classes"]
         rows = divergence(case["teacher.roi_logits"], case["student.roi_logits"], case["hp.head_cls_T"])
-        for name, chosen, weight in (("fg", labels < background, "head_cls_w"), ("bg", labels == background, "head_cls_back_w")):
+        for name, chosen, weight in (
+            ("fg", labels < background, "head_cls_w"),
+            ("bg", labels == background, "head_cls_back_w"),
+        ):
             found[f"cls_{name}"] = decay * case[f"hp.{weight}"] * rows[chosen].sum() / max(int(chosen.sum()), 1)
     if "student.backbone.0" in case:
         found |= backbone(case, decay)
@@ -86,7 +91,9 @@ def backbone(case: Case, decay: Tensor) -> dict[str, Tensor]:
         for box in boxes:
             paint(finest[image], box, 4)
     objects, rest = [], []
-    for stage, (ours, theirs) in enumerate(zip(group(case, "student.backbone"), group(case, "teacher.backbone"), strict=True)):
+    for stage, (ours, theirs) in enumerate(
+        zip(group(case, "student.backbone"), group(case, "teacher.backbone"), strict=True)
+    ):
         mask = interpolate(finest[:, None], ours.shape[2:], mode="nearest")[:, 0]
         error = (relu(convolve(case, f"param.backbone_adapt.{stage}", ours, padding=1)) - theirs).square()
         objects.append(masked(error, mask))

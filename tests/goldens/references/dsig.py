@@ -13,7 +13,10 @@ from tests.goldens.references import Case, Draw, add, divergence, group
 
 def cases() -> Iterator[Draw]:
     for seed, objects, rest, logits, maps in (
-        (0, [1, 3], [2, 4], False, False), (1, [2], [5], True, True), (2, [0, 2, 1], [3, 0, 1], True, False), (3, [0], [2], True, True),
+        (0, [1, 3], [2, 4], False, False),
+        (1, [2], [5], True, True),
+        (2, [0, 2, 1], [3, 0, 1], True, False),
+        (3, [0], [2], True, True),
     ):
         draw = Draw(seed).set(w_fg=0.5, w_bg=0.4, alpha=3.0, w_e=2.0, tau=0.8, num_classes=3)
         labels = []
@@ -31,28 +34,51 @@ def cases() -> Iterator[Draw]:
             for side in ("student", "teacher"):
                 draw.maps(f"{side}.neck", len(objects), 3, [(6, 4), (3, 2), (2, 1), (1, 1)])
         yield draw
-    for seed, counts, anchors, sizes in ((4, [0, 0, 0], 1, [(4, 3)]), (5, [3], 3, [(2, 5), (1, 2)]), (6, [1, 0, 4], 2, [(3, 3), (2, 2), (1, 1)])):
+    for seed, counts, anchors, sizes in (
+        (4, [0, 0, 0], 1, [(4, 3)]),
+        (5, [3], 3, [(2, 5), (1, 2)]),
+        (6, [1, 0, 4], 2, [(3, 3), (2, 2), (1, 1)]),
+    ):
         draw = Draw(seed).set(w_fg=0.5, w_e=1.5, w_c=0.8, w_b=0.3, beta=0.0, num_classes=2, anchors_per_cell=anchors)
         for side in ("student", "teacher"):
             for image, count in enumerate(counts):
                 draw.normal(f"{side}.roi.{image}", count, 3, 7, 7)
-            draw.maps(f"{side}.cls_logits", len(counts), 2 * anchors, sizes).maps(f"{side}.box_deltas", len(counts), 4 * anchors, sizes)
+            draw.maps(f"{side}.cls_logits", len(counts), 2 * anchors, sizes).maps(
+                f"{side}.box_deltas", len(counts), 4 * anchors, sizes
+            )
         for image, count in enumerate(counts):
-            draw.put(f"anchor_labels.{image}", draw.random.integers(-1 if count else 2, 3, sum(anchors * h * w for h, w in sizes)))
+            draw.put(
+                f"anchor_labels.{image}",
+                draw.random.integers(-1 if count else 2, 3, sum(anchors * h * w for h, w in sizes)),
+            )
         yield draw
 
 
 def reference(case: Case) -> dict[str, Tensor]:
     found = dense(case) if "student.roi.0" in case else staged(case)
-    weights = {"node_fg": "w_fg", "node_bg": "w_bg", "edge": "w_e", "map": "w_m", "roi_cls": "w_c", "cls": "w_c", "roi_box": "w_b", "box": "w_b"}
-    return {**found, "total": add([case[f"hp.{weights[key]}"] * value for key, value in found.items() if key in weights])}
+    weights = {
+        "node_fg": "w_fg",
+        "node_bg": "w_bg",
+        "edge": "w_e",
+        "map": "w_m",
+        "roi_cls": "w_c",
+        "cls": "w_c",
+        "roi_box": "w_b",
+        "box": "w_b",
+    }
+    return {
+        **found,
+        "total": add([case[f"hp.{weights[key]}"] * value for key, value in found.items() if key in weights]),
+    }
 
 
 def staged(case: Case) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
     objects, rest, edges = [], [], []
     names = ("student.roi_fg", "teacher.roi_fg", "student.roi_bg", "teacher.roi_bg", "teacher.bg_logits")
-    for image, (ours, theirs, our_rest, their_rest, logits) in enumerate(zip(*(group(case, name) for name in names), strict=True)):
+    for image, (ours, theirs, our_rest, their_rest, logits) in enumerate(
+        zip(*(group(case, name) for name in names), strict=True)
+    ):
         hard = (-logits.log_softmax(1)[:, -1] >= case["hp.tau"]).nonzero().flatten()
         found[f"mined_bg.{image}"] = hard
         objects.append(square(ours, theirs))
@@ -64,10 +90,14 @@ def staged(case: Case) -> dict[str, Tensor]:
         pairs = zip(group(case, "student.neck"), group(case, "teacher.neck"), strict=True)
         found["map"] = add([square(s, t) for s, t in pairs])
     if "student.roi_logits" in case:
-        found["roi_cls"] = divergence(case["teacher.roi_logits"], case["student.roi_logits"], case["hp.temperature"]).mean() / 4
+        found["roi_cls"] = (
+            divergence(case["teacher.roi_logits"], case["student.roi_logits"], case["hp.temperature"]).mean() / 4
+        )
         labels = case["roi_labels"].long()
         rows = (labels < 3).nonzero().flatten()
-        ours, theirs = (case[f"{side}.roi_deltas"].unflatten(1, (3, 4))[rows, labels[rows]] for side in ("student", "teacher"))
+        ours, theirs = (
+            case[f"{side}.roi_deltas"].unflatten(1, (3, 4))[rows, labels[rows]] for side in ("student", "teacher")
+        )
         found["roi_box"] = smooth_l1_loss(ours, theirs, beta=float(case["hp.beta"]), reduction="sum") / len(labels)
     return found
 
@@ -99,5 +129,3 @@ def square(ours: Tensor, theirs: Tensor) -> Tensor:
 def graph(ours: Tensor, theirs: Tensor) -> Tensor:
     tables = [cosine_similarity(t.flatten(1)[:, None], t.flatten(1)[None], dim=2) for t in (ours, theirs)]
     return (tables[0] - tables[1]).square().sum() / 2 / max(len(ours), 1) ** 2
-
-

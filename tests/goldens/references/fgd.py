@@ -13,7 +13,9 @@ from tests.goldens.references import Case, Draw, add, convolve, group
 
 def cases() -> Iterator[Draw]:
     for seed, counts, ours, theirs, sizes in (
-        (0, [0, 0], 4, 4, [(6, 5)]), (1, [2, 0, 5], 2, 6, [(7, 9), (3, 4), (1, 2)]), (2, [4], 4, 4, [(10, 6), (5, 3)]),
+        (0, [0, 0], 4, 4, [(6, 5)]),
+        (1, [2, 0, 5], 2, 6, [(7, 9), (3, 4), (1, 2)]),
+        (2, [4], 4, 4, [(10, 6), (5, 3)]),
     ):
         draw = Draw(seed).set(temperature=0.7, alpha=1e-3, beta=2e-3, gamma=3e-3, **{"lambda": 1e-4})
         draw.maps("student.neck", len(counts), ours, sizes).maps("teacher.neck", len(counts), theirs, sizes)
@@ -40,7 +42,9 @@ def reference(case: Case) -> dict[str, Tensor]:
         parts["fg"].append((objects[:, None] * error).sum() / batch)
         parts["bg"].append((rest[:, None] * error).sum() / batch)
         parts["attention"].append(((our_places - places).abs().sum() + (our_channels - channels).abs().sum()) / batch)
-        contexts = context(case, f"param.{level}.student_context", ours) - context(case, f"param.{level}.teacher_context", theirs)
+        contexts = context(case, f"param.{level}.student_context", ours) - context(
+            case, f"param.{level}.teacher_context", theirs
+        )
         parts["relation"].append(contexts.square().sum() / batch)
         found |= {f"mask_fg.{level}": objects, f"mask_bg.{level}": rest}
     sums = {name: add(values) for name, values in parts.items()}

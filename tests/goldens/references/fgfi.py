@@ -42,7 +42,9 @@ def anchors(stride: int, scale: int) -> np.ndarray:
 def reference(case: Case) -> dict[str, Tensor]:
     if "student.feat" in case:
         ours, theirs = case["student.feat"], case["teacher.feat"]
-        every = torch.stack([mask(case, theirs, case["anchors_at_origin"], case["stride"], b) for b in group(case, "gt_boxes")])
+        every = torch.stack(
+            [mask(case, theirs, case["anchors_at_origin"], case["stride"], b) for b in group(case, "gt_boxes")]
+        )
         error = (relu(convolve(case, "param.adapt", ours, padding=1)) - theirs).square() * every[:, None]
         return {"mask": every, "imitation": case["hp.weight"] * error.sum() / (2 * every.sum()).clamp(min=1)}
     losses, found = [], {}

@@ -20,13 +20,17 @@ def cases() -> Iterator[Draw]:
             draw.convolution(f"param.adapt.{level}", theirs, ours)
         yield draw
     for seed, (height, width), (high, wide), kernel, stride, padding, transposed in (
-        (2, (10, 14), (5, 7), 3, 2, 1, 0), (3, (3, 4), (6, 8), 4, 2, 1, 1), (4, (7, 5), (7, 5), 1, 1, 0, 0),
+        (2, (10, 14), (5, 7), 3, 2, 1, 0),
+        (3, (3, 4), (6, 8), 4, 2, 1, 1),
+        (4, (7, 5), (7, 5), 1, 1, 0, 0),
     ):
         draw = Draw(seed).normal("student.feat", 3, 4, height, width).normal("teacher.feat", 3, 2, high, wide)
         geometry = {"kernel": (kernel,) * 2, "stride": (stride,) * 2, "padding": (padding,) * 2}
         draw.set(**geometry, transposed=transposed, relu=1, bn_eps=1e-5)
         draw.convolution("param.adapt.conv", *((4, 2) if transposed else (2, 4)), kernel)
-        yield draw.normal("param.adapt.conv.bias", 2).normal("param.adapt.bn.weight", 2).normal("param.adapt.bn.bias", 2)
+        yield (
+            draw.normal("param.adapt.conv.bias", 2).normal("param.adapt.bn.weight", 2).normal("param.adapt.bn.bias", 2)
+        )
 
 
 def reference(case: Case) -> dict[str, Tensor]:
@@ -36,7 +40,9 @@ def reference(case: Case) -> dict[str, Tensor]:
     errors = [convolve(case, f"param.adapt.{level}", ours) - theirs for level, (ours, theirs) in enumerate(pairs)]
     units = [
         unit(convolve(case, f"param.adapt.{level}", ours)) - unit(theirs)
-        for level, (ours, theirs) in enumerate(zip(group(case, "student.neck"), group(case, "teacher.neck"), strict=True))
+        for level, (ours, theirs) in enumerate(
+            zip(group(case, "student.neck"), group(case, "teacher.neck"), strict=True)
+        )
     ]
     return {
         "hint": case["hp.weight"] * add([error.square().mean() for error in errors]),

@@ -12,7 +12,9 @@ from tests.goldens.references import Case, Draw, add, convolve, group
 
 def cases() -> Iterator[Draw]:
     for seed, batch, width, sizes, classes, iteration in (
-        (0, 1, 3, [(5, 7)], 1, 40), (1, 3, 4, [(6, 4), (3, 2), (1, 1)], 9, 900), (2, 2, 2, [(4, 9)], 3, 0),
+        (0, 1, 3, [(5, 7)], 1, 40),
+        (1, 3, 4, [(6, 4), (3, 2), (1, 1)], 9, 900),
+        (2, 2, 2, [(4, 9)], 3, 0),
     ):
         draw = Draw(seed).set(weight_feature=0.5, weight_cls=0.2, iteration=iteration, warmup_iterations=500)
         draw.maps("student.neck", batch, width, sizes).maps("teacher.neck", batch, width, sizes)

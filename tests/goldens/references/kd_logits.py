@@ -16,7 +16,9 @@ DIFFERENTIATED = {"grad": "grads"}
 
 def cases() -> Iterator[Draw]:
     for seed, batch, labels, temperature, anchors, sizes, sampled in (
-        (0, 1, [2], 3.0, 1, [(5, 7)], 0.5), (1, 3, [0, 1, 0], 1.0, 4, [(6, 4), (1, 1)], 0.1), (2, 2, [2] * 6, 2.0, 2, [(3, 3)], 0.0),
+        (0, 1, [2], 3.0, 1, [(5, 7)], 0.5),
+        (1, 3, [0, 1, 0], 1.0, 4, [(6, 4), (1, 1)], 0.1),
+        (2, 2, [2] * 6, 2.0, 2, [(3, 3)], 0.0),
     ):
         draw = Draw(seed).set(background_index=2, temperature=temperature).put("roi_labels", labels)
         for side in ("student", "teacher"):

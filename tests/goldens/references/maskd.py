@@ -14,7 +14,10 @@ DIFFERENTIATED = {"grad_before_warmup": "loss_before_warmup", "grad_after_warmup
 
 def cases() -> Iterator[Draw]:
     for seed, batch, width, tokens, sizes, weighted, custom in (
-        (0, 3, 4, 1, [(5, 7), (2, 3)], 0, 0), (1, 3, 2, 4, [(6, 4), (3, 2), (1, 1)], 1, 0), (2, 1, 5, 2, [(4, 9)], 0, 1), (3, 2, 3, 3, [(3, 3)], 1, 1),
+        (0, 3, 4, 1, [(5, 7), (2, 3)], 0, 0),
+        (1, 3, 2, 4, [(6, 4), (3, 2), (1, 1)], 1, 0),
+        (2, 1, 5, 2, [(4, 9)], 0, 1),
+        (3, 2, 3, 3, [(3, 3)], 1, 1),
     ):
         draw = Draw(seed).set(num_tokens=tokens, loss_weight=2.5, weight_mask=weighted, custom_mask=custom)
         draw.maps("student.neck", batch, width, sizes).maps("teacher.neck", batch, width, sizes)
@@ -61,6 +64,8 @@ def likeness(masks: Tensor) -> Tensor:
     flat = masks.flatten(2)
     pairs = [
         2 * (a * b).sum(1) / ((a * a).sum(1) + (b * b).sum(1))
-        for i, a in enumerate(flat.unbind(1)) for j, b in enumerate(flat.unbind(1)) if i != j
+        for i, a in enumerate(flat.unbind(1))
+        for j, b in enumerate(flat.unbind(1))
+        if i != j
     ]
     return torch.cat(pairs).mean() if pairs else masks.new_zeros(())

@@ -13,7 +13,9 @@ from tests.goldens.references import Case, Draw, add, convolve, group
 
 def cases() -> Iterator[Draw]:
     for seed, batch, ours, theirs, sizes, ratio in (
-        (0, 1, 3, 3, [(5, 7)], 0.5), (1, 3, 4, 2, [(6, 4), (3, 2), (1, 1)], 0.2), (2, 3, 3, 3, [(4, 9)], 1.0),
+        (0, 1, 3, 3, [(5, 7)], 0.5),
+        (1, 3, 4, 2, [(6, 4), (3, 2), (1, 1)], 0.2),
+        (2, 3, 3, 3, [(4, 9)], 1.0),
     ):
         draw = Draw(seed).set(alpha=0.03, mask_ratio=ratio)
         draw.maps("student.neck", batch, ours, sizes).maps("teacher.neck", batch, theirs, sizes)

@@ -15,13 +15,17 @@ DIFFERENTIATED = {"grad": "kd"}
 
 def cases() -> Iterator[Draw]:
     for seed, batch, width, sizes, iteration, reduction in (
-        (0, 1, 4, [(5, 7)], 9, 2), (1, 3, 6, [(6, 4), (3, 2), (2, 1), (1, 1)], 1000, 3), (2, 3, 2, [(4, 4), (2, 2)], 0, 1),
+        (0, 1, 4, [(5, 7)], 9, 2),
+        (1, 3, 6, [(6, 4), (3, 2), (2, 1), (1, 1)], 1000, 3),
+        (2, 3, 2, [(4, 4), (2, 2)], 0, 1),
     ):
         draw = Draw(seed).set(alpha=0.3, tau=2.0, iteration=iteration, warmup_iters=20, reduction=reduction)
         for side in ("teacher.high", "teacher.low", "student.low"):
             draw.maps(side, batch, width, sizes)
         draw.normal("image_high", batch, 3, 2 * sizes[0][0], 2 * sizes[0][1])
-        yield draw.linear("param.fc1", 2 * width // reduction, 2 * width, False).linear("param.fc2", 2, 2 * width // reduction, False)
+        yield draw.linear("param.fc1", 2 * width // reduction, 2 * width, False).linear(
+            "param.fc2", 2, 2 * width // reduction, False
+        )
 
 
 def reference(case: Case) -> dict[str, Tensor]:

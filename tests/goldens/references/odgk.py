@@ -15,8 +15,11 @@ SIZE = (48, 64)
 
 def cases() -> Iterator[Draw]:
     for seed, counts, width, strides, starts, staged in (
-        (0, [2, 0, 3], 3, (4, 8), (0, 1, 3), 1), (1, [1], 4, (4, 8, 16), (0, 2, 4), 1), (2, [0, 0], 3, (8, 16), (0, 2, 3), 0),
-        (3, [0, 4, 1], 5, (4, 8), (0, 3, 4), 0), (4, [0], 3, (4,), (0, 1, 2), 1),
+        (0, [2, 0, 3], 3, (4, 8), (0, 1, 3), 1),
+        (1, [1], 4, (4, 8, 16), (0, 2, 4), 1),
+        (2, [0, 0], 3, (8, 16), (0, 2, 3), 0),
+        (3, [0, 4, 1], 5, (4, 8), (0, 3, 4), 0),
+        (4, [0], 3, (4,), (0, 1, 2), 1),
     ):
         draw = Draw(seed).set(epoch=3, max_epochs=10, w_fg=1.5, w_bg=0.5, w_g=2.0, one_stage=1 - staged)
         draw.put("strides", strides).put("prototype_class_start", starts).boxes(counts, SIZE)
@@ -44,7 +47,10 @@ def reference(case: Case) -> dict[str, Tensor]:
     joined, parts, found = torch.cat(labels), {"fg": [], "bg": [], "glob": []}, {}
     for level, stride in enumerate(strides):
         ours, theirs = case[f"student.neck.{level}"], case[f"teacher.neck.{level}"]
-        places = [table(case, side, level, vectors(maps, boxes, stride)) for side, maps in (("student", ours), ("teacher", theirs))]
+        places = [
+            table(case, side, level, vectors(maps, boxes, stride))
+            for side, maps in (("student", ours), ("teacher", theirs))
+        ]
         trust = trusted(case, places, joined)
         counts = [len(own) for own in boxes]
         for image, own in enumerate(trust.split(counts)):
@@ -81,13 +87,18 @@ def table(case: Case, side: str, level: int, rows: Tensor) -> Tensor:
 def trusted(case: Case, places: list[Tensor], labels: Tensor) -> Tensor:
     starts = case["prototype_class_start"].tolist()
     best = [
-        torch.stack([row[starts[label] : starts[label + 1]].amax() for row, label in zip(place, labels.tolist(), strict=True)] or [place.sum()])
+        torch.stack(
+            [row[starts[label] : starts[label + 1]].amax() for row, label in zip(place, labels.tolist(), strict=True)]
+            or [place.sum()]
+        )
         for place in places
     ]
     return (1 - (best[0] - best[1]).abs()).detach()[: len(labels)]
 
 
-def weighted(like: Tensor, boxes: list[Tensor], trust: tuple[Tensor, ...], level: int, levels: int, stride: int) -> Tensor:
+def weighted(
+    like: Tensor, boxes: list[Tensor], trust: tuple[Tensor, ...], level: int, levels: int, stride: int
+) -> Tensor:
     mask = like.new_zeros(len(like), 1, *like.shape[2:])
     for image, own in enumerate(boxes):
         for box, weight in zip(own, trust[image], strict=True):
@@ -103,7 +114,9 @@ def weighted(like: Tensor, boxes: list[Tensor], trust: tuple[Tensor, ...], level
 def soft(case: Case, labels: Tensor) -> dict[str, Tensor]:
     weights = []
     for row, level in enumerate(case["roi_level"].tolist()):
-        places = [table(case, side, level, case[f"{side}.roi"][row : row + 1].mean((2, 3))) for side in ("student", "teacher")]
+        places = [
+            table(case, side, level, case[f"{side}.roi"][row : row + 1].mean((2, 3))) for side in ("student", "teacher")
+        ]
         weights.append(trusted(case, places, labels[row : row + 1]))
     trust = torch.cat([*weights, torch.zeros(0).double()])
     rows = divergence(case["teacher.roi_logits"], case["student.roi_logits"], case["hp.temperature"])

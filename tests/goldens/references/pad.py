@@ -12,12 +12,19 @@ DIFFERENTIATED = {"grad": "pad"}
 
 
 def cases() -> Iterator[Draw]:
-    for seed, shape, summed, branch in ((0, (1, 5), 1, False), (1, (7, 2, 3, 3), 0, False), (2, (4, 6), 1, True), (3, (9, 2, 2, 1), 0, True)):
+    for seed, shape, summed, branch in (
+        (0, (1, 5), 1, False),
+        (1, (7, 2, 3, 3), 0, False),
+        (2, (4, 6), 1, True),
+        (3, (9, 2, 2, 1), 0, True),
+    ):
         draw = Draw(seed).set(eps=1e-3, reduction_sum_over_samples=summed)
         draw.normal("student.embed", *shape).normal("teacher.embed", *shape)
         width = draw.arrays["student.embed"][0].size
         if branch:
-            draw.linear("param.var.0", width, width).normal("param.var.1.weight", width).normal("param.var.1.bias", width)
+            draw.linear("param.var.0", width, width).normal("param.var.1.weight", width).normal(
+                "param.var.1.bias", width
+            )
         else:
             draw.normal("student.log_var", shape[0], width)
         yield draw

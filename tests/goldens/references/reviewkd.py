@@ -15,13 +15,18 @@ from tests.goldens.references import Case, Draw, add, convolve, group
 
 def cases() -> Iterator[Draw]:
     for seed, batch, width, middle, sizes, training in (
-        (0, 1, 3, 2, [(5, 7)], 1), (1, 3, 4, 6, [(7, 4), (3, 2), (2, 1)], 1), (2, 3, 2, 3, [(4, 9), (2, 5), (1, 3)], 0), (3, 2, 3, 3, [(3, 2), (2, 2)], 1),
+        (0, 1, 3, 2, [(5, 7)], 1),
+        (1, 3, 4, 6, [(7, 4), (3, 2), (2, 1)], 1),
+        (2, 3, 2, 3, [(4, 9), (2, 5), (1, 3)], 0),
+        (3, 2, 3, 3, [(3, 2), (2, 2)], 1),
     ):
         draw = Draw(seed).set(weight=0.4, mid_channels=middle, train_mode=training)
         draw.maps("student.neck", batch, width, sizes).maps("teacher.neck", batch, width, sizes)
         for level in range(len(sizes)):
             key = f"param.{level}"
-            draw.convolution(f"{key}.lateral.conv", middle, width, bias=False).convolution(f"{key}.output.conv", width, middle, 3, bias=False)
+            draw.convolution(f"{key}.lateral.conv", middle, width, bias=False).convolution(
+                f"{key}.output.conv", width, middle, 3, bias=False
+            )
             for layer, channels in (("lateral", middle), ("output", width)):
                 for name in ("weight", "bias", "running_mean"):
                     draw.normal(f"{key}.{layer}.bn.{name}", channels)
@@ -59,6 +64,8 @@ def context_loss(ours: Tensor, theirs: Tensor) -> Tensor:
     for size in (4, 2, 1):
         if size < ours.shape[2]:
             weight /= 2
-            losses.append(weight * (adaptive_avg_pool2d(ours, size) - adaptive_avg_pool2d(theirs, size)).square().mean())
+            losses.append(
+                weight * (adaptive_avg_pool2d(ours, size) - adaptive_avg_pool2d(theirs, size)).square().mean()
+            )
             total += weight
     return add(losses) / total

@@ -12,10 +12,20 @@ from tests.goldens.references import Case, Draw, add, batch_norm, convolve, grou
 
 
 def cases() -> Iterator[Draw]:
-    for seed, batch, width, sizes, pools, channel_mask in ((0, 1, 4, [(5, 7)], [1], 0), (1, 3, 2, [(6, 4), (3, 3)], [3, 2], 1), (2, 3, 6, [(8, 9), (4, 4), (2, 2)], [4, 2, 1], 0)):
+    for seed, batch, width, sizes, pools, channel_mask in (
+        (0, 1, 4, [(5, 7)], [1], 0),
+        (1, 3, 2, [(6, 4), (3, 3)], [3, 2], 1),
+        (2, 3, 6, [(8, 9), (4, 4), (2, 2)], [4, 2, 1], 0),
+    ):
         draw = Draw(seed).set(
-            temperature=0.6, use_channel_mask=channel_mask, pool=pools, inter_channels=[max(width // 2, 1)] * len(sizes),
-            weight_feature=0.3, weight_channel=0.5, weight_spatial=0.2, weight_nonlocal=0.7,
+            temperature=0.6,
+            use_channel_mask=channel_mask,
+            pool=pools,
+            inter_channels=[max(width // 2, 1)] * len(sizes),
+            weight_feature=0.3,
+            weight_channel=0.5,
+            weight_spatial=0.2,
+            weight_nonlocal=0.7,
         )
         draw.maps("student.neck", batch, width, sizes).maps("teacher.neck", batch, width, sizes)
         for level in range(len(sizes)):
@@ -37,11 +47,15 @@ def reference(case: Case) -> dict[str, Tensor]:
         places, channels = masks(case, ours, theirs)
         error = (theirs - convolve(case, f"{key}.feature_adapter", ours)).square() * places
         parts["feature"].append((error * channels if case["hp.use_channel_mask"] else error).sum().sqrt())
-        parts["channel"].append((theirs.mean((2, 3)) - project(case, f"{key}.channel_adapter", ours.mean((2, 3)))).norm())
+        parts["channel"].append(
+            (theirs.mean((2, 3)) - project(case, f"{key}.channel_adapter", ours.mean((2, 3)))).norm()
+        )
         view = convolve(case, f"{key}.spatial_adapter", ours.mean(1, keepdim=True), padding=1)
         parts["spatial"].append((theirs.mean(1, keepdim=True) - view).norm())
         their_context = nonlocal_block(case, f"{key}.teacher_nonlocal", theirs, pool)
-        our_context = convolve(case, f"{key}.nonlocal_adapter", nonlocal_block(case, f"{key}.student_nonlocal", ours, pool))
+        our_context = convolve(
+            case, f"{key}.nonlocal_adapter", nonlocal_block(case, f"{key}.student_nonlocal", ours, pool)
+        )
         parts["nonlocal"].append((our_context - their_context).norm())
     sums = {name: add(values) for name, values in parts.items()}
     return {**sums, "total": add([case[f"hp.weight_{name}"] * value for name, value in sums.items()])}
@@ -64,5 +78,3 @@ def nonlocal_block(case: Case, key: str, features: Tensor, pool: int) -> Tensor:
     relation = torch.einsum("bcs,bct->bst", theta.flatten(2), phi.flatten(2)) / phi[0, 0].numel()
     result = torch.einsum("bst,bct->bcs", relation, g.flatten(2)).view_as(theta)
     return features + batch_norm(case, f"{key}.out.bn", convolve(case, f"{key}.out.conv", result))
-
-

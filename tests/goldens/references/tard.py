@@ -16,7 +16,11 @@ SIZE = (96, 128)
 
 
 def cases() -> Iterator[Draw]:
-    for seed, counts, width, strides, labels in ((0, [0, 0], 3, (4, 8, 16), None), (1, [4, 0, 2], 2, (8, 16), [0, 1, 2]), (2, [1], 4, (4,), [2, 2])):
+    for seed, counts, width, strides, labels in (
+        (0, [0, 0], 3, (4, 8, 16), None),
+        (1, [4, 0, 2], 2, (8, 16), [0, 1, 2]),
+        (2, [1], 4, (4,), [2, 2]),
+    ):
         draw = Draw(seed).set(feature_weight=0.7, decay_factor=0.5, gaussian_var=2.0, level_base_size=56, num_classes=2)
         draw.put("image_size", SIZE).put("strides", strides).boxes(counts, SIZE)
         if counts[0] > 2:
@@ -26,7 +30,9 @@ def cases() -> Iterator[Draw]:
         for level in range(len(strides)):
             draw.convolution(f"param.neck_adapt.{level}", width, width, 3)
         if labels:
-            draw.normal("student.roi_logits", len(labels), 3).normal("teacher.roi_logits", len(labels), 3).put("roi_labels", labels)
+            draw.normal("student.roi_logits", len(labels), 3).normal("teacher.roi_logits", len(labels), 3).put(
+                "roi_labels", labels
+            )
         yield draw
 
 
@@ -61,6 +67,8 @@ def bell(mask: Tensor, box: Tensor) -> Tensor:
     height, width = y1 - y0, x1 - x0
     rows = torch.arange(y0, min(y1, mask.shape[0])) - y0 - height / 2
     columns = torch.arange(x0, min(x1, mask.shape[1])) - x0 - width / 2
-    values = torch.exp(-columns[None].square() / (2 * (width / 2) ** 2) - rows[:, None].square() / (2 * (height / 2) ** 2))
+    values = torch.exp(
+        -columns[None].square() / (2 * (width / 2) ** 2) - rows[:, None].square() / (2 * (height / 2) ** 2)
+    )
     result[y0:y1, x0:x1] = values
     return result
