@@ -15,6 +15,7 @@ A binding ``tests/goldens/<slug>.yaml`` lists *runs*; each applies to the cases 
     detectors: owner -> function in builders.py that makes a detector from the case
     expected:  key pattern -> {term: name} | {terms: [names]} | {node: name} | {grad: reference}, with make: for a layout of
                the plan's value and layout: for one of the case's (its gradients are stored as maps);
+               joined: true compares the sum of all keys of the pattern; {placeholders} of a pattern stand for words in its names;
                with: lists keys that make: is handed as well; entries: numbers where the numbers in the keys are places in
                the value as they stand (images, of which a case may leave some out), and not ranks (levels that start at 2)
     epoch:     [key of the epoch, key of the number of epochs], for schedules
@@ -31,6 +32,7 @@ from __future__ import annotations
 
 import contextlib
 import fnmatch
+import itertools
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -274,9 +276,10 @@ def expectations(run: Run) -> dict[str, dict[str, Any]]:
     for key in run.arrays:
         plain = key.replace("expected64.", "expected.")
         for pattern, declared in run["expected"].items():
-            expression = re.escape(pattern).replace(r"\*", r"(\d+)") + "$"
-            if match := re.match(expression, plain):
-                found[key] = {**declared, "pattern": pattern, "place": [int(n) for n in match.groups()]}
+            if (words := placed(pattern, plain)) is not None:
+                own = {k: v.format(**words) if isinstance(v, str) else v for k, v in declared.items()}
+                place = [int(word) for name, word in words.items() if name.startswith("place")]
+                found[key] = {**own, "pattern": pattern, "place": place}
     for declared in found.values():
         of_pattern = [other["place"] for other in found.values() if other["pattern"] == declared["pattern"]]
         numbers = [sorted(set(column)) for column in zip(*of_pattern, strict=True)]
@@ -285,11 +288,20 @@ def expectations(run: Run) -> dict[str, dict[str, Any]]:
     return found
 
 
+def placed(pattern: str, key: str) -> dict[str, str] | None:
+    """What stands in a key for the stars (``place0``, ``place1``, ...) and the {words} of a pattern; None where it does not fit."""
+    numbers = itertools.count()
+    expression = re.sub(r"\\\*", lambda _: rf"(?P<place{next(numbers)}>\d+)", re.escape(pattern))
+    expression = re.sub(r"\\\{(\w+)\\\}", lambda word: rf"(?P<{word[1]}>[\w.]+?)", expression)
+    match = re.fullmatch(expression, key)
+    return match.groupdict() if match else None
+
+
 def compare(run: Run, key: str, declared: dict[str, Any], value: Any) -> None:
     """Assert that the plan's value equals the golden one."""
-    for position in declared["entry"]:
+    for position in declared["entry"] if not declared.get("joined") else []:
         value = value[position]
-    expected = torch.as_tensor(run.arrays[key])
+    expected = torch.as_tensor(joined(run, key, declared) if declared.get("joined") else run.arrays[key])
     expected = expected.float() if expected.dtype is torch.bool else expected
     if "layout" in declared:
         expected = getattr(layouts, declared["layout"])([expected])[0]
@@ -308,6 +320,13 @@ def compare(run: Run, key: str, declared: dict[str, Any], value: Any) -> None:
         atol=max(tolerance * scale, 1e-9),
         msg=lambda text: f"{run.method} {key}: {text}",
     )
+
+
+def joined(run: Run, key: str, declared: dict[str, Any]) -> np.ndarray:
+    """The sum of all arrays of the key's pattern."""
+    start = key.partition(".")[0]
+    keys = [k for k in run.arrays if k.startswith(start + ".") and placed(declared["pattern"].replace("expected", start, 1), k)]
+    return np.sum([run.arrays[k] for k in keys], axis=0)
 
 
 def verify(run: Run) -> list[str]:

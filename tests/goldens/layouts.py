@@ -476,6 +476,16 @@ def half_zeros(image: Tensor) -> Tensor:
     return torch.zeros_like(image[..., ::2, ::2])
 
 
+def mean_of_branches(first: Tensor, second: Tensor, maps: list[Tensor]) -> list[Tensor]:
+    """Logits (B, K, A) of two branches -> their mean, (B, R, K) per level of these maps."""
+    return one_branch((first + second) / 2, maps)
+
+
+def one_branch(logits: Tensor, maps: list[Tensor]) -> list[Tensor]:
+    """Logits (B, K, A) -> (B, R, K) per level of these maps."""
+    return values_per_level(logits.transpose(1, 2), maps)
+
+
 def gates_of(fused: dict[str, list[Tensor]]) -> list[Tensor]:
     """Of an op with several outputs."""
     return fused["gates"]
