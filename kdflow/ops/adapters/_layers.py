@@ -27,7 +27,7 @@ def initialise(layer: nn.Conv2d | nn.ConvTranspose2d | nn.Linear, init: Init) ->
         return
     if init == "kaiming":
         # the weights of a transposed convolution have the input channels first
-        mode = "fan_in" if isinstance(layer, nn.ConvTranspose2d) else "fan_out"
+        mode: Literal["fan_in", "fan_out"] = "fan_in" if isinstance(layer, nn.ConvTranspose2d) else "fan_out"
         nn.init.kaiming_normal_(layer.weight, mode=mode, nonlinearity="relu")
     else:
         layer.weight.zero_()

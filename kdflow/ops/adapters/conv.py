@@ -69,12 +69,12 @@ class ConvAdapter(nn.Module):
         self.bn = nn.BatchNorm2d(outputs) if self.norm == "batch" else None
 
     def _layer(self, inputs: int, outputs: int) -> nn.Conv2d | nn.ConvTranspose2d:
-        shape, options = (inputs, outputs, self.kernel, self.stride), {"groups": self.groups, "bias": self.bias}
+        shape, groups = (inputs, outputs, self.kernel, self.stride), self.groups
         if not self.transposed:
-            return nn.Conv2d(*shape, self.kernel // 2, **options)
+            return nn.Conv2d(*shape, self.kernel // 2, groups=groups, bias=self.bias)
         surplus = self.kernel - self.stride  # cells by which an unpadded result is too large
         padding = max((surplus + 1) // 2, 0)
-        return nn.ConvTranspose2d(*shape, padding, 2 * padding - surplus, **options)
+        return nn.ConvTranspose2d(*shape, padding, 2 * padding - surplus, groups, self.bias)
 
     def forward(self, features: Map, like: Map | None = None) -> Map:
         """(B, C_in, H, W) -> (B, C_out, H', W').
