@@ -11,7 +11,8 @@ A binding ``tests/goldens/<slug>.yaml`` lists *runs*; each applies to the cases 
     values:    reference in the spec -> key ("student.neck.*" gathers a list) or {make: function, of: key or [keys]}
     leaves:    references beside student.* whose gradients are compared (results of calls that are given)
     params:    key pattern with {placeholders} -> name below plan.ops ({last_k}: {k} counted from the end), or a list of
-               {to: name, part: [i, n]} where the i-th of n equal parts of the array has a name of its own
+               {to: name, part: [i, n]} where the i-th of n equal parts of the array has a name of its own (flat: true without
+               the first axis)
     detectors: owner -> function in builders.py that makes a detector from the case
     expected:  key pattern -> {term: name} | {terms: [names]} | {node: name} | {grad: reference}, with make: for a layout of
                the plan's value and layout: for one of the case's (its gradients are stored as maps);
@@ -220,6 +221,7 @@ def load_parameters(run: Run, plan: Plan) -> None:
                     name, (number, parts) = part["to"].format(**place), part["part"]
                     value = torch.as_tensor(run.arrays[key])
                     value = value.chunk(parts)[number] if parts > 1 else value
+                    value = value.flatten(0, 1) if part.get("flat") else value
                     assert state[name].shape == value.shape, f"{key} {value.shape} does not fit {name} {state[name].shape}"
                     state[name].copy_(value)
                     given.add(name)
@@ -289,7 +291,7 @@ def expectations(run: Run) -> dict[str, dict[str, Any]]:
 
 
 def placed(pattern: str, key: str) -> dict[str, str] | None:
-    """What stands in a key for the stars (``place0``, ``place1``, ...) and the {words} of a pattern; None where it does not fit."""
+    """What stands in a key for a pattern's stars (``place0``, ``place1``, ...) and {words}; None where it does not fit."""
     numbers = itertools.count()
     expression = re.sub(r"\\\*", lambda _: rf"(?P<place{next(numbers)}>\d+)", re.escape(pattern))
     expression = re.sub(r"\\\{(\w+)\\\}", lambda word: rf"(?P<{word[1]}>[\w.]+?)", expression)

@@ -486,6 +486,63 @@ def one_branch(logits: Tensor, maps: list[Tensor]) -> list[Tensor]:
     return values_per_level(logits.transpose(1, 2), maps)
 
 
+def rest_of_one(share: float) -> float:
+    """What a share leaves."""
+    return 1 - share
+
+
+def negative(number: float) -> float:
+    """Minus a number."""
+    return -number
+
+
+def background_last(logits: Tensor) -> Tensor:
+    """Scores whose background comes first -> last."""
+    return logits.roll(-1, 1)
+
+
+def background_first(logits: Tensor) -> Tensor:
+    """The inverse."""
+    return logits.roll(1, 1)
+
+
+def certain(labels: Tensor, logits: Tensor) -> Tensor:
+    """Labels, 0 the background -> logits that leave no doubt, the background last."""
+    return background_last(1e4 * torch.nn.functional.one_hot(labels.long(), logits.shape[1]).to(logits.dtype))
+
+
+def every_row(rows: Tensor) -> Tensor:
+    """Ones."""
+    return rows.new_ones(len(rows))
+
+
+def three_bands(levels: list[Tensor]) -> list[Tensor]:
+    """(B, 3C, h, w), band by band -> (B, C, 3, h, w)."""
+    return [level.unflatten(1, (3, -1)).transpose(1, 2) for level in levels]
+
+
+def cells_of_anchors(levels: list[Tensor], classes: Tensor) -> list[Tensor]:
+    """(B, A*C, H, W) -> (B, H*W*A, C), order y, x, anchor."""
+    return [t.permute(0, 2, 3, 1).reshape(len(t), -1, int(classes)) for t in levels]
+
+
+def as_class_maps(levels: list[Tensor], like: list[Tensor]) -> list[Tensor]:
+    """The inverse of :func:`cells_of_anchors`."""
+    return [t.reshape(len(t), *m.shape[-2:], -1).permute(0, 3, 1, 2) for t, m in zip(levels, like, strict=True)]
+
+
+def labels_by_index(index: Tensor, labels: list[Tensor], maps: list[Tensor], classes: Tensor) -> list[Tensor]:
+    """Object of each anchor, -1 for none -> its class, the number of classes for none, per level of these maps."""
+    none = torch.as_tensor([int(classes)])
+    joined = torch.stack([torch.cat([own.long(), none])[row.long()] for row, own in zip(index, labels, strict=True)])
+    return list(joined.split([m[0, 0].numel() * (m.shape[1] // int(classes)) for m in maps], dim=1))
+
+
+def boxes_for(labels: list[Tensor]) -> list[Tensor]:
+    """As many boxes per image as it has labels."""
+    return [torch.zeros(len(own), 4) for own in labels]
+
+
 def gates_of(fused: dict[str, list[Tensor]]) -> list[Tensor]:
     """Of an op with several outputs."""
     return fused["gates"]

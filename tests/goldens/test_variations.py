@@ -41,7 +41,8 @@ def expected(slug: str, arrays: Arrays) -> dict[str, np.ndarray]:
             case[key].requires_grad_()
     values = module.reference(case)
     found = {
-        name if name.split(".")[0] == "mask" else f"expected64.{name}": v.detach().numpy() for name, v in values.items()
+        name if name == "mask" or name.startswith("mask.neck") else f"expected64.{name}": v.detach().numpy()
+        for name, v in values.items()
     }
     leaves = {key: tensor for key, tensor in case.items() if tensor.requires_grad}
     for prefix, name in getattr(module, "DIFFERENTIATED", {"grad": "total"}).items():

@@ -18,9 +18,9 @@ SUM_OF_TABLE = {
 
 METHODS = {
     "bckd", "clockdistill", "crosskd", "cwd", "d3etr", "defeat", "detrdistill", "dkd", "drkd", "dsig", "fgd", "fgfi", "fitnet",
-    "frs", "g-detkd", "gid", "head", "icd", "joint-detnas", "kd-detr", "kd-logits", "lad", "ld", "lekd", "maskd", "mgd",
+    "freekd", "frs", "g-detkd", "gid", "head", "icd", "joint-detnas", "kd-detr", "kd-logits", "lad", "ld", "lekd", "maskd", "mgd",
     "mimic", "msrlr", "odgk", "pad", "pgd", "pkd", "qskd", "reviewkd", "rm-pfi", "ssim-kd", "taed", "tard", "teach-detr",
-    "tf-head",
+    "tf-head", "yolo-l2",
 }
 
 

@@ -32,7 +32,9 @@ def reference(case: Case) -> dict[str, Tensor]:
     for scope, dims in SCOPES.items():
         for border in ("same", "valid"):
             levels = []
-            for level, (ours, theirs) in enumerate(zip(group(case, "student.neck"), group(case, "teacher.neck"), strict=True)):
+            for level, (ours, theirs) in enumerate(
+                zip(group(case, "student.neck"), group(case, "teacher.neck"), strict=True)
+            ):
                 pair = [scaled(convolve(case, f"param.{level}.adapter", ours), dims), scaled(theirs, dims)]
                 if border == "same":
                     pair = [pad(t, (window // 2,) * 4, mode="reflect") for t in pair]
