@@ -54,7 +54,7 @@ class Like:
     Attributes:
         source: The input.
         drop: Axes that are used up.
-        swap: Axes that get another name.
+        swap: Axes that get another name, or become several (``{"c": "e c"}``).
         drops: Option that lists further axes that are used up.
     """
 
@@ -75,14 +75,14 @@ class Like:
         if kind.axes is None or kind.opaque:
             return kind
         drop = self.dropped(options)
-        axes = tuple(self.swap.get(a, a) for a in kind.axes if a not in drop)
+        axes = tuple(name for a in kind.axes if a not in drop for name in self.swap.get(a, a).split())
         return of_axes(axes, kind.stack)
 
 
 def like(
     source: str, drop: str | tuple[str, ...] = (), swap: Mapping[str, str] | None = None, drops: str = ""
 ) -> Like:
-    """The output has the kind of input ``source``, without the axes of ``drop`` and of the option ``drops``, renamed by ``swap``."""
+    """The output has the kind of input ``source``, without the axes of ``drop`` and option ``drops``, renamed by ``swap``."""
     return Like(source, (drop,) if isinstance(drop, str) else drop, swap or {}, drops)
 
 

@@ -104,7 +104,12 @@ def test_results_are_finite_and_have_the_declared_kind(name: str, free: Kind, co
                 assert tensor.shape[kind.axes.index("one")] == 1
 
 
-@pytest.mark.parametrize(("name", "free"), [c for c in CASES if isinstance(OPS.get(str(c.values[0])).gives, Like)])
+def keeps_axes(rule: object) -> bool:
+    """Whether every axis of the result is one of an input."""
+    return isinstance(rule, Like) and not any(" " in names for names in rule.swap.values())
+
+
+@pytest.mark.parametrize(("name", "free"), [c for c in CASES if keeps_axes(OPS.get(str(c.values[0])).gives)])
 def test_a_result_like_an_input_has_its_sizes(name: str, free: Kind) -> None:
     op = OPS.get(name)
     rule = op.gives

@@ -543,6 +543,34 @@ def boxes_for(labels: list[Tensor]) -> list[Tensor]:
     return [torch.zeros(len(own), 4) for own in labels]
 
 
+def refined(corners: Tensor, reference: Tensor, bins: Tensor, scale: Tensor, up: Tensor) -> list[Tensor]:
+    """D-FINE's boxes cxcywh per layer from edge logits (L, B, N, 4(R+1)) around reference boxes (B, N, 4)."""
+    count, bound = int(bins), float(up * scale)
+    step = (bound + 1) ** (2 / (count - 2))
+    outer = [step**k - 1 for k in range(1, count // 2)]
+    places = torch.tensor([-2 * bound, *(-v for v in reversed(outer)), 0, *outer, 2 * bound], dtype=corners.dtype)
+    moves = corners.detach().unflatten(-1, (4, -1)).softmax(-1) @ places
+    width = reference[..., 2:].repeat(1, 1, 2) / scale
+    sign = torch.tensor([-1, -1, 1, 1], dtype=corners.dtype)
+    edges = reference[..., :2].repeat(1, 1, 2) + sign * (scale / 2 + moves) * width
+    return list(torch.cat([(edges[..., :2] + edges[..., 2:]) / 2, edges[..., 2:] - edges[..., :2]], -1))
+
+
+def partners_of(rows: Tensor, index: Tensor) -> list[Tensor]:
+    """(B, N', C) and the row of each query (B, N) -> one layer of (B, N, C)."""
+    return [torch.stack([own[row.long()] for own, row in zip(rows, index, strict=True)])]
+
+
+def columns_of(pairs: list[Tensor]) -> list[list[tuple[Tensor, Tensor]]]:
+    """(m, 2) query and object per image -> one layer of pairs."""
+    return [[(own[:, 0].long(), own[:, 1].long()) for own in pairs]]
+
+
+def corners_of(boxes: list[Tensor]) -> list[Tensor]:
+    """cxcywh -> xyxy."""
+    return [torch.cat([own[:, :2] - own[:, 2:] / 2, own[:, :2] + own[:, 2:] / 2], 1) for own in boxes]
+
+
 def gates_of(fused: dict[str, list[Tensor]]) -> list[Tensor]:
     """Of an op with several outputs."""
     return fused["gates"]
