@@ -571,6 +571,21 @@ def corners_of(boxes: list[Tensor]) -> list[Tensor]:
     return [torch.cat([own[:, :2] - own[:, 2:] / 2, own[:, :2] + own[:, 2:] / 2], 1) for own in boxes]
 
 
+def listed_sizes(sizes: list[Tensor]) -> list[tuple[int, int]]:
+    """(height, width) of every image -> a list of pairs."""
+    return [(int(height), int(width)) for height, width in sizes]
+
+
+def half(number: float) -> float:
+    """Of a number."""
+    return number / 2
+
+
+def kept_places(draws: list[Tensor]) -> list[Tensor]:
+    """Uniform draws -> 1 at the places that DetKDS keeps."""
+    return [(draw <= 0.35).to(draw.dtype) for draw in draws]
+
+
 def gates_of(fused: dict[str, list[Tensor]]) -> list[Tensor]:
     """Of an op with several outputs."""
     return fused["gates"]

@@ -73,6 +73,6 @@ def test_spec_follows_the_formula_on_other_shapes(slug: str, arrays: Arrays) -> 
     compared: set[Any] = set()
     for run in binding_runs(slug, {**arrays, **wanted}):
         compared.update(verify(run))
-    values = {key for key in wanted if ".grad" not in key}
+    values = {key for key in wanted if ".grad" not in key and key != "expected64.all"}
     assert values
     assert values <= compared

@@ -30,7 +30,8 @@ def formula(
     Args:
         a: Numbers that give the result its shape.
         formula: Arithmetic of a, b, c and d.
-        b: The same shape as ``a``, its leading axes (one number per row for all columns), or a single number.
+        b: The same shape as ``a``, its leading axes (one number per row for all columns), or a single number. An axis of
+            size 1, such as that of a mask, holds for all entries of ``a`` there.
         c: Likewise.
         d: Likewise.
     """
@@ -41,7 +42,7 @@ def formula(
 
 
 def _fitted(name: str, value: Tensor, like: Tensor) -> Tensor:
-    if value.dim() and value.shape != like.shape[: value.dim()]:
+    if any(own not in (1, size) for own, size in zip(value.shape, like.shape)) or value.dim() > like.dim():
         shapes = f"a is {tuple(like.shape)}, {name} is {tuple(value.shape)}"
         raise UsageError(f"{shapes}; values.formula needs equal shapes, one number per entry of the leading axes, or one number")
     return value.reshape(*value.shape, *[1] * (like.dim() - value.dim())) if value.dim() else value
