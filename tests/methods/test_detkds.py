@@ -11,12 +11,13 @@ from kdflow.ops.transforms.pool import pool
 from tests.methods.shipped import maps, plan_of, terms_of
 
 SHAPES = ((2, 3, 8, 6), (2, 3, 5, 3))
+STRIDES = {f"{side}.neck": (8, 16) for side in ("student", "teacher")}
 BOXES = [torch.tensor([[4.0, 4, 40, 50]]), torch.zeros(0, 4)]
 
 
 def values(ours: list[Tensor], theirs: list[Tensor]) -> list[Tensor]:
     given = {"student.neck": ours, "teacher.neck": theirs, "targets.boxes": BOXES, "image_sizes": [(64, 48)] * 2}
-    return terms_of(plan_of("detkds", given, family="dense"), "global", "objects", "rest")
+    return terms_of(plan_of("detkds", given, family="dense", strides=STRIDES), "global", "objects", "rest")
 
 
 def test_equality_gives_zero() -> None:
@@ -36,7 +37,8 @@ def test_one_image_scaled_on_both_sides_is_seen_over_the_batch_alone() -> None:
 def test_one_image_alone_gives_no_gradient_over_the_batch() -> None:
     (ours,), (theirs,) = maps((1, 3, 6, 6), grad=True), maps((1, 3, 6, 6), seed=1)
     given = {"student.neck": [ours], "teacher.neck": [theirs], "targets.boxes": BOXES[:1], "image_sizes": [(48, 48)]}
-    (loss,) = terms_of(plan_of("detkds", given, family="dense"), "global")
+    strides = dict.fromkeys(STRIDES, (8,))
+    (loss,) = terms_of(plan_of("detkds", given, family="dense", strides=strides), "global")
     assert float(torch.autograd.grad(loss, ours)[0].abs().max()) < 1e-6
 
 
