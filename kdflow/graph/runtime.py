@@ -286,11 +286,11 @@ class TermCall(nn.Module):
         return mean_over_ranks(varying.flatten(1).sum(1) if per_image else varying.sum())
 
     def _join(self, numerators: list[Tensor], divisors: list[Tensor | float]) -> Tensor:
-        floor = self.reduce.floor
+        floor, eps = self.reduce.floor, self.reduce.eps
         if self.reduce.levels == "pooled":
             pooled = sum(divisors[1:], start=divisors[0])
-            return quotient(torch.stack(numerators).sum(0), pooled, floor).mean()
-        quotients = [_mean(quotient(n, d, floor)) for n, d in zip(numerators, divisors)]
+            return quotient(torch.stack(numerators).sum(0), pooled + eps, floor).mean()
+        quotients = [_mean(quotient(n, d + eps, floor)) for n, d in zip(numerators, divisors)]
         joined = quotients[0] if len(quotients) == 1 else torch.stack(quotients).sum()
         return joined / len(quotients) if self.reduce.levels == "mean" else joined
 

@@ -38,6 +38,7 @@ class Reduce(Strict):
     sum: Literal["all"] | tuple[Axis, ...] = "all"
     over: tuple[Divisor, ...] = ()
     floor: float | None = Field(default=None, description="the divisor is at least this")
+    eps: float = Field(default=0.0, ge=0, description="added to the divisor")
     root: tuple[Axis, ...] = Field(
         default=(), description="sum over these axes first and take the square root (a norm)"
     )

@@ -95,7 +95,7 @@ def _op(graph: Graph, node: Node, document: Document) -> bool:
 def _result(graph: Graph, node: Node, elements: Mapping[str, Kind]) -> bool:
     if node.op is None:
         return False
-    given = node.op.output_kinds(elements)
+    given = node.op.output_kinds(elements, node.options)
     strides = _strides(graph, node)
     form = node.port.form if node.port else ""
     if isinstance(given, dict):
