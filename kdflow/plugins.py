@@ -12,23 +12,27 @@ from typing import Any
 
 from kdflow.errors import UsageError, choices
 
-_LOADED: dict[str, ModuleType] = {}
+_LOADED: dict[Path, ModuleType] = {}
+_NAMED: dict[str, ModuleType] = {}
+"""Plugins by their names in references; of two files of one name the one that was asked for last."""
 
 
 def load_plugin(path: Path) -> ModuleType:
     """Import one Python file, once; nothing is imported unless a spec or bench names it.
 
     Raises:
-        UsageError: The file is missing or cannot be imported, or another plugin has its name.
+        UsageError: The file is missing or cannot be imported.
     """
     file = path.resolve()
-    known = _LOADED.get(path.stem)
-    if known is not None and Path(str(known.__file__)).resolve() == file:
-        return known
+    if file not in _LOADED:
+        _LOADED[file] = _import(path, file)
+    _NAMED[path.stem] = _LOADED[file]
+    return _LOADED[file]
+
+
+def _import(path: Path, file: Path) -> ModuleType:
     if not path.is_file():
         raise UsageError(f'there is no file "{path}"')
-    if known is not None:
-        raise UsageError(f'two plugins are called "{path.stem}": {known.__file__} and {path}; rename one')
     name = f"kdflow_plugin_{file.as_posix().strip('/').replace('/', '_').removesuffix('.py')}"
     found = importlib.util.spec_from_file_location(name, file)
     if found is None or found.loader is None:
@@ -40,7 +44,6 @@ def load_plugin(path: Path) -> ModuleType:
     except (Exception, SystemExit) as error:
         del sys.modules[name]
         raise UsageError(f'"{path}" cannot be imported: {type(error).__name__}: {error}') from error
-    _LOADED[path.stem] = module
     return module
 
 
@@ -53,7 +56,7 @@ def find_function(reference: str) -> Callable[..., Any]:
     place, colon, name = reference.partition(":")
     if not colon or not place or not name:
         raise UsageError(f'"{reference}" names no function; write PLUGIN:FUNCTION or package.module:FUNCTION')
-    module = _LOADED.get(place.removesuffix(".py")) or _imported(place, reference)
+    module = _NAMED.get(place.removesuffix(".py")) or _imported(place, reference)
     found = getattr(module, name, None)
     if not callable(found):
         known = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
@@ -65,5 +68,5 @@ def _imported(place: str, reference: str) -> ModuleType:
     try:
         return importlib.import_module(place)
     except (ImportError, ValueError) as error:
-        plugins = f"plugins: {', '.join(_LOADED)}" if _LOADED else "name its file under plugins: in the bench"
+        plugins = f"plugins: {', '.join(_NAMED)}" if _NAMED else "name its file under plugins: in the bench"
         raise UsageError(f'"{reference}": no plugin and no package "{place}" ({error}); {plugins}') from error
