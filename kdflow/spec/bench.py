@@ -117,7 +117,7 @@ class Evaluation(Strict):
     metric: Literal["AP", "AP50", "voc_ap50"] = Field(
         default="AP", description="chooses the best checkpoint (validation)"
     )
-    max_detections: int = Field(default=100, gt=0)
+    max_detections: int = Field(default=100, gt=0, description="best-scored detections counted per image and class")
     batch: int | None = Field(default=None, gt=0, description="images per evaluation batch; none: the recipe's")
 
 
