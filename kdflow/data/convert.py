@@ -12,12 +12,16 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from kdflow.data.annotations import Annotations
-from kdflow.data.coco import expand
+from kdflow.data.annotations import Annotations, Pixels
+from kdflow.data.files import expand
+from kdflow.data.findings import raise_faults
 from kdflow.data.folders import open_folder
 from kdflow.data.formats import DataSource
+from kdflow.data.images import read_header, read_pixels
+from kdflow.data.look import look
+from kdflow.data.values import shown, unwritable
 from kdflow.data.voc import CLASS_FILE
-from kdflow.errors import UsageError
+from kdflow.errors import DataError, UsageError
 
 
 def convert(source: DataSource | str | Path, target: str | Path, to: Literal["coco", "voc"]) -> Path:
@@ -29,7 +33,7 @@ def convert(source: DataSource | str | Path, target: str | Path, to: Literal["co
         to: Format to write.
 
     Raises:
-        DataError: When the source is no data set, or has faults.
+        DataError: When the source is no data set, has faults or files that are no images, or names that cannot be written.
         UsageError: When the target holds files.
     """
     opened = source if isinstance(source, DataSource) else open_folder(source)
@@ -37,6 +41,9 @@ def convert(source: DataSource | str | Path, target: str | Path, to: Literal["co
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"{folder} is not empty. Next: name a new folder")
     tables = {name: opened.splits[name].annotations for name in opened.splits.existing}
+    raise_faults([finding for table in tables.values() for finding in look(table, range(len(table)), decode=False)])
+    if to == "voc":
+        _check_names(opened.classes)
     (to_coco if to == "coco" else to_voc)(tables, folder)
     return folder
 
@@ -51,7 +58,7 @@ def to_coco(tables: Mapping[str, Annotations], folder: Path) -> None:
         (folder / split).mkdir()
         document, names = table.coco(), _plain_names({split: table})[split]
         for image, name, file in zip(document["images"], names, table.files):
-            shutil.copyfile(file, folder / split / name)
+            _copy(file, folder / split / name, table.pixels)
             image["file_name"] = name
         for row in (*document["annotations"], *document["categories"]):
             key = "category_id" if "category_id" in row else "id"
@@ -69,12 +76,32 @@ def to_voc(tables: Mapping[str, Annotations], folder: Path) -> None:
     for split, names in _plain_names(tables).items():
         table, stems = tables[split], [Path(name).stem for name in names]
         for index, (name, stem, file) in enumerate(zip(names, stems, table.files)):
-            shutil.copyfile(file, folder / "JPEGImages" / name)
+            _copy(file, folder / "JPEGImages" / name, table.pixels)
             tree = ElementTree.ElementTree(_voc_tree(table, index, name))
             ElementTree.indent(tree)
             tree.write(folder / "Annotations" / f"{stem}.xml", encoding="utf-8")
         _write_lines(folder / "ImageSets" / "Main" / f"{split}.txt", stems)
         _write_lines(folder / CLASS_FILE, table.classes)
+
+
+def _copy(file: str, target: Path, pixels: Pixels) -> None:
+    """The file as it is; where ``exif: apply`` turns its pixels, they are written turned, without loss."""
+    if _is_turned(file, pixels):
+        read_pixels(file, pixels).save(target, "PNG")
+    else:
+        shutil.copyfile(file, target)
+
+
+def _is_turned(file: str, pixels: Pixels) -> bool:
+    return pixels.exif == "apply" and read_header(file, pixels).orientation != 1
+
+
+def _check_names(classes: Iterable[str]) -> None:
+    """Refuse classes that would be read back otherwise."""
+    bad = [name for name in classes if name != name.strip() or unwritable(name)]
+    if bad:
+        listed = ", ".join(map(shown, bad))
+        raise DataError(f"class names that a VOC folder cannot hold: {listed}. Next: rename them, or write COCO")
 
 
 def _write_lines(file: Path, lines: Iterable[str]) -> None:
@@ -108,12 +135,16 @@ def _add(parent: ElementTree.Element, tag: str, value: object) -> None:
 
 def _plain_names(tables: Mapping[str, Annotations]) -> dict[str, list[str]]:
     """File names without folders, unique among all tables: where stems collide, split and image id go in front."""
-    files = {split: [Path(file) for file in table.files] for split, table in tables.items()}
-    counts = Counter(path.stem for paths in files.values() for path in paths)
-    unique = all(count == 1 for count in counts.values())
-    if unique:
-        return {split: [path.name for path in paths] for split, paths in files.items()}
+    files = {split: [_written_name(file, table.pixels) for file in table.files] for split, table in tables.items()}
+    counts = Counter(Path(name).stem for names in files.values() for name in names)
+    if all(count == 1 for count in counts.values()):
+        return files
     return {
-        split: [f"{split}_{key}_{path.name}" for path, key in zip(paths, tables[split].ids.tolist())]
-        for split, paths in files.items()
+        split: [f"{split}_{key}_{name}" for name, key in zip(names, tables[split].ids.tolist())]
+        for split, names in files.items()
     }
+
+
+def _written_name(file: str, pixels: Pixels) -> str:
+    path = Path(file)
+    return f"{path.stem}.png" if _is_turned(file, pixels) else path.name

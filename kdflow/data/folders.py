@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from kdflow.data.coco import expand, find_splits
+from kdflow.data.coco import find_splits
+from kdflow.data.files import expand
 from kdflow.data.formats import DataSource, open_data
 from kdflow.data.voc import CLASS_FILE, VOC_CLASSES, find_classes, find_sets
 from kdflow.errors import DataError

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from kdflow.data.annotations import Annotations
+from kdflow.data.annotations import Annotations, Pixels
 from kdflow.data.dataset import DetectionSet
 from kdflow.data.findings import faults_of, raise_faults
 from kdflow.errors import DataError, UsageError, choices
@@ -33,10 +33,29 @@ class FolderOptions(FormatOptions):
         description="stop: a box that is empty, inverted, not finite or outside its image ends the run; "
         "repair: such boxes are cut at the border, and left out where nothing is left",
     )
+    exif: Literal["ignore", "apply"] = Field(
+        default="ignore",
+        description="what the annotations were drawn on. ignore: pixels as stored; apply: pixels as their EXIF orientation "
+        "shows them; width, height and boxes are taken as written either way",
+    )
+    max_pixels: int = Field(
+        default=Pixels().max_pixels, gt=0, description="largest image that is opened, width times height"
+    )
+
+    @property
+    def pixels(self) -> Pixels:
+        """How image files are read."""
+        return Pixels(self.exif, self.max_pixels)
 
     def treat(self, annotations: Annotations) -> Annotations:
-        """The annotations after what ``bad_boxes`` says."""
-        return annotations.repair() if self.bad_boxes == "repair" else annotations
+        """The annotations after what ``bad_boxes`` says, with the way in which their images are read."""
+        read = replace(annotations, pixels=self.pixels)
+        return read.repair() if self.bad_boxes == "repair" else read
+
+
+def pixels_of(options: FolderOptions) -> str:
+    """What of the options decides pixels; empty where they are read as stored."""
+    return f"exif {options.exif}" if options.exif != "ignore" else ""
 
 
 @dataclass(frozen=True)
