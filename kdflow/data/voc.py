@@ -224,7 +224,7 @@ def image_name(builder: AnnotationsBuilder, folder: VocFolder, stem: str, tree: 
     named = (tree.findtext("filename") or "").strip().replace("\\", "/").rpartition("/")[2]
     if named in ("", ".", "..") or file_name(named) is None:
         named = ""
-    if own and named and stem not in (named, Path(named).stem):
+    if own and named and stem.strip() not in (named, Path(named).stem.strip()):
         builder.note(
             "annotations whose <filename> names another image than their own, which was taken", f"{stem}.xml: {named}"
         )
