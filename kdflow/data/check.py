@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from kdflow.data.annotations import Annotations
-from kdflow.data.findings import Finding, faults_of, notes_of, purpose_faults, raise_faults, shared_images, small_boxes
+from kdflow.data.findings import (
+    Finding,
+    faults_of,
+    metric_faults,
+    notes_of,
+    purpose_faults,
+    raise_faults,
+    shared_images,
+    small_boxes,
+)
 from kdflow.data.folders import open_folder
 from kdflow.data.formats import DataSource
 from kdflow.data.look import look, some
@@ -90,12 +100,13 @@ def check_data(source: DataSource | str | Path, files: bool = True, geometry: Ge
     return DataReport(opened.format, opened.classes, splits, tuple(shared_images(tables)))
 
 
-def require_ready(source: DataSource, geometry: Geometry) -> tuple[Finding, ...]:
+def require_ready(source: DataSource, geometry: Geometry, metrics: Iterable[str] = ()) -> tuple[Finding, ...]:
     """What a run on this data should tell before it begins. The headers of up to a thousand images per split are read.
 
     Args:
         source: The opened data set.
         geometry: The run's input size.
+        metrics: What decides on the validation split.
 
     Raises:
         DataError: Everything that would stop the run or spoil its result, of all splits.
@@ -105,6 +116,7 @@ def require_ready(source: DataSource, geometry: Geometry) -> tuple[Finding, ...]
     tables = {name: source.splits.read(name) for name in source.splits.existing}
     for name, table in tables.items():
         found = [*faults_of(table), *purpose_faults(name, table, geometry)]
+        found += metric_faults(table, metrics) if name == "val" else []
         found += look(table, some(table), decode=False)
         faults += [finding for finding in found if finding.fatal]
         notes += [Finding(table.place, note.what, note.count, note.examples, fatal=False) for note in table.notes]

@@ -111,7 +111,8 @@ def _categories(path: Path, document: Mapping[str, Any]) -> dict[int, str]:
         key, name = (whole(row.get("id")), class_name(row.get("name"))) if isinstance(row, dict) else (None, None)
         if key is None or name is None:
             raise UnreadableFileError(
-                path, f"every entry of categories needs an id and a name (a whole number, and text); here is {shown(row)}"
+                path,
+                f"every entry of categories needs an id and a name (a whole number, and text); here is {shown(row)}",
             )
         if key in names or name in names.values():
             twice = f"id {key}" if key in names else name

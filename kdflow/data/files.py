@@ -74,14 +74,18 @@ def decode(path: Path, content: bytes) -> str:
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         byte = content[error.start]
-        raise UnreadableFileError(path, f"line {line} is not UTF-8 (byte 0x{byte:02x}). Next: save it as UTF-8") from None
+        raise UnreadableFileError(
+            path, f"line {line} is not UTF-8 (byte 0x{byte:02x}). Next: save it as UTF-8"
+        ) from None
 
 
 def read_lines(path: Path) -> list[str]:
     """Lines of a text file, without their ends; raises UnreadableFileError."""
     text = decode(path, read_bytes(path, LIST_BYTES))
     if "\0" in text:
-        raise UnreadableFileError(path, f"line {text[: text.index(chr(0))].count(chr(10)) + 1} holds a NUL: this is no text")
+        raise UnreadableFileError(
+            path, f"line {text[: text.index(chr(0))].count(chr(10)) + 1} holds a NUL: this is no text"
+        )
     return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -38,7 +39,7 @@ ADVICE: Mapping[str, str] = {
     Trouble.VALUE: "write what is expected",
     Trouble.NORMALISED: "multiply them by the width and height of their image",
     Trouble.NO_TARGETS: "name a split with boxes, or a larger data.size where they are too small",
-    Trouble.NO_OBJECTS: "average precision does not exist without any; name another split",
+    Trouble.NO_OBJECTS: "average precision does not exist without any; name another split, or another metric",
     Trouble.TWO_SPLITS: "what is trained on must not be evaluated on; remove it from one of them",
 }
 
@@ -96,6 +97,18 @@ def purpose_faults(split: str, annotations: Annotations, geometry: Geometry) -> 
     count = int((wanted & small).sum())
     why = (f"all {count} are below one pixel at {geometry.words}",) if count else ()
     return [Finding(annotations.place, Trouble.NO_TARGETS, 1, why)]
+
+
+_AREAS = {"AP_S": (0.0, 32.0**2), "AP_M": (32.0**2, 96.0**2), "AP_L": (96.0**2, math.inf)}
+"""Areas of the objects that COCO's metrics of one size count, pixels."""
+
+
+def metric_faults(annotations: Annotations, metrics: Iterable[str]) -> list[Finding]:
+    """Which metrics cannot exist on a split, because it has no object of their size."""
+    areas = annotations.areas[~annotations.ignored]
+    lacking = [m for m in metrics if m in _AREAS and not ((areas >= _AREAS[m][0]) & (areas <= _AREAS[m][1])).any()]
+    found = tuple(f"{m} counts areas of {_AREAS[m][0]:g} to {_AREAS[m][1]:g} pixels" for m in lacking)
+    return [Finding(annotations.place, Trouble.NO_OBJECTS, len(found), found)] if found and len(areas) else []
 
 
 def small_boxes(annotations: Annotations, geometry: Geometry) -> list[Finding]:

@@ -112,7 +112,9 @@ def _reason(file: str | Path, error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
         with open(file, "rb") as content:
             pointer = content.read(len(_LFS)) == _LFS
-        return "a Git LFS pointer; run git lfs pull" if pointer else f"no image of a known format ({', '.join(FORMATS)})"
+        return (
+            "a Git LFS pointer; run git lfs pull" if pointer else f"no image of a known format ({', '.join(FORMATS)})"
+        )
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 

@@ -9,16 +9,16 @@ import unicodedata
 
 LARGEST = 1e15
 """Numbers beyond this are no pixels; taken as not finite, their sums and products cannot overflow."""
-_WHOLE = re.compile(r"-?(0|[1-9][0-9]{0,18})")
+_WHOLE = re.compile(r"[+-]?[0-9]{1,19}")
 _NUMERAL = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]{1,4})?")
 _NOT_FINITE = re.compile(r"nan|[+-]?inf(inity)?", re.IGNORECASE)
 _SHOWN = 80
 
 
 def whole(value: object) -> int | None:
-    """A whole number of 64 bits: ``7``, ``7.0`` and ``"7"``; None for anything else, truth values included."""
+    """A whole number of 64 bits: ``7``, ``7.0``, ``"7"`` and ``"7.0"``; None for anything else, truth values included."""
     if isinstance(value, str):
-        value = int(value) if _WHOLE.fullmatch(value.strip()) else None
+        value = int(value) if _WHOLE.fullmatch(value.strip()) else number(value)
     if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
         value = int(value)
     fits = isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63

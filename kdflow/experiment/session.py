@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -44,14 +44,19 @@ class Session:
             self._sources[key] = open_data(data.format, data.options)
         return self._sources[key]
 
-    def inspect(self, feed: Feed, notify: Callable[[str], None] = print) -> None:
-        """Tell what is worth knowing about a feed's data, once; raises DataError with all that would stop or spoil a run."""
+    def inspect(self, feed: Feed, notify: Callable[[str], None] = print, metrics: Iterable[str] = ()) -> None:
+        """Tell what is worth knowing about a feed's data, once.
+
+        Raises:
+            DataError: All that would stop or spoil a run, metrics among it that cannot exist on the validation split.
+        """
         key = id(feed.source), feed.geometry
-        if key not in self._inspected:
-            findings = require_ready(feed.source, feed.geometry)
-            self._inspected.add(key)
-            for finding in findings if self.machine.is_first else ():
-                notify(f"data: {finding}")
+        if key in self._inspected and not metrics:
+            return
+        findings = require_ready(feed.source, feed.geometry, metrics)
+        for finding in findings if self.machine.is_first and key not in self._inspected else ():
+            notify(f"data: {finding}")
+        self._inspected.add(key)
 
     def teacher(
         self,

@@ -160,7 +160,9 @@ def test_a_folder_of_neither_kind_is_refused(tmp_path: Path):
         check_folder(tmp_path / "nowhere")
 
 
-@pytest.mark.parametrize(("crowd", "counted"), [("0", 3), (0.0, 3), (False, 3), (None, 3), ("1", 2), (1.0, 2), ("true", 2)])
+@pytest.mark.parametrize(
+    ("crowd", "counted"), [("0", 3), (0.0, 3), (False, 3), (None, 3), ("1", 2), (1.0, 2), ("true", 2)]
+)
 def test_an_unmistakable_mark_of_a_crowd_is_taken(write_coco: Write, crowd: Any, counted: int):
     source = source_with(write_coco, {**box(1, 1, 9, 9), "iscrowd": crowd})
     report = check_data(source)
@@ -201,12 +203,16 @@ def test_entries_that_are_no_objects_are_faults(write_coco: Write, row: Any):
 
 
 def test_numbers_as_text_are_taken(write_coco: Write):
-    source = source_with(write_coco, {"image_id": "5", "category_id": 3.0, "bbox": ["1", "2.5", "9", 9.0], "iscrowd": 0})
+    source = source_with(
+        write_coco, {"image_id": "5", "category_id": 3.0, "bbox": ["1", "2.5", "9", 9.0], "iscrowd": 0}
+    )
     assert check_data(source).faults == ()
     assert [1, 2.5, 9, 9] in source.splits["train"].annotations.boxes.tolist()
 
 
-@pytest.mark.parametrize(("image", "known"), [(True, False), (2**63, False), (10**400, False), ("x", False), (5.0, True)])
+@pytest.mark.parametrize(
+    ("image", "known"), [(True, False), (2**63, False), (10**400, False), ("x", False), (5.0, True)]
+)
 def test_ids_are_whole_numbers_and_truth_values_are_none(write_coco: Write, image: Any, known: bool):
     images = [*IMAGES, (1, "one.png", 9, 9)]
     faults = check_data(source_with(write_coco, box(1, 1, 2, 2, image=image), images=images)).faults
@@ -240,7 +246,9 @@ def test_file_names_that_cannot_be_taken_are_one_fault_each(write_coco: Write, n
     document["images"][1]["file_name"] = name
     file.write_text(json.dumps(document))
     (fault,) = check_data(root).faults
-    assert str(fault).startswith(f"{file}  value that cannot be taken: 1, for example file_name {json.dumps(name)} of image 5")
+    assert str(fault).startswith(
+        f"{file}  value that cannot be taken: 1, for example file_name {json.dumps(name)} of image 5"
+    )
 
 
 def test_boxes_are_taken_from_polygons_and_run_lengths(write_coco: Write):
@@ -338,14 +346,28 @@ def test_a_training_split_without_targets_is_a_fault(write_coco: Write, boxes: A
 @pytest.mark.parametrize("boxes", [[], [{**box(1, 2, 6, 6, image=1), "iscrowd": 1}]])
 def test_a_split_without_objects_cannot_be_measured_on(write_coco: Write, split: str, boxes: Any):
     for name in ("train", "val", "test"):
-        write_coco(name, images=[(1, f"{name}.png", 9, 9)], boxes=boxes if name == split else [box(1, 2, 6, 6, image=1)])
+        write_coco(
+            name, images=[(1, f"{name}.png", 9, 9)], boxes=boxes if name == split else [box(1, 2, 6, 6, image=1)]
+        )
     source = open_data("coco", {"root": str(write_coco("train"))})
-    with pytest.raises(DataError, match=rf"instances_{split}\.json  no objects to measure on: 1\. Next: average precision"):
+    with pytest.raises(
+        DataError, match=rf"instances_{split}\.json  no objects to measure on: 1\. Next: average precision"
+    ):
         require_ready(source, Geometry())
     assert [fault.what for fault in check_data(source).faults] == [Trouble.NO_OBJECTS]
 
 
-@pytest.mark.parametrize("name", ["../../secret.png", "/SECRET", "sub/../../../secret.png", "link.png", "linked/secret.png"])
+def test_a_metric_of_a_size_that_no_object_has_is_a_fault(write_coco: Write):
+    source = source_with(write_coco)
+    assert require_ready(source, Geometry(), ["AP", "AP_S", "step_ms"]) == ()
+    words = "no objects to measure on: 2, for example AP_M counts areas of 1024 to 9216 pixels; AP_L"
+    with pytest.raises(DataError, match=words):
+        require_ready(source, Geometry(), ["AP_S", "AP_M", "AP_L"])
+
+
+@pytest.mark.parametrize(
+    "name", ["../../secret.png", "/SECRET", "sub/../../../secret.png", "link.png", "linked/secret.png"]
+)
 def test_files_outside_the_data_set_are_refused_and_never_opened(write_coco: Write, tmp_path: Path, name: str):
     save_image(tmp_path / "secret.png", 9, 9)
     name = name.replace("/SECRET", str(tmp_path / "secret.png"))
@@ -370,6 +392,11 @@ def test_an_image_folder_may_be_a_link(write_coco: Write, tmp_path: Path):
 
 
 def test_values_of_a_broken_set_never_overflow(write_coco: Write):
-    huge = [box(1e308, 1e308, 1e308, 1e308), box(10**400, 1, 1, 1), box(1e15, 1e15, 1e15, 1e15), box(-1e308, 0, 1e308, 9)]
+    huge = [
+        box(1e308, 1e308, 1e308, 1e308),
+        box(10**400, 1, 1, 1),
+        box(1e15, 1e15, 1e15, 1e15),
+        box(-1e308, 0, 1e308, 9),
+    ]
     for bad_boxes in ("stop", "repair"):
         assert check_data(source_with(write_coco, *huge, bad_boxes=bad_boxes)).splits[0].images == 3

@@ -97,7 +97,9 @@ def test_names_with_spaces_dots_and_accents_are_read_back(write_coco: Callable[.
 
 
 @pytest.mark.parametrize("name", ["two\nlines", " cat", "cat\u2028", "bell\x07"])
-def test_class_names_that_would_be_read_back_otherwise_are_refused(write_coco: Callable[..., Path], tmp_path: Path, name: str):
+def test_class_names_that_would_be_read_back_otherwise_are_refused(
+    write_coco: Callable[..., Path], tmp_path: Path, name: str
+):
     root = write_coco("train", categories=[{"id": 3, "name": name}, {"id": 7, "name": "x"}, {"id": 90, "name": "y"}])
     with pytest.raises(DataError, match="class names that a VOC folder cannot hold: "):
         convert(root, tmp_path / "voc", "voc")
@@ -118,6 +120,8 @@ def test_label_order_survives_converting(write_coco: Callable[..., Path], tmp_pa
 def test_only_images_are_copied(write_coco: Callable[..., Path], tmp_path: Path, to: str):
     root = write_coco("train")
     (root / "train/a.png").write_text("a secret")
-    with pytest.raises(DataError, match=r"image file cannot be opened: 1, for example a\.png \(no image of a known format"):
+    with pytest.raises(
+        DataError, match=r"image file cannot be opened: 1, for example a\.png \(no image of a known format"
+    ):
         convert(root, tmp_path / "new", to)  # type: ignore[arg-type]
     assert not (tmp_path / "new").exists()

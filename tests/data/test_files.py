@@ -84,7 +84,9 @@ def test_links_are_followed_within_the_allowed_folders(tmp_path: Path):
     (root / "images/out").symlink_to(tmp_path / "secret")
     (root / "images/folder").symlink_to(tmp_path)
     folders = Folders([str(root)])
-    leaves = {name: folders.leaves(str(root / "images" / name)) for name in ("a", "inside", "out", "folder/secret", "none")}
+    leaves = {
+        name: folders.leaves(str(root / "images" / name)) for name in ("a", "inside", "out", "folder/secret", "none")
+    }
     assert leaves == {"a": False, "inside": False, "out": True, "folder/secret": True, "none": False}
     assert not Folders().leaves(str(root / "images/out"))
     (tmp_path / "elsewhere").symlink_to(root)

@@ -119,14 +119,19 @@ def huge_png(path: Path, width: int, height: int) -> None:
 @pytest.mark.parametrize("annotated", [(14000, 13000), (20, 30)])
 def test_a_very_large_image_is_called_too_large_and_the_option_is_named(write_coco: Write, annotated: tuple[int, int]):
     write_coco("val", images=[(1, "v.png", 20, 30)], boxes=[])
-    root = write_coco("train", images=[(1, "a.png", 20, 30)], boxes=[{"image_id": 1, "category_id": 3, "bbox": [2, 2, 9, 9]}])
+    root = write_coco(
+        "train", images=[(1, "a.png", 20, 30)], boxes=[{"image_id": 1, "category_id": 3, "bbox": [2, 2, 9, 9]}]
+    )
     huge_png(root / "train/a.png", 13000, 14000)
     text = (root / "annotations/instances_train.json").read_text()
     height, width = annotated
     text = text.replace('"height": 20, "width": 30', f'"height": {height}, "width": {width}')
     (root / "annotations/instances_train.json").write_text(text)
     faults = "\n".join(map(str, check_data(open_data("coco", {"root": str(root)})).faults))
-    assert "image too large: 1, for example a.png (13000x14000 is 182000000 pixels, data.max_pixels is 178956970)" in faults
+    assert (
+        "image too large: 1, for example a.png (13000x14000 is 182000000 pixels, data.max_pixels is 178956970)"
+        in faults
+    )
     assert "or raise data.max_pixels" in faults
     assert "fetch" not in faults
     raised = check_data(open_data("coco", {"root": str(root), "max_pixels": 200_000_000}), files=False).faults
@@ -151,7 +156,12 @@ def test_what_has_no_agreed_range_or_is_no_image_is_refused(tmp_path: Path):
     (tmp_path / "lfs.jpg").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3\n")
     (tmp_path / "text.jpg").write_text("hello")
     os.mkfifo(tmp_path / "pipe.jpg")
-    words = {"f.tif": "values of 32 bits", "lfs.jpg": "git lfs pull", "text.jpg": "no image of a known", "pipe.jpg": "regular"}
+    words = {
+        "f.tif": "values of 32 bits",
+        "lfs.jpg": "git lfs pull",
+        "text.jpg": "no image of a known",
+        "pipe.jpg": "regular",
+    }
     for name, expected in words.items():
         with pytest.raises(ImageFaultError, match=expected):
             read_pixels(tmp_path / name, Pixels())

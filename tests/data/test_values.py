@@ -12,8 +12,11 @@ HUGE = 10**400
 
 @pytest.mark.parametrize(
     ("value", "taken"),
-    [(7, 7), (7.0, 7), ("7", 7), (" 7 ", 7), (-1, -1), (0, 0), (2**63 - 1, 2**63 - 1)]
-    + [(wrong, None) for wrong in (2**63, HUGE, 7.5, "7.0", "07", "7_0", "\u0667", True, None, "", [], {}, math.inf, math.nan)],
+    [(7, 7), (7.0, 7), ("7", 7), (" 7 ", 7), ("7.0", 7), ("007", 7), (-1, -1), (0, 0), (2**63 - 1, 2**63 - 1)]
+    + [
+        (wrong, None)
+        for wrong in (2**63, HUGE, 7.5, "7.5", "9" * 20, "7_0", "\u0667", True, None, "", [], {}, math.inf, math.nan)
+    ],
 )
 def test_whole_numbers(value: Any, taken: int | None):
     assert whole(value) == taken
@@ -35,8 +38,11 @@ def test_numbers_that_are_not_finite_or_absurd_are_nan(value: Any):
 
 @pytest.mark.parametrize(
     ("value", "taken"),
-    [*((one, True) for one in (True, 1, 1.0, "1", "true", "TRUE")), *((no, False) for no in (False, 0, 0.0, "0", "False"))]
-    + [(wrong, None) for wrong in (2, -1, "yes", "no", "", [], [0], {}, 0.5, "01", None, HUGE)],
+    [
+        *((one, True) for one in (True, 1, 1.0, "1", "1.0", "true", "TRUE")),
+        *((no, False) for no in (False, 0, 0.0, "0", "False")),
+    ]
+    + [(wrong, None) for wrong in (2, -1, "yes", "no", "", [], [0], {}, 0.5, "10", None, HUGE)],
 )
 def test_truth(value: Any, taken: bool | None):
     assert truth(value) is taken

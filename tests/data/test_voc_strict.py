@@ -20,6 +20,7 @@ DOG = ("dog", (3, 5, 12, 14), 0)
 GOOD = "<size><width>30</width><height>20</height></size>"
 BOX = "<bndbox><xmin>3</xmin><ymin>5</ymin><xmax>12</xmax><ymax>14</ymax></bndbox>"
 OBJECT = f"<object><name>dog</name>{BOX}</object>"
+BOMB = "".join(f'<!ENTITY e{k + 1} "{f"&e{k};" * 10}">' for k in range(9))
 
 
 @pytest.fixture
@@ -56,7 +57,7 @@ def table(folder: Path, xml: str | bytes) -> Annotations:
         ("", "not XML"),
         ('<?xml version="1.0" encoding="no-such"?><annotation/>', "not XML"),
         (f"<annotation>{GOOD}<note>Käfer</note></annotation>".encode("latin-1"), "not XML"),
-        ("<!DOCTYPE a [" + "".join(f'<!ENTITY e{k + 1} "{f"&e{k};" * 10}">' for k in range(9)) + ']><annotation>&e9;</annotation>', "not XML"),
+        (f"<!DOCTYPE a [{BOMB}]><annotation>&e9;</annotation>", "not XML"),
     ],
 )
 def test_what_is_no_annotation_is_a_fault_and_never_an_image_without_boxes(folder: Path, xml: str | bytes, words: str):
@@ -83,10 +84,22 @@ def test_parts_of_an_object_and_an_image_without_objects_are_fine(folder: Path):
 
 @pytest.mark.parametrize(
     ("text", "difficult"),
-    [("0", False), ("1", True), (" 1 ", True), ("", False), ("True", True), ("false", False), ("1.0", None), ("yes", None), ("2", None)],
+    [
+        ("0", False),
+        ("1", True),
+        (" 1 ", True),
+        ("", False),
+        ("True", True),
+        ("false", False),
+        ("1.0", True),
+        ("yes", None),
+        ("2", None),
+    ],
 )
 def test_difficult_is_taken_where_it_is_unmistakable(folder: Path, text: str, difficult: bool | None):
-    found = table(folder, f"<annotation>{GOOD}<object><name>dog</name><difficult>{text}</difficult>{BOX}</object></annotation>")
+    found = table(
+        folder, f"<annotation>{GOOD}<object><name>dog</name><difficult>{text}</difficult>{BOX}</object></annotation>"
+    )
     if difficult is None:
         assert [(p.trouble, p.example) for p in found.problems] == [
             (Trouble.VALUE, f'difficult "{text}" of dog in a.xml: 0 or 1 is expected')
@@ -209,5 +222,7 @@ def test_the_class_file_lists_every_class_once(folder: Path):
 def test_lists_of_another_encoding_are_named(folder: Path, name: str):
     for encoding in ("utf-16", "latin-1"):
         (folder / name).write_bytes("Käfer\n".encode(encoding))
-        with pytest.raises(DataError, match=rf"{name.rpartition('/')[2]}  annotation file cannot be read: .*save it as UTF-8"):
+        with pytest.raises(
+            DataError, match=rf"{name.rpartition('/')[2]}  annotation file cannot be read: .*save it as UTF-8"
+        ):
             opened(folder).splits["train"]
