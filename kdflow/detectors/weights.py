@@ -47,9 +47,9 @@ def _check_order(file: Path, classes: Sequence[str]) -> None:
     trained = _exported_classes(file)
     if trained is not None and trained != tuple(classes) and set(trained) == set(classes):
         raise UsageError(
-            f'weights "{file}" were trained for the classes {", ".join(trained)}, in this order (student.py beside them says so); '
-            f"here they are {', '.join(classes)}. Next: say classes: [{', '.join(trained)}] where they are a teacher's, or list the "
-            "data's classes in this order"
+            f'weights "{file}" were trained for the classes {", ".join(trained)}, in this order (student.py beside them says '
+            f"so); here they are {', '.join(classes)}. Next: say classes: [{', '.join(trained)}] where they are a teacher's, "
+            "or list the data's classes in this order"
         )
 
 
