@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kdflow.cli.console import say, say_json
+from kdflow.cli.console import note, say, say_json
 from kdflow.cli.options import JsonOption, overrides_of
 from kdflow.errors import UsageError
 
@@ -19,15 +18,9 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Draw, check and convert data sets.", no_args_is_help=True, rich_markup_mode=None)
 
 
-class Target(StrEnum):
-    """Formats that can be written."""
-
-    coco = "coco"
-    voc = "voc"
-
-
 Folder = Annotated[
-    str, typer.Argument(metavar="FOLDER", help="A COCO or VOC folder, or a bench file or name: its data are taken.")
+    str,
+    typer.Argument(metavar="FOLDER", help="A COCO, VOC or YOLO folder, or a bench file or name: its data are taken."),
 ]
 
 
@@ -90,12 +83,12 @@ def check(
 def convert(
     source: Folder,
     target: Annotated[Path, typer.Argument(metavar="TARGET", help="A new folder.")],
-    to: Annotated[Target, typer.Option("--to", help="Format to write.")],
+    to: Annotated[str, typer.Option("--to", metavar="FORMAT", help="Format to write: coco, voc, yolo.")],
 ) -> None:
-    """Write a data set as a COCO or VOC folder; image files are copied as they are."""
+    """Write a data set in another format; image files are copied as they are."""
     from kdflow.data.convert import convert as write
 
-    say(str(write(_source(source)[0], target, to.value)))
+    say(str(write(_source(source)[0], target, to, note)))
 
 
 def _source(name: str) -> tuple[DataSource | str, Geometry | None]:

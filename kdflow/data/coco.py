@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -14,6 +15,7 @@ from kdflow.data.files import UnreadableFileError, climbs, expand, read_json
 from kdflow.data.formats import DATASETS, SPLITS, DataFormat, FolderOptions, FormatOptions, pixels_of
 from kdflow.data.polygons import XYWH, box_of
 from kdflow.data.values import class_name, file_name, number, shown, truth, whole
+from kdflow.data.writing import copy_image, plain_names
 from kdflow.errors import DataError
 
 _WORDS: Mapping[str, tuple[str, ...]] = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
@@ -239,6 +241,30 @@ def _box(builder: AnnotationsBuilder, row: Mapping[str, Any], name: str) -> XYWH
     return x, y, width, height
 
 
+def write(tables: Mapping[str, Annotations], folder: Path) -> tuple[str, ...]:
+    """``annotations/instances_<split>.json`` and ``<split>/``; image ids stay, category ids count from 1.
+
+    Difficult objects become crowds, the only boxes that COCO's evaluation leaves out of account.
+    """
+    (folder / "annotations").mkdir(parents=True)
+    for split, table in tables.items():
+        (folder / split).mkdir()
+        document, names = table.coco(), plain_names({split: table})[split]
+        for image, name, file in zip(document["images"], names, table.files):
+            copy_image(file, folder / split / name, table.pixels)
+            image["file_name"] = name
+        for row in (*document["annotations"], *document["categories"]):
+            key = "category_id" if "category_id" in row else "id"
+            row[key] += 1
+        (folder / "annotations" / f"instances_{split}.json").write_text(json.dumps(document), encoding="utf-8")
+    return ()
+
+
+def find(root: Path) -> dict[str, Any] | None:
+    """Options of a folder with annotation files under the usual names."""
+    return {"root": str(root)} if find_splits(root) else None
+
+
 DATASETS.add(
     "coco",
     DataFormat(
@@ -247,6 +273,9 @@ DATASETS.add(
         splits=lambda options: tuple(split_files(options)),
         read=read_split,
         pixels=pixels_of,
+        find=find,
+        write=write,
+        signs="annotations/instances_train.json, train/_annotations.coco.json or alike",
         doc="COCO JSON folders: annotations/instances_train2017.json beside train2017/",
     ),
 )

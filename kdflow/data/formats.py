@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -60,7 +61,7 @@ def pixels_of(options: FolderOptions) -> str:
 
 @dataclass(frozen=True)
 class DataFormat:
-    """How data of one format are read. Each function takes an instance of ``options``.
+    """How data of one format are read, recognised and written. The first three functions and ``pixels`` take ``options``.
 
     Attributes:
         options: The keys that belong to the format.
@@ -68,6 +69,9 @@ class DataFormat:
         splits: Names of the splits that exist: ``train``, ``val`` and perhaps ``test``.
         read: Annotations of one split; DataError when nothing can be read, all else is noted in their ``problems``.
         doc: One line for listings.
+        find: The options by which a folder is opened, where it is recognised as one of this format; else None.
+        write: Write splits (of equal classes) into a new folder; returns what the format cannot hold, in words. None: never.
+        signs: What :attr:`find` looks for, for the message about a folder that no format knows.
         pixels: What decides the pixels beside the files that a user gave (``shapes``: options and version of the drawing).
     """
 
@@ -77,6 +81,9 @@ class DataFormat:
     read: Callable[[Any, str], Annotations]
     doc: str = ""
     pixels: Callable[[Any], str] = lambda options: ""
+    find: Callable[[Path], Mapping[str, Any] | None] = lambda root: None
+    write: Callable[[Mapping[str, Annotations], Path], tuple[str, ...]] | None = None
+    signs: str = ""
 
 
 DATASETS: Registry[DataFormat] = Registry("data format", "kdflow.data")
@@ -223,7 +230,7 @@ def open_data(format: str, options: Mapping[str, Any]) -> DataSource:
     """A data set of a registered format; splits are read when asked for (``source.splits["train"]``).
 
     Args:
-        format: ``shapes``, ``coco``, ``voc`` or a format added by a plugin.
+        format: ``shapes``, ``coco``, ``voc``, ``yolo`` or a format added by a plugin.
         options: The keys of the bench's ``data`` that belong to the format.
 
     Raises:

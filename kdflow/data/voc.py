@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
 
+import numpy as np
 from pydantic import BeforeValidator, Field, field_validator
 
 from kdflow.data.annotations import Annotations, AnnotationsBuilder, Pixels, Trouble
 from kdflow.data.files import XML_BYTES, UnreadableFileError, climbs, expand, read_bytes, read_lines
 from kdflow.data.formats import DATASETS, SPLITS, DataFormat, FolderOptions, pixels_of
 from kdflow.data.images import SUFFIXES, ImageFaultError, read_header
-from kdflow.data.values import class_name, file_name, number, shown, truth
+from kdflow.data.values import class_name, file_name, number, shown, truth, unwritable
+from kdflow.data.writing import copy_image, plain_names, write_lines
 from kdflow.errors import DataError
 
 VOC_CLASSES = (
@@ -309,6 +311,71 @@ def _names_in(path: Path) -> Iterator[str]:
     yield from (name for item in items if (name := (item.findtext("name") or "").strip()))
 
 
+def write(tables: Mapping[str, Annotations], folder: Path) -> tuple[str, ...]:
+    """``Annotations/``, ``JPEGImages/``, ``ImageSets/Main/<split>.txt`` and ``classes.txt``.
+
+    VOC counts whole pixels from 1, both corners inclusive: edges are rounded. Crowds become difficult objects.
+    """
+    _check_names(next(iter(tables.values())).classes)
+    for part in ("Annotations", "JPEGImages", "ImageSets/Main"):
+        (folder / part).mkdir(parents=True)
+    for split, names in plain_names(tables).items():
+        table, stems = tables[split], [Path(name).stem for name in names]
+        for index, (name, stem, file) in enumerate(zip(names, stems, table.files)):
+            copy_image(file, folder / "JPEGImages" / name, table.pixels)
+            tree = ElementTree.ElementTree(_voc_tree(table, index, name))
+            ElementTree.indent(tree)
+            tree.write(folder / "Annotations" / f"{stem}.xml", encoding="utf-8")
+        write_lines(folder / "ImageSets" / "Main" / f"{split}.txt", stems)
+        write_lines(folder / CLASS_FILE, table.classes)
+    return ()
+
+
+def _check_names(classes: Iterable[str]) -> None:
+    """Refuse classes that would be read back otherwise."""
+    bad = [name for name in classes if name != name.strip() or unwritable(name)]
+    if bad:
+        listed = ", ".join(map(shown, bad))
+        raise DataError(f"class names that a VOC folder cannot hold: {listed}. Next: rename them, or write COCO")
+
+
+def _voc_tree(table: Annotations, index: int, name: str) -> ElementTree.Element:
+    height, width = table.sizes[index].tolist()
+    root = ElementTree.Element("annotation")
+    _add(root, "filename", name)
+    size = ElementTree.SubElement(root, "size")
+    for key, value in {"width": width, "height": height, "depth": 3}.items():
+        _add(size, key, value)
+    rows = table.rows(index)
+    edges = np.rint(table.corners()[rows]).clip(0, (width, height, width, height)).astype(int).tolist()
+    for label, ignored, (left, top, right, bottom) in zip(table.labels[rows], table.ignored[rows], edges):
+        item = ElementTree.SubElement(root, "object")
+        _add(item, "name", table.classes[label])
+        _add(item, "difficult", int(ignored))
+        corners = ElementTree.SubElement(item, "bndbox")
+        first_x, first_y = min(left + 1, width), min(top + 1, height)
+        values = {"xmin": first_x, "ymin": first_y, "xmax": max(right, first_x), "ymax": max(bottom, first_y)}
+        for key, value in values.items():
+            _add(corners, key, value)
+    return root
+
+
+def _add(parent: ElementTree.Element, tag: str, value: object) -> None:
+    ElementTree.SubElement(parent, tag).text = str(value)
+
+
+def find(root: Path) -> dict[str, Any] | None:
+    """Options of a folder with image sets; classes are those listed, else VOC's where no others occur, else those that occur."""
+    sets = find_sets(root)
+    if not sets:
+        return None
+    options = {"root": str(root), **sets}
+    if not (root / CLASS_FILE).is_file():
+        used = find_classes(root)
+        options["classes"] = VOC_CLASSES if set(used) <= set(VOC_CLASSES) else used
+    return options
+
+
 DATASETS.add(
     "voc",
     DataFormat(
@@ -317,6 +384,9 @@ DATASETS.add(
         splits=split_names,
         read=read_split,
         pixels=pixels_of,
+        find=find,
+        write=write,
+        signs="ImageSets/Main/train.txt, here or in a year's folder",
         doc="Pascal VOC folders: Annotations/*.xml, JPEGImages/, ImageSets/Main/*.txt",
     ),
 )
