@@ -87,7 +87,7 @@ def check_data(source: DataSource | str | Path, files: bool = True, geometry: Ge
     """Report on a data set; nothing that is wrong inside it raises.
 
     Args:
-        source: An opened data set, or a COCO or VOC folder.
+        source: An opened data set, or a folder of a known format.
         files: Also open every image file and compare its size with the annotation.
         geometry: Input size at which boxes that vanish are counted; none: that of a bench that says nothing.
 
@@ -127,7 +127,7 @@ def require_ready(source: DataSource, geometry: Geometry, metrics: Iterable[str]
 
 
 def check_folder(path: str | Path) -> DataReport:
-    """Report on a COCO or VOC folder, images opened."""
+    """Report on a folder of a known format, images opened."""
     return check_data(path)
 
 

@@ -23,6 +23,8 @@ SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".bmp", ".dib", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
 ) | {".pnm", ".jp2", ".j2k", ".avif"}
 """Endings of image files, in lower case."""
+USUAL = {"JPEG": ".jpg", "JPEG2000": ".jp2", "TIFF": ".tif"}
+"""Usual ending of a format, where it is not the format's name."""
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -58,10 +60,12 @@ class Header:
     Attributes:
         size: (height, width) as the pixels are read: as stored, or as shown where ``exif: apply`` turns them.
         orientation: EXIF orientation, 1 for pixels stored as they are shown.
+        format: Pillow's name of the file's format.
     """
 
     size: tuple[int, int]
     orientation: int = 1
+    format: str = ""
 
 
 @contextmanager
@@ -132,7 +136,7 @@ def read_header(file: str | Path, pixels: Pixels, decode: bool = False) -> Heade
         orientation = orientation_of(image)
         turned = pixels.exif == "apply" and orientation > 4
         size = (image.width, image.height) if turned else (image.height, image.width)
-        return Header(size, orientation)
+        return Header(size, orientation, image.format or "")
 
 
 def read_pixels(file: str | Path, pixels: Pixels) -> Image.Image:

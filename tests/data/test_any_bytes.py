@@ -154,6 +154,49 @@ def test_any_bytes_as_a_list(voc_folder: Path, name: str, content: bytes):
     look_at(voc_folder, format="voc", train="train", val="val")
 
 
+@pytest.fixture
+def yolo_folder(tmp_path: Path) -> Path:
+    for split in ("train", "val"):
+        save_image(tmp_path / "images" / split / f"{split}.jpg", 20, 30)
+        (tmp_path / "labels" / split).mkdir(parents=True)
+        (tmp_path / "labels" / split / f"{split}.txt").write_text("0 .5 .5 .2 .2\n")
+    (tmp_path / "data.yaml").write_text(YOLO)
+    return tmp_path
+
+
+YOLO = "train: images/train\nval: images/val\nnames: [cat]\n"
+
+
+@few
+@given(content=st.binary(max_size=80) | st.text(max_size=40).map(lambda text: (YOLO + text).encode()))
+@example(content=b"names: &a [*a, *a]")
+@example(content=(YOLO + "nc: " + "9" * 5000).encode())
+@example(content=b"[" * 50_000)
+@example(content=b"? [a]\n: b")
+@example(content=(YOLO + "path: !!binary aaa").encode())
+def test_any_bytes_as_a_yaml_file(yolo_folder: Path, content: bytes):
+    (yolo_folder / "data.yaml").write_bytes(content)
+    look_at(yolo_folder, format="yolo")
+
+
+@few
+@given(key=st.sampled_from(["train", "val", "path", "names", "nc"]), value=values)
+def test_any_values_in_a_yaml_file(yolo_folder: Path, key: str, value: Any):
+    content = {"train": "images/train", "val": "images/val", "names": ["cat"], key: value}
+    (yolo_folder / "data.yaml").write_text(json.dumps(content))
+    look_at(yolo_folder, format="yolo")
+
+
+words = st.text(max_size=5) | st.sampled_from(["0", ".5", "1e400", "nan", "-1", "9" * 5000])
+
+
+@few
+@given(content=st.binary(max_size=60) | st.lists(words, max_size=9).map(lambda found: " ".join(found).encode()))
+def test_any_bytes_as_labels(yolo_folder: Path, content: bytes):
+    (yolo_folder / "labels/train/train.txt").write_bytes(content)
+    look_at(yolo_folder, format="yolo")
+
+
 def encoded(form: str) -> bytes:
     pixels = np.random.default_rng(0).integers(0, 255, (12, 16, 3), dtype=np.uint8)
     stream, image = io.BytesIO(), Image.fromarray(pixels)

@@ -10,6 +10,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from kdflow.data.convert import convert
 from kdflow.errors import DataError
 from kdflow.experiment.run import RunResult
 from tests.data.conftest import write_coco  # noqa: F401  (a fixture)
@@ -52,6 +53,14 @@ def test_faults_of_the_test_split_are_found_before_the_training(
     monkeypatch.setattr("kdflow.experiment.run.fit", lambda *_, **__: pytest.fail("trained"))
     with pytest.raises(DataError, match=r"instances_test\.json  unknown class: 1"):
         tiny("baseline", bench=bench(test=[{**DOG, "image_id": 1, "category_id": 8}]))
+
+
+def test_a_bench_may_name_a_yolo_folder(tiny: Tiny, bench: Callable[..., Path], tmp_path: Path) -> None:
+    content = yaml.safe_load(bench().read_text())
+    convert(tmp_path / "coco", tmp_path / "yolo", "yolo")
+    content["data"] |= {"format": "yolo", "root": str(tmp_path / "yolo")}
+    (tmp_path / "bench.yaml").write_text(yaml.safe_dump(content))
+    assert tiny("baseline", bench=tmp_path / "bench.yaml", steps=1).status == "finished"
 
 
 def test_what_is_worth_knowing_is_told_once(tiny: Tiny, bench: Callable[..., Path], tmp_path: Path) -> None:
