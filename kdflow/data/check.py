@@ -18,6 +18,7 @@ from kdflow.data.findings import (
     raise_faults,
     shared_images,
     small_boxes,
+    unlisted_images,
 )
 from kdflow.data.folders import open_folder
 from kdflow.data.formats import DataSource
@@ -80,7 +81,8 @@ class DataReport:
         head = f"{self.format}, {len(self.classes)} classes: {', '.join(self.classes)}"
         count = len(self.faults)
         verdict = f"{count} problem{'s' if count != 1 else ''}" if count else "no problems"
-        return "\n".join([head, *map(str, self.splits), *(f"fault  {finding}" for finding in self.across), verdict])
+        across = (f"{'fault' if finding.fatal else 'note '}  {finding}" for finding in self.across)
+        return "\n".join([head, *map(str, self.splits), *across, verdict])
 
 
 def check_data(source: DataSource | str | Path, files: bool = True, geometry: Geometry | None = None) -> DataReport:
@@ -97,7 +99,7 @@ def check_data(source: DataSource | str | Path, files: bool = True, geometry: Ge
     opened = source if isinstance(source, DataSource) else open_folder(source)
     tables = {name: opened.splits.read(name) for name in opened.splits.existing}
     splits = tuple(_check_split(name, table, files, geometry or Geometry()) for name, table in tables.items())
-    return DataReport(opened.format, opened.classes, splits, tuple(shared_images(tables)))
+    return DataReport(opened.format, opened.classes, splits, (*shared_images(tables), *unlisted_images(tables)))
 
 
 def require_ready(source: DataSource, geometry: Geometry, metrics: Iterable[str] = ()) -> tuple[Finding, ...]:

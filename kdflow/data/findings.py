@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,12 +15,15 @@ from numpy.typing import NDArray
 
 from kdflow.data.annotations import EXAMPLES, Annotations, Trouble
 from kdflow.data.files import Folders
-from kdflow.data.images import too_large
+from kdflow.data.images import SUFFIXES, too_large
 from kdflow.data.transforms import Geometry
 from kdflow.errors import DataError
 
 _REPAIR = 'correct them, or say "bad_boxes: repair"'
 ADVICE: Mapping[str, str] = {
+    Trouble.UNREADABLE: "correct these files, or remove their entries",
+    Trouble.IMAGE_ID: "give every image a whole number as its id",
+    Trouble.NO_SIZE: "write width and height in pixels",
     Trouble.NO_IMAGES: "the split lists nothing to train or evaluate on",
     Trouble.MISSING_FILE: "check the image folder, or remove these entries",
     Trouble.BROKEN_FILE: "fetch these files again, or remove their entries",
@@ -132,9 +136,9 @@ def _small(annotations: Annotations, geometry: Geometry) -> NDArray[np.bool_]:
 
 
 def _in_unit_square(annotations: Annotations) -> bool:
-    """True where every box lies in the first pixel of its image: shares of the image, not pixels."""
+    """True where every box lies in the first pixel of its image, VOC's shift included: shares of the image, not pixels."""
     corners = annotations.corners()
-    return bool(len(corners) and (corners >= 0).all() and (corners <= 1).all() and (annotations.sizes > 1).all())
+    return bool(len(corners) and (corners >= -1).all() and (corners <= 1).all() and (annotations.sizes > 1).all())
 
 
 def notes_of(annotations: Annotations) -> list[Finding]:
@@ -161,6 +165,24 @@ def shared_images(annotations: Mapping[str, Annotations]) -> list[Finding]:
             examples = tuple(Path(file).name for file in both[:EXAMPLES])
             found.append(Finding(f"{one} and {other}", Trouble.TWO_SPLITS, len(both), examples))
     return found
+
+
+def unlisted_images(annotations: Mapping[str, Annotations]) -> list[Finding]:
+    """Image files that lie beside those of the splits, and are in none of them."""
+    listed = {file for table in annotations.values() for file in table.files}
+    found = []
+    for folder in sorted({os.path.dirname(file) for file in listed}):
+        names = os.listdir(folder) if os.path.isdir(folder) else []
+        found += [
+            path for name in sorted(names) if (path := os.path.join(folder, name)) not in listed and _is_image(name)
+        ]
+    examples = tuple(map(os.path.basename, found[:EXAMPLES]))
+    what = "image files beside those of the splits, in none of them"
+    return [Finding(" and ".join(annotations), what, len(found), examples, fatal=False)] if found else []
+
+
+def _is_image(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in SUFFIXES
 
 
 def group(place: str, troubles: Iterable[tuple[Trouble, str]]) -> list[Finding]:

@@ -17,6 +17,8 @@ _SHOWN = 80
 
 def whole(value: object) -> int | None:
     """A whole number of 64 bits: ``7``, ``7.0``, ``"7"`` and ``"7.0"``; None for anything else, truth values included."""
+    if type(value) is int:
+        return value if -(2**63) <= value < 2**63 else None
     if isinstance(value, str):
         value = int(value) if _WHOLE.fullmatch(value.strip()) else number(value)
     if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
@@ -27,6 +29,8 @@ def whole(value: object) -> int | None:
 
 def number(value: object) -> float | None:
     """A number, NaN where it is not finite or absurdly large: ``7``, ``7.5`` and ``"7.5"``; None for anything else."""
+    if type(value) is float and -LARGEST <= value <= LARGEST:
+        return value
     if isinstance(value, str):
         text = value.strip()
         if _NOT_FINITE.fullmatch(text):

@@ -357,6 +357,17 @@ def test_a_split_without_objects_cannot_be_measured_on(write_coco: Write, split:
     assert [fault.what for fault in check_data(source).faults] == [Trouble.NO_OBJECTS]
 
 
+def test_images_that_no_split_lists_are_counted(write_coco: Write):
+    source = source_with(write_coco)
+    folder = Path(source.splits["train"].annotations.folders[0])
+    assert check_data(source).across == ()
+    save_image(folder / "forgotten.png", 9, 9)
+    (folder / "notes.txt").write_text("no image")
+    words = "train and val  image files beside those of the splits, in none of them: 1, for example forgotten.png"
+    assert [str(finding) for finding in check_data(source).across] == [words]
+    assert f"note   {words}\nno problems" in str(check_data(source))
+
+
 def test_a_metric_of_a_size_that_no_object_has_is_a_fault(write_coco: Write):
     source = source_with(write_coco)
     assert require_ready(source, Geometry(), ["AP", "AP_S", "step_ms"]) == ()

@@ -181,6 +181,21 @@ def test_without_an_own_image_the_named_one_is_taken_unless_another_annotation_h
         opened(folder).splits["train"]
 
 
+@pytest.mark.parametrize("one_based", [True, False])
+def test_shares_of_the_image_instead_of_pixels_are_a_fault(folder: Path, one_based: bool):
+    for stem in "ab":
+        xml = folder / f"Annotations/{stem}.xml"
+        xml.write_text(
+            xml.read_text()
+            .replace(">3<", ">0.1<")
+            .replace(">12<", ">0.6<")
+            .replace(">5<", ">0<")
+            .replace(">14<", ">1<")
+        )
+    faults = [fault.what for fault in check_data(opened(folder, one_based=one_based)).faults]
+    assert faults.count(Trouble.NORMALISED) == 2
+
+
 def test_names_with_spaces_and_lists_with_marks(folder: Path):
     (folder / "JPEGImages/a.jpg").rename(folder / "JPEGImages/my image 1.jpg")
     (folder / "Annotations/a.xml").rename(folder / "Annotations/my image 1.xml")
