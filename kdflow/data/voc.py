@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
-from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
 
-import numpy as np
 from pydantic import BeforeValidator, Field, field_validator
 
-from kdflow.data.annotations import Annotations, AnnotationsBuilder, Pixels, Trouble
-from kdflow.data.files import XML_BYTES, UnreadableFileError, climbs, expand, read_bytes, read_lines
+from kdflow.data.annotations import Annotations, AnnotationsBuilder, Trouble
+from kdflow.data.files import UnreadableFileError, climbs, expand, read_lines
 from kdflow.data.formats import DATASETS, SPLITS, DataFormat, FolderOptions, pixels_of
-from kdflow.data.images import SUFFIXES, ImageFaultError, read_header
-from kdflow.data.values import class_name, file_name, number, shown, truth, unwritable
-from kdflow.data.writing import copy_image, plain_names, write_lines
+from kdflow.data.images import SUFFIXES
+from kdflow.data.values import class_name, file_name, shown
+from kdflow.data.voc_writing import CLASS_FILE, write
+from kdflow.data.voc_xml import annotated_size, read_object, read_tree
 from kdflow.errors import DataError
 
 VOC_CLASSES = (
@@ -44,11 +43,7 @@ VOC_CLASSES = (
     "train",
     "tvmonitor",
 )
-CLASS_FILE = "classes.txt"
-"""Optional file in the root: class names, one per line. VOC folders name their classes nowhere else."""
-
 _MARK = re.compile(r"\s+(-1|0|1)$")
-_BOX_TAGS = frozenset(("object", "objects", "bndbox", "xmin", "ymin", "xmax", "ymax"))
 
 ImageSets = Annotated[
     tuple[str, ...],
@@ -191,33 +186,10 @@ def _read_image(builder: AnnotationsBuilder, folder: VocFolder, stem: str, optio
         return
     file = folder.path / "JPEGImages" / image_name(builder, folder, stem, tree)
     name = str(file.relative_to(folder.path.parent))
-    size, written = _size(tree, file, options.pixels)
+    size, written = annotated_size(tree, file, options.pixels)
     owner = builder.image(file, name, len(builder.files) + 1, size, written)
     for item in tree.iterfind("object"):
-        _read_object(builder, owner, item, xml.name, options.one_based)
-
-
-def read_tree(path: Path) -> Element:
-    """The root of an annotation; raises UnreadableFileError for a file that is none, or of which parts would be passed over."""
-    try:
-        root = ElementTree.fromstring(read_bytes(path, XML_BYTES))
-    except (ElementTree.ParseError, ValueError, LookupError) as error:
-        if isinstance(error, UnreadableFileError):
-            raise
-        raise UnreadableFileError(path, f"not XML: {error}") from None
-    if root.tag != "annotation":
-        raise UnreadableFileError(path, f"its root is <{root.tag}>, not <annotation>")
-    stray = next((e.tag for child in root if child.tag != "object" for e in child.iter() if _says_box(e.tag)), None)
-    if stray is not None:
-        raise UnreadableFileError(path, f"<{stray}> stands where only <object> directly below <annotation> is read")
-    if root.find("object") is None and root.find("size") is None:
-        raise UnreadableFileError(path, "it has neither <size> nor <object>")
-    return root
-
-
-def _says_box(tag: object) -> bool:
-    """True for tags that mean an object or its box, whatever their namespace and case."""
-    return isinstance(tag, str) and tag.rpartition("}")[2].lower() in _BOX_TAGS
+        read_object(builder, owner, item, xml.name, options.one_based)
 
 
 def image_name(builder: AnnotationsBuilder, folder: VocFolder, stem: str, tree: Element) -> str:
@@ -238,51 +210,6 @@ def image_name(builder: AnnotationsBuilder, folder: VocFolder, stem: str, tree: 
     if len(own) > 1:
         builder.note("annotations with several images of their name, of which the first was taken", ", ".join(own))
     return own[0]
-
-
-def _size(tree: Element, file: Path, pixels: Pixels) -> tuple[tuple[int, int], str]:
-    """(height, width) as annotated, else as in the image's header, else zeros; and what was written, where it is no size."""
-    texts = [(tree.findtext(f"size/{side}") or "").strip() for side in ("height", "width")]
-    sides = [number(text or 0) for text in texts]
-    if any(side is None or not 0 <= side < 2**31 or side % 1 for side in sides):
-        return (0, 0), f"height {shown(texts[0])}, width {shown(texts[1])}"
-    height, width = (int(side or 0) for side in sides)
-    if height > 0 and width > 0:
-        return (height, width), ""
-    try:
-        return read_header(file, pixels).size, ""
-    except ImageFaultError as error:
-        return (0, 0), str(error)
-
-
-def _read_object(builder: AnnotationsBuilder, owner: int, item: Element, xml: str, one_based: bool) -> None:
-    name = (item.findtext("name") or "").strip()
-    if name not in builder.classes:
-        builder.problem(Trouble.UNKNOWN_CLASS, f"{shown(name)} in {xml}")
-        return
-    corners = {key: item.findtext(f"bndbox/{key}") for key in ("xmin", "ymin", "xmax", "ymax")}
-    lacking = [key for key, text in corners.items() if text is None]
-    if lacking or len(item.findall("bndbox")) > 1:
-        what = f"<bndbox> without {', '.join(lacking)}" if lacking else "several <bndbox>"
-        what = what if item.find("bndbox") is not None else f"no <bndbox>, but {_children(item)}"
-        builder.problem(Trouble.NO_BOX, f"{name} in {xml} has {what}")
-        return
-    values = {key: number(text) for key, text in corners.items()}
-    wrong = next((key for key, value in values.items() if value is None), None)
-    difficult = (item.findtext("difficult") or "0").strip() or "0"
-    if wrong is not None:
-        builder.problem(Trouble.VALUE, f"{wrong} {shown(corners[wrong])} of {name} in {xml}: a number is expected")
-    elif truth(difficult) is None:
-        builder.problem(Trouble.VALUE, f"difficult {shown(difficult)} of {name} in {xml}: 0 or 1 is expected")
-    else:
-        left, top, right, bottom = (value for value in values.values() if value is not None)
-        shift = 1.0 if one_based else 0.0  # inclusive corners from 1 become edges from 0
-        xywh = (left - shift, top - shift, right - left + shift, bottom - top + shift)
-        builder.box(owner, xywh, builder.classes.index(name), bool(truth(difficult)))
-
-
-def _children(item: Element) -> str:
-    return ", ".join(f"<{child.tag}>" for child in list(item)[:6])
 
 
 def find_sets(root: Path) -> dict[str, tuple[str, ...]]:
@@ -309,59 +236,6 @@ def _names_in(path: Path) -> Iterator[str]:
     except UnreadableFileError:
         return  # told of where the split is read
     yield from (name for item in items if (name := (item.findtext("name") or "").strip()))
-
-
-def write(tables: Mapping[str, Annotations], folder: Path) -> tuple[str, ...]:
-    """``Annotations/``, ``JPEGImages/``, ``ImageSets/Main/<split>.txt`` and ``classes.txt``.
-
-    VOC counts whole pixels from 1, both corners inclusive: edges are rounded. Crowds become difficult objects.
-    """
-    _check_names(next(iter(tables.values())).classes)
-    for part in ("Annotations", "JPEGImages", "ImageSets/Main"):
-        (folder / part).mkdir(parents=True)
-    for split, names in plain_names(tables).items():
-        table, stems = tables[split], [Path(name).stem for name in names]
-        for index, (name, stem, file) in enumerate(zip(names, stems, table.files)):
-            copy_image(file, folder / "JPEGImages" / name, table.pixels)
-            tree = ElementTree.ElementTree(_voc_tree(table, index, name))
-            ElementTree.indent(tree)
-            tree.write(folder / "Annotations" / f"{stem}.xml", encoding="utf-8")
-        write_lines(folder / "ImageSets" / "Main" / f"{split}.txt", stems)
-        write_lines(folder / CLASS_FILE, table.classes)
-    return ()
-
-
-def _check_names(classes: Iterable[str]) -> None:
-    """Refuse classes that would be read back otherwise."""
-    bad = [name for name in classes if name != name.strip() or unwritable(name)]
-    if bad:
-        listed = ", ".join(map(shown, bad))
-        raise DataError(f"class names that a VOC folder cannot hold: {listed}. Next: rename them, or write COCO")
-
-
-def _voc_tree(table: Annotations, index: int, name: str) -> ElementTree.Element:
-    height, width = table.sizes[index].tolist()
-    root = ElementTree.Element("annotation")
-    _add(root, "filename", name)
-    size = ElementTree.SubElement(root, "size")
-    for key, value in {"width": width, "height": height, "depth": 3}.items():
-        _add(size, key, value)
-    rows = table.rows(index)
-    edges = np.rint(table.corners()[rows]).clip(0, (width, height, width, height)).astype(int).tolist()
-    for label, ignored, (left, top, right, bottom) in zip(table.labels[rows], table.ignored[rows], edges):
-        item = ElementTree.SubElement(root, "object")
-        _add(item, "name", table.classes[label])
-        _add(item, "difficult", int(ignored))
-        corners = ElementTree.SubElement(item, "bndbox")
-        first_x, first_y = min(left + 1, width), min(top + 1, height)
-        values = {"xmin": first_x, "ymin": first_y, "xmax": max(right, first_x), "ymax": max(bottom, first_y)}
-        for key, value in values.items():
-            _add(corners, key, value)
-    return root
-
-
-def _add(parent: ElementTree.Element, tag: str, value: object) -> None:
-    ElementTree.SubElement(parent, tag).text = str(value)
 
 
 def find(root: Path) -> dict[str, Any] | None:
