@@ -19,8 +19,9 @@ from PIL import Image
 from pydantic import Field, model_validator
 
 from kdflow.data.annotations import Annotations
-from kdflow.data.coco import expand, read_file
+from kdflow.data.coco import read_file
 from kdflow.data.drawing import SHAPES, Scene, Style, draw
+from kdflow.data.files import expand
 from kdflow.data.formats import DATASETS, SPLITS, DataFormat, FormatOptions
 from kdflow.errors import DataError, choices
 

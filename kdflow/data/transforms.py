@@ -30,6 +30,11 @@ class Geometry:
     flip: float = 0.5
     resident: bool = False
 
+    @property
+    def words(self) -> str:
+        """The input size, for messages."""
+        return f"{self.size}x{self.size}" if self.fixed else f"size {self.size} (max_size {self.max_size})"
+
     def target(self, height: int, width: int) -> tuple[int, int]:
         """(height, width) after resizing an image of ``height`` x ``width``; see :meth:`Pictures.target`."""
         return self.pictures(1).target(height, width)

@@ -234,6 +234,7 @@ def open_run(
     """Give student and teachers their weights and know the run by its hash; the result of a finished run where ``resume``."""
     bench, method = setting.bench, setting.method
     feed = feed_of(setting, session)
+    session.inspect(feed, notify)
     fill_weights(bench.student, setting.detectors["student"])
     teachers = provide_teachers(setting, session, feed, () if trial else hooks, notify)
     identity = _identity(setting, feed, {owner: found[0] for owner, found in teachers.items()})

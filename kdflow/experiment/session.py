@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from kdflow.data.check import require_ready
 from kdflow.data.formats import DataSource, open_data
+from kdflow.data.transforms import Geometry
 from kdflow.engine.hooks import Hook
 from kdflow.engine.machine import Machine, open_machine
 from kdflow.experiment.feed import Feed
@@ -31,6 +33,7 @@ class Session:
     """
 
     machine: Machine
+    _inspected: set[tuple[int, Geometry]] = field(default_factory=set)
     _sources: dict[str, DataSource] = field(default_factory=dict)
     _teachers: dict[str, tuple[Mapping[str, Tensor], Found]] = field(default_factory=dict)
 
@@ -40,6 +43,20 @@ class Session:
         if key not in self._sources:
             self._sources[key] = open_data(data.format, data.options)
         return self._sources[key]
+
+    def inspect(self, feed: Feed, notify: Callable[[str], None] = print, metrics: Iterable[str] = ()) -> None:
+        """Tell what is worth knowing about a feed's data, once.
+
+        Raises:
+            DataError: All that would stop or spoil a run, metrics among it that cannot exist on the validation split.
+        """
+        key = id(feed.source), feed.geometry
+        if key in self._inspected and not metrics:
+            return
+        findings = require_ready(feed.source, feed.geometry, metrics)
+        for finding in findings if self.machine.is_first and key not in self._inspected else ():
+            notify(f"data: {finding}")
+        self._inspected.add(key)
 
     def teacher(
         self,

@@ -119,7 +119,9 @@ def search(spec: str | Path | MethodSpec, request: Request, notify: Notify = pri
     for path in space.ignored:
         notify(f"{path}: not part of the method on this bench, so it is not searched")
     with open_session(request.device) as session:
-        provide_teachers(setting, session, feed_of(setting, session), notify=notify)
+        feed = feed_of(setting, session)
+        session.inspect(feed, notify, request.metrics)
+        provide_teachers(setting, session, feed, notify=notify)
         wanted = _definition(setting, session, request, space)
         study, wanted = _enter(known, storage, name, wanted, request)
         queue = Queue(study, storage, wanted.trials, worker_name(), request.beat, request.grace)

@@ -20,7 +20,7 @@ class DataSpec(BaseModel):
     """
 
     model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
-    format: str = Field(description="shapes, coco, voc, or a format added by a plugin")
+    format: str = Field(description="shapes, coco, voc, yolo, or a format added by a plugin")
     size: int = Field(default=800, gt=0, description="shorter side of the resized image, pixels")
     max_size: int = Field(default=1333, gt=0, description="longest allowed side, pixels")
     fixed: bool = Field(default=False, description="resize to exactly size x size (equal images, no padding)")
@@ -117,7 +117,7 @@ class Evaluation(Strict):
     metric: Literal["AP", "AP50", "voc_ap50"] = Field(
         default="AP", description="chooses the best checkpoint (validation)"
     )
-    max_detections: int = Field(default=100, gt=0)
+    max_detections: int = Field(default=100, gt=0, description="best-scored detections counted per image and class")
     batch: int | None = Field(default=None, gt=0, description="images per evaluation batch; none: the recipe's")
 
 

@@ -29,7 +29,7 @@ def test_the_example_is_short() -> None:
 
 def test_it_is_distilled_from_a_library_detector(written: dict[str, str], any_teacher: None, home: Path) -> None:
     small = {"data.images": {"train": 8, "val": 4, "test": 4}, "teacher.recipe.steps": 2}
-    result = kdflow.run("hint.yaml", steps=2, overrides=small, output="runs", device="cpu", notify=lambda _: None)
+    result = kdflow.run("hint.yaml", steps=2, overrides=small, output=Path("runs"), device="cpu", notify=lambda _: None)
     assert result.status == "finished"
     assert 0 <= result.metrics["AP"] <= 100
     assert result.teacher_stages_run == ("teacher.normalize", "teacher.backbone", "teacher.neck")
