@@ -2,32 +2,39 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from kdflow.engine.hooks import Hook
+from kdflow.engine.hooks import Hook, RunEnded, RunStarted
+from kdflow.engine.journal import Journal
 from kdflow.engine.loop import FitResult, fit
 from kdflow.errors import UsageError
-from kdflow.experiment.export import export_notes, export_student, write_json, write_spec
+from kdflow.experiment.export import export_notes, export_student
 from kdflow.experiment.feed import Feed
-from kdflow.experiment.identity import detector_code, digest, op_code
+from kdflow.experiment.filled import nearest, write_identity, write_spec
+from kdflow.experiment.hashes import digest
+from kdflow.experiment.identity import Identity, teacher_identity
+from kdflow.experiment.result import RESULT, RunResult
 from kdflow.experiment.session import Session, open_session
 from kdflow.experiment.setup import Setting, fill_weights, is_bench_path, prepare, read_method
-from kdflow.experiment.teacher import best_student, measure_learned, untrained_teacher, weights_hash
+from kdflow.experiment.teacher import best_student, measure_learned, untrained_teacher
+from kdflow.files import as_json, in_words, write_json
+from kdflow.folders import runs_folder, slug
 from kdflow.graph.facets import knowledge, needs
 from kdflow.graph.inherit import inherit
 from kdflow.spec.resolve import MethodSpec
+from kdflow.tracking.lock import held
 from kdflow.tracking.mlflow import MlflowTracker
 from kdflow.tracking.run import RunFacts
+from kdflow.tracking.store import require_store
 
 Notify = Callable[[str], None]
 Found = tuple[str, Mapping[str, float]]
-OUTPUT = Path("kdflow-runs")
 
 
 @dataclass(frozen=True)
@@ -46,51 +53,7 @@ class TrialOf:
 
     def folder(self, output: Path, bench: str) -> Path:
         """Where the trial's checkpoints lie."""
-        return output / bench / "trials" / self.study / str(self.number)
-
-
-@dataclass(frozen=True)
-class RunResult:
-    """What a run brought.
-
-    Attributes:
-        method: Slug.
-        bench: Bench name.
-        seed: Seed.
-        run_id: MLflow run.
-        status: ``finished``, ``interrupted``, ``stopped``, or ``failed`` (one of several that train together).
-        metrics: Metrics of the exported student on the test split, in percent; empty unless finished.
-        validation: The same on the validation split, at the best evaluation.
-        step_ms: Median milliseconds of a training step.
-        resumed_from_step: Steps taken over from a checkpoint.
-        teacher_stages_run: Teacher stages that ran in every step.
-        teacher_stages_pruned: Teacher stages that never ran.
-        student_path: Absolute path of the student's weights, None unless finished.
-        folder: Everything the run left behind.
-        notes: What was guaranteed and what was passed over.
-        added_parameters: Weights of adapters and generators, which the exported student does not have.
-    """
-
-    method: str
-    bench: str
-    seed: int
-    run_id: str | None
-    status: str
-    metrics: Mapping[str, float]
-    validation: Mapping[str, float]
-    step_ms: float | None
-    resumed_from_step: int
-    teacher_stages_run: tuple[str, ...]
-    teacher_stages_pruned: tuple[str, ...]
-    student_path: str | None
-    folder: str
-    reason: str = ""
-    notes: tuple[str, ...] = field(default=())
-    added_parameters: int = 0
-
-    def as_json(self) -> dict[str, Any]:
-        """Plain data."""
-        return asdict(self)
+        return output / slug(bench) / "trials" / slug(self.study) / str(self.number)
 
 
 def run(
@@ -103,7 +66,7 @@ def run(
     precision: str | None = None,
     compiled: bool = False,
     overrides: Mapping[str, Any] | None = None,
-    output: Path = OUTPUT,
+    output: str | Path | None = None,
     resume: bool = False,
     hooks: Sequence[Hook] = (),
     notify: Notify = print,
@@ -121,7 +84,7 @@ def run(
         precision: ``fp32``, ``bf16`` or ``fp16``, in place of the recipe's.
         compiled: Use torch.compile on what is dense, whatever the recipe says.
         overrides: Dotted path of method or bench -> value.
-        output: Folder of all runs.
+        output: Folder of all runs; none takes ``$KDFLOW_RUNS``, else ``kdflow-runs``.
         resume: Go on from the last checkpoint; a finished run is reported, not repeated.
         hooks: Further listeners of the training.
         notify: Receives one line per phase of the work.
@@ -134,17 +97,16 @@ def run(
     """
     method = spec if isinstance(spec, MethodSpec) else read_method(spec)
     setting = prepare(method, bench, overrides=with_length(overrides, steps, precision, compiled), seed=seed)
+    place = runs_folder(output)
     if session is not None:
-        return _run(setting, session, output, resume, hooks, notify, trial)
+        return _run(setting, session, place, resume, hooks, notify, trial)
     with open_session(device) as own:
-        return _run(setting, own, output, resume, hooks, notify, trial)
+        return _run(setting, own, place, resume, hooks, notify, trial)
 
 
 def feed_of(setting: Setting, session: Session) -> Feed:
     """The batches of a setting."""
-    bench = setting.bench
-    divisor = max(d.size_divisor for d in setting.detectors.values())
-    return Feed(session.source(bench.data), bench, bench.recipe, setting.seed, divisor, session.machine)
+    return session.feed(setting)
 
 
 def provide_teachers(
@@ -157,7 +119,8 @@ def provide_teachers(
     found: dict[str, Found] = {}
     for owner, spec in setting.bench.all_teachers.items():
         if owner in setting.plan.learners and spec.weights is None:
-            found[owner] = untrained_teacher(owner, setting.detectors[owner], notify)
+            identity = teacher_identity(spec, setting.detectors[owner], setting.bench, feed.source.fingerprint)
+            found[owner] = untrained_teacher(owner, identity, notify)
         elif owner in setting.detectors:
             found[owner] = session.teacher(owner, spec, setting.detectors[owner], feed, hooks, notify)
     return found
@@ -173,7 +136,7 @@ def measure_trial(setting: Setting, session: Session, folder: Path) -> Mapping[s
         raise UsageError(f"{folder} has no best.pt, so this trial cannot be measured on the test split")
     student = best_student(folder, setting.plan.predictor())
     student.model.to(session.machine.device)
-    metrics = feed_of(setting, session).evaluate(student, "test")
+    metrics = session.feed(setting).evaluate(student, "test")
     export_student(student, folder)
     return metrics
 
@@ -212,6 +175,22 @@ class Opened:
     tracker: MlflowTracker
     is_trial: bool = False
 
+    @contextmanager
+    def work(self, resume: bool) -> Iterator[None]:
+        """Train and record inside: no other process does so in this folder. A fresh start is not finished until it says so.
+
+        A trial is its worker's by the study's queue.
+
+        Raises:
+            HeldError: Another process carries out this very run.
+        """
+        first = self.feed.machine.is_first
+        with held(self.folder) if first and not self.is_trial else nullcontext():
+            if first and not resume:
+                with in_words(self.folder / RESULT):
+                    (self.folder / RESULT).unlink(missing_ok=True)
+            yield
+
     def evaluate(self, _plan: Any = None) -> Mapping[str, float]:
         """Metrics of the student on the validation split, in percent."""
         return self.feed.evaluate(self.setting.plan.predictor(), "val")
@@ -230,24 +209,42 @@ def open_run(
     notify: Notify = print,
     trial: TrialOf | None = None,
 ) -> Opened | RunResult:
-    """Give student and teachers their weights and know the run by its hash; the result of a finished run where ``resume``."""
+    """Know the run by its hash and give student and teachers their weights; the result of a finished run where ``resume``.
+
+    What can go wrong without training does so here: a store that does not answer, a folder that cannot be written.
+    """
     bench, method = setting.bench, setting.method
-    feed = feed_of(setting, session)
+    if session.machine.is_first:
+        require_store(output)
+    identity = session.identify(setting)
+    folder = trial.folder(output, bench.bench) if trial else folder_of(setting, identity.run, output)
+    if resume and (done := _finished(setting, session, identity, folder, output, notify, trial)) is not None:
+        return done
+    if session.machine.is_first:
+        if resume and not trial:
+            _tell_nearest(identity, folder, method.method, notify)
+        write_identity(identity, folder)
+    feed = session.feed(setting)
     fill_weights(bench.student, setting.detectors["student"])
     teachers = provide_teachers(setting, session, feed, () if trial else hooks, notify)
-    identity = _identity(setting, feed, {owner: found[0] for owner, found in teachers.items()})
-    name = f"{method.method}-s{setting.seed}-{identity[:8]}"
-    folder = trial.folder(output, bench.bench) if trial else output / bench.bench / name
-    if resume and (done := _finished(folder)) is not None:
-        notify(f"{method.method}: this run is finished; its result is in {folder}")
-        return done
     inherit(method.init, setting.detectors)
     setting.plan.copy_weights()
-    facts = _facts(setting, identity, folder, teachers)
-    if trial:
-        own_hash = digest({"run": identity, "study": trial.study, "trial": trial.number})
-        facts = replace(facts, kind="trial", parent=trial.parent, run_hash=own_hash)
-    return Opened(setting, feed, identity, folder, MlflowTracker(facts, output), trial is not None)
+    tracker = MlflowTracker(_facts(setting, identity, folder, teachers, trial), output)
+    return Opened(setting, feed, identity.run, folder, tracker, trial is not None)
+
+
+def folder_of(setting: Setting, run_hash: str, output: Path) -> Path:
+    """Where everything that a run leaves behind goes."""
+    return output / slug(setting.bench.bench) / f"{setting.method.method}-s{setting.seed}-{run_hash[:8]}"
+
+
+def _tell_nearest(identity: Identity, folder: Path, method: str, notify: Notify) -> None:
+    """Say that there is nothing to go on with, and what the nearest run was."""
+    if (folder / "last.pt").is_file() or (folder / "previous.pt").is_file():
+        return
+    words = f"{method}: nothing was resumed, because no run like this one was begun in {folder.parent}"
+    near = nearest(identity, folder, method)
+    notify(words if near is None else f"{words}; the nearest is {near}")
 
 
 def _run(
@@ -263,49 +260,31 @@ def _run(
     if isinstance(opened, RunResult):
         return opened
     feed = opened.feed
-    result = fit(
-        setting.plan,
-        feed.training,
-        setting.bench.recipe,
-        folder=opened.folder,
-        total_steps=feed.total_steps,
-        steps_per_epoch=feed.steps_per_epoch,
-        seed=setting.seed,
-        run_hash=opened.identity,
-        hooks=[opened.tracker, *hooks],
-        evaluate=opened.evaluate,
-        measure=opened.measure,
-        metric=setting.bench.evaluation.metric,
-        phases=setting.method.phases,
-        passes=feed.one_pass,
-        resume=resume,
-        device=session.machine,
-    )
-    return record(opened, result, notify)
+    with opened.work(resume):
+        result = fit(
+            setting.plan,
+            feed.training,
+            setting.bench.recipe,
+            folder=opened.folder,
+            total_steps=feed.total_steps,
+            steps_per_epoch=feed.steps_per_epoch,
+            seed=setting.seed,
+            run_hash=opened.identity,
+            hooks=[opened.tracker, *hooks],
+            evaluate=opened.evaluate,
+            measure=opened.measure,
+            metric=setting.bench.evaluation.metric,
+            phases=setting.method.phases,
+            passes=feed.one_pass,
+            resume=resume,
+            device=session.machine,
+        )
+        return record(opened, result, notify)
 
 
-def _identity(setting: Setting, feed: Feed, teachers: Mapping[str, str]) -> str:
-    """Hash of all that determines this run's result."""
-    bench = setting.bench.model_dump(mode="json", exclude={"title", "floor", "teacher", "teachers"})
-    return digest(
-        {
-            "method": setting.method.model_dump(mode="json", exclude={"title", "paper", "search", "variants", "bench"}),
-            "bench": bench,
-            "teachers": teachers,
-            "start": weights_hash(setting.detectors["student"]) if setting.bench.student.weights else "",
-            **feed.facts(),
-            "code": _code(setting),
-            "threads": torch.get_num_threads() if feed.machine.device.type == "cpu" else 0,
-        }
-    )
-
-
-def _code(setting: Setting) -> str:
-    """Hash of the code of the student and of the ops in use."""
-    return digest({"student": detector_code([setting.bench.student.detector]), "ops": op_code(setting.plan.graph)})
-
-
-def _facts(setting: Setting, identity: str, folder: Path, teachers: Mapping[str, Found]) -> RunFacts:
+def _facts(
+    setting: Setting, identity: Identity, folder: Path, teachers: Mapping[str, Found], trial: TrialOf | None = None
+) -> RunFacts:
     """What the store keeps of this run, to be found and compared by."""
     plan, method, bench = setting.plan, setting.method, setting.bench
     filled = {"method": method.model_dump(mode="json"), "bench": bench.model_dump(mode="json")}
@@ -313,9 +292,11 @@ def _facts(setting: Setting, identity: str, folder: Path, teachers: Mapping[str,
         method=method.method,
         bench=bench.bench,
         seed=setting.seed,
-        run_hash=identity,
-        definition=digest({**filled, "code": _code(setting)}),
-        bench_hash=digest(filled["bench"]),
+        run_hash=_record_hash(identity, trial),
+        definition=identity.definition,
+        bench_hash=identity.bench,
+        kind="trial" if trial else "run",
+        parent=trial.parent if trial else "",
         dataset=bench.data.format,
         title=method.title,
         paper=method.paper.arxiv or method.paper.doi,
@@ -368,17 +349,30 @@ def record(opened: Opened, result: FitResult, notify: Notify = print) -> RunResu
         reason=result.reason,
         notes=(*result.notes, *(f"not seen alive: {t}" for t in result.unproven), *export_notes(setting.plan.predictor())),
         added_parameters=sum(setting.plan.report.adapters.values()),
+        run_hash=opened.identity,
     )
     if finished and feed.machine.is_first:
-        write_json(folder / "result.json", done.as_json())
-    if finished and is_trial and feed.machine.is_first:
-        tracker.finish(done.validation, [folder / "result.json"], "val")
-    if path is not None and feed.machine.is_first:
-        tracker.finish(
-            metrics, [folder / "result.json", folder / "student.py", path], "val" if feed.source.two_splits else "test"
-        )
-        notify(f"{done.method}: test AP {metrics['AP']:.1f}, mAP@0.5 {metrics['voc_ap50']:.1f}; student in {path}")
+        _publish(opened.tracker, done, feed.source.two_splits, is_trial)
+        if path is not None:
+            notify(f"{done.method}: test AP {metrics['AP']:.1f}, mAP@0.5 {metrics['voc_ap50']:.1f}; student in {path}")
     return done
+
+
+def _record_hash(identity: Identity, trial: TrialOf | None) -> str:
+    """What a record is found by: equal trials of two studies are two records."""
+    return digest({"run": identity.run, "study": trial.study, "trial": trial.number}) if trial else identity.run
+
+
+def _publish(tracker: MlflowTracker, done: RunResult, two_splits: bool, is_trial: bool) -> None:
+    """Finish the record, then mark the folder as finished: a kill in between leaves a run that goes on to this place again."""
+    folder = Path(done.folder)
+    tracker.text(RESULT, as_json(done.as_json()))
+    if is_trial:
+        tracker.finish(done.validation, (), "val")
+    else:
+        files = [folder / "student.py", *([Path(done.student_path)] if done.student_path else [])]
+        tracker.finish(done.metrics, files, "val" if two_splits else "test")
+    write_json(folder / RESULT, done.as_json())
 
 
 def _validation(result: FitResult) -> dict[str, float]:
@@ -387,12 +381,47 @@ def _validation(result: FitResult) -> dict[str, float]:
     return dict(next((e.metrics for e in result.evaluations if e.step == step), result.metrics))
 
 
-def _finished(folder: Path) -> RunResult | None:
-    """The result of a run that is done already."""
-    file = folder / "result.json"
-    if not file.is_file():
+def _finished(
+    setting: Setting,
+    session: Session,
+    identity: Identity,
+    folder: Path,
+    output: Path,
+    notify: Notify,
+    trial: TrialOf | None,
+) -> RunResult | None:
+    """The result of a run that is done already; a record that does not say so is mended, missing files undo it."""
+    done = RunResult.read(folder / RESULT, notify)
+    if done is None or done.run_hash not in ("", identity.run):
         return None
-    content = json.loads(file.read_text())
-    lists = ("teacher_stages_run", "teacher_stages_pruned", "notes")
-    fields: dict[str, Any] = {key: tuple(value) if key in lists else value for key, value in content.items()}
-    return RunResult(**fields)
+    gone = [] if trial else [name for name in ("student.pt", "student.py") if not (folder / name).is_file()]
+    if gone:
+        notify(f"{done.method}: {folder} is marked as finished, but {' and '.join(gone)} is gone; it is made again")
+        return None
+    if session.machine.is_first:
+        tracker = MlflowTracker(_facts(setting, identity, folder, {}, trial), output)
+        if not tracker.is_recorded():
+            notify(f"{done.method}: this run is finished, but its record was not; it is written now")
+            two_splits = session.source(setting.bench.data).two_splits
+            done = _mend(tracker, identity, replace(done, folder=str(folder.resolve())), two_splits, trial is not None)
+    notify(f"{done.method}: this run is finished; its result is in {folder}")
+    return done
+
+
+def _mend(
+    tracker: MlflowTracker, identity: Identity, done: RunResult, two_splits: bool, is_trial: bool
+) -> RunResult:
+    """Write the record of a finished run, with the steps and evaluations that its journal kept."""
+    journal = Journal(Path(done.folder), identity.run, keep=True, writes=False)
+    steps, evaluations = journal.steps, journal.evaluations
+    last = max([*steps, *evaluations, 1])
+    tracker.run_started(RunStarted(Path(done.folder), last, last, "", 1, ()))
+    for step in sorted({*steps, *evaluations}):
+        if step in steps:
+            tracker.step_ended(steps[step])
+        if step in evaluations:
+            tracker.evaluation_ended(evaluations[step])
+    tracker.run_ended(RunEnded("finished", last))
+    done = replace(done, run_id=tracker.run_id)
+    _publish(tracker, done, two_splits, is_trial)
+    return done
