@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from kdflow.errors import without_passwords
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -25,19 +27,17 @@ def is_first() -> bool:
 
 def say(text: str) -> None:
     """One result, on stdout."""
-    typer.echo(text)
+    typer.echo(without_passwords(text))
 
 
 def note(text: str) -> None:
-    """One remark, on stderr."""
-    typer.echo(text, err=True)
+    """One remark, on stderr, without passwords."""
+    typer.echo(without_passwords(text), err=True)
 
 
 def say_json(data: Any, *, compact: bool = False) -> None:
     """Plain data as JSON on stdout; ``compact`` keeps it on one line. NaN and infinities become null."""
-    typer.echo(
-        json.dumps(_finite(data), ensure_ascii=False, allow_nan=False, default=str, indent=None if compact else 2)
-    )
+    say(json.dumps(_finite(data), ensure_ascii=False, allow_nan=False, default=str, indent=None if compact else 2))
 
 
 def _finite(data: Any) -> Any:

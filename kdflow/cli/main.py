@@ -109,7 +109,7 @@ def _tell(error: Exception) -> int:
     if os.environ.get("KDFLOW_TRACEBACK"):
         import traceback
 
-        traceback.print_exception(error)
+        note("".join(traceback.format_exception(error)).rstrip())
     if isinstance(error, KdflowError):
         note(str(error))
         return FAULT if isinstance(error, (InvariantError, LostProcessError)) else MISTAKE
