@@ -12,7 +12,7 @@ from kdflow.cli.options import BenchOption, JsonOption, Output, SetOption, Specs
 from kdflow.errors import InvariantError
 
 if TYPE_CHECKING:
-    from kdflow.experiment.run import RunResult
+    from kdflow.experiment.result import RunResult
 
 Together = Annotated[
     bool,

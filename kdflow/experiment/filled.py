@@ -9,7 +9,8 @@ from typing import Any
 import yaml
 
 from kdflow.errors import without_passwords
-from kdflow.experiment.identity import Identity, effects, plain
+from kdflow.experiment.hashes import plain
+from kdflow.experiment.identity import Identity, effects
 from kdflow.experiment.setup import Setting
 from kdflow.files import read_json, write_json, write_text
 from kdflow.graph.draw import as_svg

@@ -71,5 +71,7 @@ class RunResult:
         if missing := [name for name, needed in known.items() if needed and name not in content]:
             tell(f"{file} lacks {', '.join(missing)}, so it counts as absent")
             return None
-        values = {name: value for name, value in content.items() if name in known}
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+        values: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in content.items() if name in known
+        }
+        return cls(**values)

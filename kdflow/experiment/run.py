@@ -33,6 +33,8 @@ from kdflow.tracking.mlflow import MlflowTracker
 from kdflow.tracking.run import RunFacts
 from kdflow.tracking.store import require_store
 
+__all__ = ["RunResult", "TrialOf", "run"]
+
 Notify = Callable[[str], None]
 Found = tuple[str, Mapping[str, float]]
 

@@ -13,7 +13,8 @@ from kdflow.engine.loop import FitResult
 from kdflow.engine.together import Member, fit_together
 from kdflow.errors import UsageError
 from kdflow.experiment.identity import stream_of
-from kdflow.experiment.run import Opened, RunResult, TrialOf, open_run, record, with_length
+from kdflow.experiment.result import RunResult
+from kdflow.experiment.run import Opened, TrialOf, open_run, record, with_length
 from kdflow.experiment.session import Session, open_session
 from kdflow.experiment.setup import Setting, Teachers, prepare, read_method
 from kdflow.folders import runs_folder

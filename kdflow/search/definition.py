@@ -81,8 +81,8 @@ class Definition:
 
     def check(self, other: Definition, name: str) -> None:
         """Refuse to go on with a study that searched something else; raises UsageError that says what differs."""
-        fixed = ("method", "bench", "metrics", "seed", "overrides", "space", "content")
-        fixed = fixed if self.scheme == other.scheme else fixed[:-1]
+        comparable = ("content",) if self.scheme == other.scheme else ()
+        fixed = ("method", "bench", "metrics", "seed", "overrides", "space", *comparable)
         changed = [f for f in fixed if _plain(getattr(self, f)) != _plain(getattr(other, f))]
         if changed:
             words = "; ".join(_difference(f, getattr(self, f), getattr(other, f)) for f in changed)
