@@ -26,6 +26,8 @@ _REASONS: Mapping[int, str] = {
     errno.EFBIG: "the file would be larger than this system allows",
     errno.ENAMETOOLONG: "the name is too long",
 }
+DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG})
+"""What a disk refuses, wherever it is met; other refusals depend on what was asked."""
 NEXT = "Next: make room or name another folder, then run the same command with --resume; what was written before is whole"
 
 
@@ -38,10 +40,13 @@ def in_words(path: Path) -> Iterator[None]:
     """Turn what the system refuses inside into a WriteError about ``path``."""
     try:
         yield
-    except WriteError:
+    except KdflowError:
         raise
-    except OSError as error:
-        raise WriteError(f"{path} cannot be written: {reason_of(error)}. {NEXT}") from error
+    except (OSError, RuntimeError) as error:
+        cause = error if isinstance(error, OSError) else error.__context__  # torch's writer trips over its own refusal
+        if not isinstance(cause, OSError):
+            raise
+        raise WriteError(f"{path} cannot be written: {reason_of(cause)}. {NEXT}") from error
 
 
 def reason_of(error: OSError) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from kdflow.errors import without_passwords
+from kdflow.escape import one_line
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -52,7 +53,7 @@ def _finite(data: Any) -> Any:
 
 def columns(rows: Sequence[Sequence[str]], head: Sequence[str] = (), indent: str = "") -> str:
     """Rows as aligned columns; the last column runs free."""
-    every = [list(head), *map(list, rows)] if head else [list(row) for row in rows]
+    every = [[one_line(cell) for cell in row] for row in ([head, *rows] if head else rows)]
     if not every:
         return ""
     widths = [max(len(row[i]) for row in every) for i in range(len(every[0]) - 1)]

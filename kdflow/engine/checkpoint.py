@@ -141,7 +141,7 @@ def _write(target: Path, state: Mapping[str, Any]) -> Path:
             torch.save(dict(state), file)
             file.flush()
             os.fsync(file.fileno())
-    except OSError:
+    except (OSError, RuntimeError):
         temporary.unlink(missing_ok=True)  # a full disk is not kept full by half a file
         raise
     return temporary

@@ -109,6 +109,7 @@ def require_store(folder: Path | None = None, uri: str | None = None) -> None:
         try:
             with closing(sqlite3.connect(file, timeout=60)) as connection:
                 connection.execute("BEGIN IMMEDIATE")
+                connection.execute("CREATE TABLE kdflow_probe (never INTEGER)")
                 connection.rollback()
         except sqlite3.Error as error:
             raise KdflowError(f"the tracking store {place} cannot be written: {error}") from error

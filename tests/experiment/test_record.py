@@ -35,9 +35,10 @@ def records(tmp_path: Path, unfinished: bool = False) -> list[Any]:
 def test_a_run_killed_before_its_record_was_finished_goes_on_to_exactly_one_record(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
-    with monkeypatch.context() as patch, pytest.raises(KilledError):
+    with monkeypatch.context() as patch:
         patch.setattr(MlflowTracker, moment, killed)
-        tiny("baseline")
+        with pytest.raises(KilledError):
+            tiny("baseline")
     assert records(tmp_path) == []
     result = tiny("baseline", resume=True)
     assert result.status == "finished"
@@ -88,7 +89,10 @@ def test_a_finished_folder_without_its_student_is_made_whole(tiny: Tiny, tmp_pat
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [('{"method": "basel', "cannot be read"), ('{"method": "baseline"}', "lacks bench"), ("[1]", "no result"), ("\x00", "cannot be read")],
+    [
+        ('{"method": "basel', "cannot be read"), ('{"method": "baseline"}', "lacks bench"), ("[1]", "no result"),
+        ("\x00", "cannot be read"),
+    ],
 )
 def test_a_result_that_cannot_be_read_counts_as_absent(tiny: Tiny, tmp_path: Path, content: str, words: str) -> None:
     first = tiny("baseline")
@@ -119,9 +123,10 @@ def test_a_second_process_is_told_who_works_in_the_folder(tiny: Tiny) -> None:
 
 def test_a_fresh_start_is_not_taken_for_the_finished_run_before_it(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     first = tiny("baseline")
-    with monkeypatch.context() as patch, pytest.raises(KilledError):
+    with monkeypatch.context() as patch:
         patch.setattr("kdflow.experiment.run.fit", killed)
-        tiny("baseline")
+        with pytest.raises(KilledError):
+            tiny("baseline")
     assert not (Path(first.folder) / "result.json").exists()
 
 
