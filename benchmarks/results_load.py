@@ -54,7 +54,8 @@ def fill(folder: Path, runs: int) -> str:
 
 def _write(folder: Path) -> str:
     facts = RunFacts(
-        method="baseline", bench="load", run_hash="run-0", definition="baseline", bench_hash="load", dataset="shapes", fidelity="code",
+        method="baseline", bench="load", run_hash="run-0", definition="baseline", bench_hash="load", dataset="shapes",
+        fidelity="code",
         families={"student": "two-stage", "teacher": "two-stage"}, detectors={"student": "faster-rcnn", "teacher": "faster-rcnn"},
         terms={"kd/neck": ("cnn/neck",)}, knowledge=("feature",), title="A title", student="resnet18",
     )
@@ -78,7 +79,8 @@ def _rows(number: int, experiment: str, tags: dict[str, str]) -> dict[str, list[
         "tags": [{"key": key, "value": value, "run_uuid": run} for key, value in own.items()],
         "params": [{"key": f"method.nodes.n{n}.option", "value": f"value {n}", "run_uuid": run} for n in range(PARAMETERS)],
         "latest_metrics": [
-            {"key": key, "value": value, "timestamp": 1, "step": 80, "is_nan": False, "run_uuid": run} for key, value in metrics.items()
+            {"key": key, "value": value, "timestamp": 1, "step": 80, "is_nan": False, "run_uuid": run}
+            for key, value in metrics.items()
         ],
     }  # fmt: skip
 

@@ -86,7 +86,7 @@ def test_reasons_are_words(code: int, words: str, tmp_path: Path, monkeypatch: p
 
 def test_a_folder_that_cannot_be_made_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(WriteError, match="a file of that name is where a folder is needed|a part of this path is a file"):
+    with pytest.raises(WriteError, match=r"a file of that name is where a folder is needed|a part of this path is a file"):
         write_text(tmp_path / "file" / "a", "x")
 
 
@@ -109,7 +109,7 @@ def full(*_: Any, **__: Any) -> None:
 
 @pytest.mark.parametrize(
     "place",
-    ["kdflow.engine.checkpoint.torch.save", "kdflow.experiment.run.write_json", "kdflow.experiment.run.export_student"],
+    ["kdflow.engine.checkpoint.torch.save", "kdflow.experiment.record.write_json", "kdflow.experiment.run.export_student"],
 )
 def test_a_run_on_a_full_disk_ends_in_words_and_goes_on_when_there_is_room(
     place: str, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -40,6 +40,7 @@ def ablate(
     from kdflow.experiment.nesting import nested
     from kdflow.experiment.session import Preview, open_session
     from kdflow.experiment.sweep import run_jobs
+    from kdflow.tracking.store import require_store
 
     if metric not in METRICS:
         raise UsageError(f"--metric {metric}: no such metric.{choices(metric, METRICS)}")
@@ -48,6 +49,7 @@ def ablate(
         _, jobs = plan_ablation(spec, bench, range(seeds), changes, steps=steps, session=Preview(device))
         show_jobs(distinct(jobs), place, json)
         return
+    require_store(place)
     with open_session(device) as session:
         parts, jobs = plan_ablation(spec, bench, range(seeds), changes, steps=steps, session=session)
         runs = distinct(jobs)

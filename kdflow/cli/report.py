@@ -29,7 +29,7 @@ def report(
     The taxonomy tree with gains at each node, gains per bench with their spread, step cost against gain, shares of the loss over
     time, and each run's spec and graph. The page is a single file, needs no network, and prints.
     """
-    from kdflow.results.call import report as write
+    from kdflow.api import report as write
 
     file = write(output, where, against=against, metric=metric, ablations=ablations, store=runs)
     say(str(file))

@@ -65,7 +65,7 @@ def results(
     Results are grouped, averaged over seeds, with gains over the plain student of the same bench.
     Measured and published numbers are never averaged with each other, and every line says which it is.
     """
-    from kdflow.results.call import results as ask
+    from kdflow.api import results as ask
     from kdflow.results.table import render
 
     answer = ask(

@@ -51,11 +51,13 @@ def sweep(
     from kdflow.experiment.nesting import nested
     from kdflow.experiment.session import Preview, open_session
     from kdflow.experiment.sweep import run_jobs
+    from kdflow.tracking.store import require_store
 
     plan, place = planner(specs, bench, seeds, values_of(sets), steps), runs_folder(output)
     if dry_run:
         show_jobs(plan(Preview(device)), place, json)
         return
+    require_store(place)
     with open_session(device) as session:
         jobs = plan(session)
         done = run_jobs(jobs, session, place, resume=resume, together=together, hooks=listeners(), notify=note)
