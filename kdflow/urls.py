@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import ssl
 import threading
 import urllib.error
 import urllib.request
@@ -98,9 +99,12 @@ def _connect(host: str, port: int) -> None:
 
 
 def _ask(url: str) -> None:
-    """Any answer of an HTTP server will do, a refusal too."""
+    """Any answer of an HTTP server will do, a refusal or a certificate of its own too."""
     request = urllib.request.Request(f"{url.rstrip('/')}/health", headers={"User-Agent": "kdflow"})
     try:
         urllib.request.urlopen(request, timeout=PATIENCE).close()
     except urllib.error.HTTPError as refusal:
         refusal.close()
+    except urllib.error.URLError as error:
+        if not isinstance(error.reason, ssl.SSLError):
+            raise

@@ -22,8 +22,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from kdflow.errors import KdflowError, UsageError
-from kdflow.files import in_words
-from kdflow.urls import require_answer, sqlite_file
+from kdflow.urls import require_answer
 
 BEAT, GRACE = 10.0, 60.0
 """Seconds between two signs of life, and after the last one until a trial is given to another worker."""
@@ -42,9 +41,6 @@ def open_storage(url: str) -> RDBStorage:
     if not url.partition("://")[2]:
         raise UsageError(f'--storage {url}: write a database URL such as sqlite:///search.db or postgresql+psycopg://host/name')
     require_answer(url, "the search storage")
-    if (file := sqlite_file(url)) is not None:
-        with in_words(file):
-            file.parent.mkdir(parents=True, exist_ok=True)
     options = {"connect_args": {"timeout": 120}} if url.startswith("sqlite") else {"pool_pre_ping": True}
     pauses = iter(PAUSES)
     while True:

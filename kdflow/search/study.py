@@ -17,6 +17,7 @@ from kdflow.experiment.hashes import digest
 from kdflow.experiment.run import provide_teachers, with_length
 from kdflow.experiment.session import Session, open_session
 from kdflow.experiment.setup import Setting, prepare, read_method
+from kdflow.files import in_words
 from kdflow.folders import checked_name, runs_folder, slug
 from kdflow.search import definition as about
 from kdflow.search.definition import Definition
@@ -108,6 +109,8 @@ def search(spec: str | Path | MethodSpec, request: Request, notify: Notify = pri
     name = request.study or _default_name(method, request.bench)
     output = runs_folder(request.output)
     require_store(output)
+    with in_words(output):
+        output.mkdir(parents=True, exist_ok=True)
     storage = open_storage(request.storage or sqlite_url(output / "search.db"))
     known = about.find_study(storage, name)
     if known is None:
