@@ -263,6 +263,7 @@ class Detector:
             them.
         class_rows: Name of a predictor (a layer with ``weight`` and ``bias``) -> order of its rows.
         licence: Licence of the weights, where it is the model's and not its package's.
+        code: Modules beside the family's own whose code makes the model.
         inference: See :meth:`predict`.
         writer: See :meth:`source`.
         loader: See :meth:`load`.
@@ -283,6 +284,7 @@ class Detector:
     writer: Callable[[Detector], Source] = _refuse
     loader: Callable[[Detector, str], None] = _refuse
     licence: str = ""
+    code: tuple[str, ...] = ()
 
     @property
     def detects(self) -> bool:

@@ -6,6 +6,7 @@ import json
 
 from kdflow.cli.console import note, say
 from kdflow.cli.options import OutputFile, PluginOption
+from kdflow.files import write_text
 
 
 def schema(output: OutputFile = None, plugin: PluginOption = None) -> None:
@@ -23,5 +24,5 @@ def schema(output: OutputFile = None, plugin: PluginOption = None) -> None:
     if output is None:
         say(text.rstrip("\n"))
     else:
-        output.write_text(text, encoding="utf-8")
+        write_text(output, text)
         note(f"{output} written")

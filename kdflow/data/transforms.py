@@ -39,9 +39,9 @@ class Geometry:
         """(height, width) after resizing an image of ``height`` x ``width``; see :meth:`Pictures.target`."""
         return self.pictures(1).target(height, width)
 
-    def pictures(self, divisor: int) -> Pictures:
-        """The same treatment for pictures without targets, as an exported student has it."""
-        return Pictures(self.size, self.max_size, self.fixed, divisor)
+    def pictures(self, divisor: int, upright: bool = False) -> Pictures:
+        """The same treatment for pictures without targets, as an exported student has it; ``upright`` where EXIF is applied."""
+        return Pictures(self.size, self.max_size, self.fixed, divisor, upright)
 
 
 @dataclass(frozen=True, eq=False)

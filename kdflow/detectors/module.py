@@ -88,6 +88,7 @@ def make(classes: tuple[str, ...], options: ModuleOptions) -> Detector:
         inference=predict,
         writer=partial(no_source, build=options.build),
         loader=no_names,
+        code=(find_function(options.build).__module__,),
     )
 
 

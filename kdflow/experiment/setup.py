@@ -14,6 +14,7 @@ from kdflow.data.formats import describe
 from kdflow.detectors.weights import load_weights
 from kdflow.errors import Fault, KdflowError, SpecError, UsageError, choices
 from kdflow.experiment.shelf import Row, Shelf
+from kdflow.folders import name_problem
 from kdflow.graph.classes import ClassOrder
 from kdflow.graph.compile import compile_method
 from kdflow.graph.plan import Plan
@@ -132,7 +133,7 @@ def prepare(
     """
     overrides = dict(overrides or {})
     document = read(_bench_file(spec, bench))
-    setting = bench_of(document, overrides)
+    setting = _named(bench_of(document, overrides), document)
     import_plugins(setting.plugins, document)
     classes = classes_of(setting, document)
     method = spec.resolve(context_of(setting), {k: v for k, v in overrides.items() if not is_bench_path(k)})
@@ -156,6 +157,13 @@ def _bench_file(spec: MethodSpec, bench: str | Path | None) -> Path:
         raise SpecError([spec.document.fault(("bench",), str(error))]) from None
 
 
+def _named(bench: Bench, document: Document) -> Bench:
+    """The bench, whose name becomes a folder; raises SpecError where it cannot be one."""
+    if problem := name_problem(bench.bench):
+        raise SpecError([document.fault(("bench",), problem)])
+    return bench
+
+
 def check_bench(
     path: str | Path, overrides: Mapping[str, Any] | None = None, shelf: Shelf | None = None
 ) -> tuple[Bench, Mapping[str, Detector]]:
@@ -165,7 +173,7 @@ def check_bench(
         SpecError: All faults of the file.
     """
     document = read(path)
-    bench = bench_of(document, overrides)
+    bench = _named(bench_of(document, overrides), document)
     import_plugins(bench.plugins, document)
     classes = classes_of(bench, document)
     row = shelf.row(bench, classes, 0) if shelf else Row()

@@ -8,7 +8,7 @@ from typing import Any
 
 import networkx as nx
 
-from kdflow.graph.lower import python_name
+from kdflow.escape import mermaid, one_line
 from kdflow.graph.node import Graph, Node, Role, what
 from kdflow.graph.passes.infer import show
 from kdflow.graph.plan import Plan
@@ -107,7 +107,7 @@ def _share(shares: Mapping[str, float] | None, stage: str) -> str:
 
 def _line(node: Node) -> str:
     options = ", ".join(f"{k}={v}" for k, v in node.options.items() if v is not None)
-    return f"{node.name:<28} {what(node)}({', '.join(node.operands())})" + (f"  [{options}]" if options else "")
+    return one_line(f"{node.name:<28} {what(node)}({', '.join(node.operands())})" + (f"  [{options}]" if options else ""))
 
 
 def method_view(graph: Graph) -> nx.DiGraph:
@@ -136,11 +136,12 @@ def _box(node: Node) -> str:
 
 
 def _label(node: Node) -> str:
+    name = one_line(node.name)
     if node.role is Role.TERM and node.term is not None:
-        return f"{node.name}\n{', '.join(node.taxonomy)}\nweight {node.term.weight:g}"
+        return f"{name}\n{one_line(', '.join(node.taxonomy))}\nweight {node.term.weight:g}"
     if node.role in (Role.OP, Role.SLICE):
-        return f"{node.name}\n{what(node)}"
-    return str(node.inputs["stage"]) if node.role is Role.PICK else node.name
+        return f"{name}\n{one_line(what(node))}"
+    return one_line(str(node.inputs["stage"])) if node.role is Role.PICK else name
 
 
 def _group(node: Node) -> str:
@@ -155,10 +156,11 @@ def as_mermaid(plan: Plan) -> str:
     """The method as a Mermaid flow chart."""
     view = method_view(plan.graph)
     lines = ["flowchart LR"]
+    keys = {name: f"n{number}" for number, name in enumerate(view.nodes)}
     for name, data in view.nodes(data=True):
-        label = str(data["label"]).replace("\n", "<br/>").replace('"', "'")
-        lines.append(f'  {python_name(name)}["{label}"]:::{data["group"]}')
-    lines += [f"  {python_name(a)} --> {python_name(b)}" for a, b in view.edges]
+        label = "<br/>".join(map(mermaid, str(data["label"]).split("\n")))
+        lines.append(f'  {keys[name]}["{label}"]:::{data["group"]}')
+    lines += [f"  {keys[a]} --> {keys[b]}" for a, b in view.edges]
     lines += [f"  classDef {group} fill:{colour},stroke:#6b7280" for group, colour in _COLOURS.items()]
     return "\n".join(lines) + "\n"
 
