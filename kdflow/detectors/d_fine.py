@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from kdflow.detectors import rt_stages as rt
 from kdflow.detectors.bridge import PortSpec, family
-from kdflow.detectors.hf_build import backbone_config, build_hybrid, channels_of, parameters_of
-from kdflow.detectors.hf_parts import (
+from kdflow.detectors.carried_build import backbone_config, build_hybrid, channels_of, parameters_of
+from kdflow.detectors.carried_parts import (
     TARGET_INPUTS,
     Criterion,
     HfDetector,
@@ -172,7 +172,7 @@ class FirstMatch(nn.Module):
         return self.match([first[0]], [first[1]], **targets)
 
     def infer(self, first: list[Tensor], **targets: Any) -> dict[str, Any]:
-        """See :class:`kdflow.detectors.hf_parts.Match`."""
+        """See :class:`kdflow.detectors.carried_parts.Match`."""
         return self.match.infer([first[0]], [first[1]], **targets)
 
 

@@ -14,8 +14,8 @@ from kdflow.detectors import detr_stages as parts
 from kdflow.detectors.bridge import family
 from kdflow.detectors.deformable_detr import TERMS, loss_weights, make_criterion
 from kdflow.detectors.detr import MEMORY, assemble, decoder_ports, feature_ports, feature_stages
-from kdflow.detectors.hf_build import backbone_config, build_model, load_backbone
-from kdflow.detectors.hf_parts import Criterion, Postprocess, draws, inner
+from kdflow.detectors.carried_build import backbone_config, build_model, load_backbone
+from kdflow.detectors.carried_parts import Criterion, Postprocess, draws, inner
 from kdflow.detectors.options import typed_options
 from kdflow.kinds import TENSOR
 from kdflow.ports import DETECTORS, Detector, Stage

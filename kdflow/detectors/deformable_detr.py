@@ -18,8 +18,8 @@ from torch import nn
 
 from kdflow.detectors import deformable_stages as parts
 from kdflow.detectors.bridge import PortSpec, family
-from kdflow.detectors.hf_build import backbone_config, build_model, load_backbone, parameters_of
-from kdflow.detectors.hf_parts import (
+from kdflow.detectors.carried_build import backbone_config, build_model, load_backbone, parameters_of
+from kdflow.detectors.carried_parts import (
     TARGET_INPUTS,
     Criterion,
     HfDetector,

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from kdflow.detectors.hf_parts import (
+from kdflow.detectors.carried_parts import (
     Criterion,
     Grid,
     Match,
@@ -260,11 +260,11 @@ class ProposalMatch(nn.Module):
         self.match = match
 
     def forward(self, target_labels: list[Tensor], **values: Any) -> dict[str, Any]:
-        """``indices`` of the one layer; the arguments are those of :class:`kdflow.detectors.hf_parts.Match`."""
+        """``indices`` of the one layer; the arguments are those of :class:`kdflow.detectors.carried_parts.Match`."""
         return self.match(target_labels=[torch.zeros_like(x) for x in target_labels], **values)
 
     def infer(self, **values: Any) -> dict[str, Any]:
-        """See :class:`kdflow.detectors.hf_parts.Match`."""
+        """See :class:`kdflow.detectors.carried_parts.Match`."""
         return self.match.infer(**values)
 
 
@@ -277,7 +277,7 @@ class ProposalLoss(nn.Module):
         self.names = tuple(f"{name}_enc" for name in criterion.base)
 
     def forward(self, target_labels: list[Tensor], **values: Any) -> dict[str, Any]:
-        """Scalars; the arguments are those of :class:`kdflow.detectors.hf_parts.Criterion`."""
+        """Scalars; the arguments are those of :class:`kdflow.detectors.carried_parts.Criterion`."""
         terms = self.inside(target_labels=[torch.zeros_like(x) for x in target_labels], **values)
         return {name: terms[base] for name, base in zip(self.names, self.inside.base)}
 

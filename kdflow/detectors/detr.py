@@ -19,8 +19,8 @@ from kdflow.detectors.bridge import family
 from kdflow.detectors.deformable_detr import TERMS, loss_weights
 from kdflow.detectors.deformable_detr import make_criterion as make_sigmoid_criterion
 from kdflow.detectors.deformable_stages import Backbone
-from kdflow.detectors.hf_build import backbone_config, build_model, load_backbone
-from kdflow.detectors.hf_parts import (
+from kdflow.detectors.carried_build import backbone_config, build_model, load_backbone
+from kdflow.detectors.carried_parts import (
     Criterion,
     HfDetector,
     Postprocess,

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from kdflow.detectors.hf_parts import attention_weights, unflatten, unsigmoid
+from kdflow.detectors.carried_parts import attention_weights, unflatten, unsigmoid
 from kdflow.errors import UsageError
 
 

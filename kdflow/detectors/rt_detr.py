@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 from kdflow.detectors import rt_stages as rt
 from kdflow.detectors.bridge import PortSpec, family
-from kdflow.detectors.hf_build import backbone_config, build_hybrid, channels_of
-from kdflow.detectors.hf_parts import (
+from kdflow.detectors.carried_build import backbone_config, build_hybrid, channels_of
+from kdflow.detectors.carried_parts import (
     TARGET_INPUTS,
     Criterion,
     HfDetector,

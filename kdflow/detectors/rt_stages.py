@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kdflow.detectors.hf_parts import (
+from kdflow.detectors.carried_parts import (
     Criterion,
     Grid,
     ImageSizes,
@@ -302,7 +302,7 @@ class ProposalLoss(nn.Module):
         self.names = tuple(f"{name}_aux_{layers - 1}" for name in criterion.base)
 
     def forward(self, **values: Any) -> dict[str, Any]:
-        """Scalars; the arguments are those of :class:`kdflow.detectors.hf_parts.Criterion`."""
+        """Scalars; the arguments are those of :class:`kdflow.detectors.carried_parts.Criterion`."""
         terms = self.inside(**values)
         return {name: terms[base] for name, base in zip(self.names, self.inside.base)}
 

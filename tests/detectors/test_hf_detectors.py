@@ -145,7 +145,7 @@ def test_it_is_a_detector_whose_ports_are_as_declared(name: str, built: dict[str
     for port, spec in detector.ports.items():
         value = values[port]
         assert spec.stage in detector.stages
-        assert spec.key in detector.stages[spec.stage].outputs
+        assert spec.key in detector.stages[spec.stage].gives
         if port in STANDARD_PORTS:
             assert (spec.kind, spec.node) == (STANDARD_PORTS[port].kind, STANDARD_PORTS[port].node[1])
         if spec.channels:
@@ -165,7 +165,7 @@ def test_stages_read_ports_of_earlier_stages(name: str, built: dict[str, Any]) -
     detector = built[name]
     order = list(detector.stages)
     for stage, described in detector.stages.items():
-        for port in described.inputs.values():
+        for port in described.reads.values():
             if port not in BATCH_PORTS:
                 assert order.index(detector.ports[port].stage) < order.index(stage), (stage, port)
 
