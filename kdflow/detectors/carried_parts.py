@@ -461,3 +461,28 @@ def criterion_call(criterion: Criterion) -> Call:
 def detection_stage(postprocess: Postprocess) -> Stage:
     """Post-processing of the last layer."""
     return Stage(postprocess, {**PREDICTIONS, "image_sizes": "image_sizes"}, ("detections",))
+
+
+TERMS = ("loss_ce", "loss_bbox", "loss_giou")
+
+
+def loss_weights(config: Any, published: bool) -> Mapping[str, float]:
+    """Factor per loss term."""
+    return {
+        "loss_ce": 2 if published else 1,
+        "loss_bbox": config.bbox_loss_coefficient,
+        "loss_giou": config.giou_loss_coefficient,
+    }
+
+
+class Backbone(nn.Module):
+    """The library's backbone (its own, or a timm one); ``maps`` are its stages, finest first."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixels: Tensor) -> dict[str, Any]:
+        """``maps``: one (B, C, H, W) per stage."""
+        found = self.model(pixels)
+        return {"maps": list(getattr(found, "feature_maps", found))}

@@ -12,7 +12,8 @@ from typing import Any, Literal
 
 from kdflow.detectors import detr_stages as parts
 from kdflow.detectors.bridge import family
-from kdflow.detectors.deformable_detr import TERMS, loss_weights, make_criterion
+from kdflow.detectors.carried_parts import TERMS, loss_weights
+from kdflow.detectors.deformable_detr import make_criterion
 from kdflow.detectors.detr import MEMORY, assemble, decoder_ports, feature_ports, feature_stages
 from kdflow.detectors.carried_build import backbone_config, build_model, load_backbone
 from kdflow.detectors.carried_parts import Criterion, Postprocess, draws, inner

@@ -16,9 +16,9 @@ from typing import Any, Literal
 
 from kdflow.detectors import detr_stages as parts
 from kdflow.detectors.bridge import family
-from kdflow.detectors.deformable_detr import TERMS, loss_weights
+from kdflow.detectors.carried_parts import TERMS, loss_weights
 from kdflow.detectors.deformable_detr import make_criterion as make_sigmoid_criterion
-from kdflow.detectors.deformable_stages import Backbone
+from kdflow.detectors.carried_parts import Backbone
 from kdflow.detectors.carried_build import backbone_config, build_model, load_backbone
 from kdflow.detectors.carried_parts import (
     Criterion,
