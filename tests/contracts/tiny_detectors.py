@@ -14,7 +14,7 @@ TINY: dict[str, Callable[[int], Any]] = {
     "faster-rcnn": lambda seed: test_faster_rcnn.tiny(seed),
     **{name: lambda seed, name=name: test_dense.tiny(name, seed) for name in test_dense.TINY},
     **{name: lambda seed, name=name: test_gfl.tiny(name, seed) for name in test_gfl.NAMES},
-    **{name: lambda seed, name=name: hf_tiny.build(name, seed) for name in hf_tiny.CASES},
+    **{name: lambda seed, name=name: hf_tiny.build(name, seed) for name in hf_tiny.NAMES},
 }
 SQUARE = ((96, 96), (96, 96))
 RAGGED = ((64, 96), (96, 64))

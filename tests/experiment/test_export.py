@@ -18,7 +18,6 @@ from kdflow.engine.evaluate import to_disk
 from kdflow.experiment.export import export_student
 from kdflow.ports import DETECTORS, Batch, Detector
 from tests.contracts.tiny_detectors import TINY, detector_of
-from tests.detectors import hf_tiny
 
 SCRIPT = """
 import importlib, sys, torch
@@ -45,7 +44,7 @@ def as_evaluated(detector: Detector, file: Path, geometry: Geometry) -> dict[str
 
 def geometry_of(name: str) -> Geometry:
     """Families without a padding mask, and SSD, are evaluated on squares."""
-    fixed = name == "ssd" or name in set(hf_tiny.CASES) - set(hf_tiny.MASKED)
+    fixed = name == "ssd" or not DETECTORS.get(name).ragged
     return Geometry(size=96, max_size=96, fixed=True) if fixed else GEOMETRY
 
 
@@ -95,7 +94,7 @@ HOSTILE = ("'''\nimport os\nos.abort()\n'''", '"""; raise SystemExit(3) #', "it'
 
 @pytest.mark.parametrize("name", sorted(TINY))
 def test_class_names_are_data_and_never_code(name: str, tmp_path: Path) -> None:
-    small: dict[str, Any] = hf_tiny.SHARED | hf_tiny.CASES[name] if name in hf_tiny.CASES else {"backbone": "resnet18"}
+    small: dict[str, Any] = dict(DETECTORS.get(name).tiny) or {"backbone": "resnet18"}
     detector = DETECTORS.get(name).build(HOSTILE, **small)
     export_student(detector, tmp_path, GEOMETRY.pictures(32))
     space: dict[str, Any] = {"__name__": "student", "__file__": str(tmp_path / "student.py")}
