@@ -7,8 +7,9 @@ from typing import Literal
 from kdflow.detectors.deformable_detr import PUBLISHED_CLASS_WEIGHT, make_criterion
 from kdflow.detectors.detr import DetrOptions, built, stages_of
 from kdflow.detectors.hf_build import transformers_detector, transformers_family
+from kdflow.detectors.hf_loss import masked_loss
 from kdflow.detectors.hf_options import MaskedOptions
-from kdflow.detectors.hf_parts import Postprocess, masked_loss
+from kdflow.detectors.hf_parts import Postprocess
 from kdflow.detectors.hf_stages import masked_calls
 from kdflow.options import again, option
 from kdflow.ports import DETECTORS, Detector

@@ -9,8 +9,8 @@ from torch import nn
 
 from kdflow.detectors import d_fine_stages as parts
 from kdflow.detectors.hf_build import transformers_detector, transformers_family
+from kdflow.detectors.hf_loss import SetLoss
 from kdflow.detectors.hf_options import HybridOptions
-from kdflow.detectors.hf_parts import SetLoss
 from kdflow.detectors.hf_stages import PREDICTIONS, TARGETS
 from kdflow.detectors.rt_detr import (
     TERMS,
@@ -19,6 +19,7 @@ from kdflow.detectors.rt_detr import (
     denoising_losses,
     encoder_losses,
     feature_stages,
+    focal_of,
     postprocess_of,
     query_stages,
 )
@@ -99,7 +100,7 @@ def make(classes: tuple[str, ...], options: DFineOptions) -> Detector:
     model, names = built(DFineForObjectDetection, options, classes)
     core, config = model.model, model.config
     decoder = parts.Decoder(core.decoder, options.attention == "eager")
-    loss = SetLoss(partial(make_criterion, config), TERMS, clamp=True)
+    loss = SetLoss(partial(make_criterion, config), TERMS, clamp=True, focal=focal_of(config))
     noise = parts.DenoisingLoss(loss, config.decoder_layers, parts.EDGE_TERMS)
     return transformers_detector(
         options,

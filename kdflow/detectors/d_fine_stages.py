@@ -16,7 +16,8 @@ from typing import Any
 from torch import Tensor
 
 from kdflow.detectors import rt_stages as rt
-from kdflow.detectors.hf_parts import Match, Pairs, SetLoss, Terms, to_labels
+from kdflow.detectors.hf_loss import Match, Pairs, SetLoss, Terms
+from kdflow.detectors.hf_parts import to_labels
 from kdflow.ports import ImageSizes
 
 EDGE_TERMS = ("loss_fgl", "loss_ddf")
@@ -122,7 +123,7 @@ class FirstMatch(Match):
         return super().forward([first[0]], [first[1]], **targets)
 
     def infer(self, first: list[Tensor], **targets: Any) -> dict[str, Any]:  # type: ignore[override]
-        """See :class:`kdflow.detectors.hf_parts.Match`."""
+        """See :class:`kdflow.detectors.hf_loss.Match`."""
         return super().infer([first[0]], **targets)
 
 

@@ -12,8 +12,9 @@ from kdflow.detectors import detr_stages as parts
 from kdflow.detectors.deformable_detr import make_criterion
 from kdflow.detectors.detr import MEMORY, STACK
 from kdflow.detectors.hf_build import backbone_config, build_model, transformers_detector, transformers_family
+from kdflow.detectors.hf_loss import masked_loss
 from kdflow.detectors.hf_options import MaskedOptions
-from kdflow.detectors.hf_parts import Postprocess, Projection, draws, masked_loss
+from kdflow.detectors.hf_parts import Postprocess, Projection, draws
 from kdflow.detectors.hf_stages import head_nodes, masked_calls, masked_stages, prediction_ports, state_ports
 from kdflow.kinds import TENSOR
 from kdflow.options import again, option

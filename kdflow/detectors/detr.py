@@ -14,8 +14,9 @@ from typing import Any, Literal
 
 from kdflow.detectors import detr_stages as parts
 from kdflow.detectors.hf_build import backbone_config, build_model, transformers_detector, transformers_family
+from kdflow.detectors.hf_loss import masked_loss
 from kdflow.detectors.hf_options import MaskedOptions
-from kdflow.detectors.hf_parts import Postprocess, Projection, draws, masked_loss
+from kdflow.detectors.hf_parts import Postprocess, Projection, draws
 from kdflow.detectors.hf_stages import masked_calls, masked_stages, prediction_ports, state_ports
 from kdflow.kinds import TENSOR
 from kdflow.options import again, option
@@ -94,7 +95,7 @@ def make(classes: tuple[str, ...], options: DetrOptions) -> Detector:
     from transformers import DetrForObjectDetection
 
     model, names = built(DetrForObjectDetection, options, classes)
-    loss = masked_loss(model.config, options.auxiliary_loss, make_criterion)
+    loss = masked_loss(model.config, options.auxiliary_loss, make_criterion, focal=None)
     stages = stages_of(model, options, "", "softmax")
     return transformers_detector(options, names, model, stages, loss, Postprocess("DetrImageProcessor"), masked_calls)
 

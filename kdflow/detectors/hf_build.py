@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from kdflow.detectors.backbones import TIMM, timm_indices
+from kdflow.detectors.hf_loss import SetLoss
 from kdflow.detectors.hf_options import TINY, TransformerOptions
-from kdflow.detectors.hf_parts import Postprocess, SetLoss
+from kdflow.detectors.hf_parts import Postprocess
 from kdflow.detectors.hf_stages import body_of, criterion_call, detection_stage, loss_stages
 from kdflow.detectors.normalize import IMAGENET_MEAN, IMAGENET_STD
 from kdflow.detectors.torchvision_parts import evaluating

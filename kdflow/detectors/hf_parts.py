@@ -1,7 +1,4 @@
-"""Modules that the transformer detectors share: normalising, features, targets, matching, losses, post-processing.
-
-Targets reach the library as normalised cxcywh boxes and 0-based labels; its own matcher and criterion do the rest. The criterion
-receives the pairs that the matching stage found, so that a method may hand it other pairs, targets or predictions.
+"""Modules that the transformer detectors share: normalising, features, targets, post-processing.
 
 A query set (kind ``queries``) is a dict with some of these entries; which of them a family reads is said in its file:
 ``content`` (B, N, D); ``position`` (B, N, D); ``references`` (B, N, 2 or 4), points or cxcywh boxes in 0..1; ``anchors``, the
@@ -10,10 +7,7 @@ same before the sigmoid, read instead of ``references`` where present (own queri
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Callable, Iterable, Sequence
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -22,10 +16,8 @@ from torch import Tensor, nn
 
 from kdflow.detectors.normalize import Normalize
 from kdflow.errors import UsageError
-from kdflow.kinds import SCALAR
-from kdflow.ports import ImageSizes, Port
+from kdflow.ports import ImageSizes
 
-Pairs = list[list[tuple[Tensor, Tensor]]]
 Labels = list[dict[str, Tensor]]
 
 
@@ -163,159 +155,6 @@ class Targets(nn.Module):
         return {"boxes": list(boxes), "labels": list(labels)}
 
 
-@dataclass(frozen=True)
-class SetLoss:
-    """A family's set loss, as matching and criterion read it.
-
-    Attributes:
-        make: Makes the library's criterion with its matcher.
-        names: Loss terms of one layer, in the library's order.
-        weights: Factor per name; empty where the library's criterion applies them itself.
-        auxiliary: Suffix pattern of earlier layers' terms (``_aux_{}``); empty for a loss on the last layer alone.
-        clamp: Boxes are clamped to 0..1 first (D-FINE).
-        one_class: All classes are taken as one (the proposals of Deformable DETR).
-    """
-
-    make: Callable[[], Any]
-    names: tuple[str, ...]
-    weights: Mapping[str, float] = field(default_factory=dict)
-    auxiliary: str = ""
-    clamp: bool = False
-    one_class: bool = False
-
-    def clamped(self, boxes: list[Tensor]) -> list[Tensor]:
-        """Predicted boxes as the loss reads them."""
-        return [b.clamp(min=0, max=1) for b in boxes] if self.clamp else boxes
-
-    def targets(self, boxes: list[Tensor], labels: list[Tensor], image_sizes: ImageSizes) -> Labels:
-        """Targets as the library wants them, see :func:`to_labels`."""
-        labels = [torch.zeros_like(x) for x in labels] if self.one_class else labels
-        return to_labels(boxes, labels, image_sizes)
-
-
-class Match(nn.Module):
-    """The library's own assignment of queries to objects, per decoder layer."""
-
-    def __init__(self, loss: SetLoss) -> None:
-        super().__init__()
-        self.loss = loss
-
-    def forward(
-        self,
-        logits: list[Tensor],
-        boxes: list[Tensor],
-        target_boxes: list[Tensor],
-        target_labels: list[Tensor],
-        image_sizes: ImageSizes,
-    ) -> dict[str, Any]:
-        """``indices``: per layer and image (query, target) int64 on the device of the logits."""
-        labels = self.loss.targets(target_boxes, target_labels, image_sizes)
-        matcher, device = self.loss.make().matcher, logits[0].device
-        found = [matcher({"logits": x, "pred_boxes": b}, labels) for x, b in zip(logits, self.loss.clamped(boxes))]
-        return {"indices": [[(i.to(device), j.to(device)) for i, j in layer] for layer in found]}
-
-    def infer(self, logits: list[Tensor], target_labels: list[Tensor], **rest: Any) -> dict[str, Any]:
-        """As many pairs as targets, or as queries where these are fewer."""
-        del rest
-        counts = [min(len(t), logits[0].shape[1]) for t in target_labels]
-        pair = [(logits[0].new_empty(n, dtype=torch.long), logits[0].new_empty(n, dtype=torch.long)) for n in counts]
-        return {"indices": [list(pair) for _ in logits]}
-
-
-class Given(nn.Module):
-    """Stands in for a matcher: hands out pairs found before, in the order in which the criterion asks."""
-
-    def __init__(self, pairs: Sequence[list[tuple[Tensor, Tensor]]]) -> None:
-        super().__init__()
-        self.pairs = list(pairs)
-
-    def forward(self, outputs: Any, targets: Any) -> list[tuple[Tensor, Tensor]]:
-        """The next layer's pairs."""
-        del outputs, targets
-        return self.pairs.pop(0)
-
-
-class Terms(nn.Module):
-    """A stage that gives loss terms.
-
-    Attributes:
-        names: Their names, in the library's order.
-    """
-
-    def __init__(self, names: Iterable[str]) -> None:
-        super().__init__()
-        self.names = tuple(names)
-
-    def ports(self) -> dict[str, Port]:
-        """``losses.<name>`` for each term."""
-        doc = "weighted loss term of the library"
-        return {name: Port(f"losses.{name}", SCALAR, doc=doc) for name in self.names}
-
-    def infer(self, **values: Any) -> dict[str, Any]:
-        """Scalars."""
-        like: Tensor = values["logits" if "logits" in values else "boxes"][0]
-        return {name: like.new_zeros(()) for name in (*self.names, "total")}
-
-
-class Criterion(Terms):
-    """The library's own set loss of some layers, on given pairs.
-
-    Args:
-        loss: Which loss.
-        layers: Number of layers.
-        suffix: Behind the names of the terms.
-    """
-
-    def __init__(self, loss: SetLoss, layers: int = 1, suffix: str = "") -> None:
-        earlier = [loss.auxiliary.format(i) for i in range(layers - 1)] if loss.auxiliary else []
-        super().__init__(f"{name}{end}" for end in (suffix, *earlier) for name in loss.names)
-        self.loss, self.suffix = loss, suffix
-
-    def forward(
-        self,
-        logits: list[Tensor],
-        boxes: list[Tensor],
-        pairs: Pairs,
-        target_boxes: list[Tensor],
-        target_labels: list[Tensor],
-        image_sizes: ImageSizes,
-    ) -> dict[str, Any]:
-        """Weighted scalar per loss term, and ``total``, their sum."""
-        labels = self.loss.targets(target_boxes, target_labels, image_sizes)
-        criterion, boxes = self.loss.make().to(logits[0].device), self.loss.clamped(boxes)
-        outputs: dict[str, Any] = {"logits": logits[-1], "pred_boxes": boxes[-1]}
-        if self.loss.auxiliary:
-            earlier = zip(logits[:-1], boxes[:-1])
-            outputs["auxiliary_outputs"] = [{"logits": x, "pred_boxes": b} for x, b in earlier]
-        criterion.matcher = Given([pairs[-1], *pairs[:-1]])
-        return self.weighted(criterion(outputs, labels))
-
-    def weighted(self, losses: Mapping[str, Tensor]) -> dict[str, Any]:
-        """The terms times their weights, and the total of all of them in the library's order."""
-        known, weights = self.loss.names, self.loss.weights
-        terms = {
-            f"{name}{self.suffix}": value * weights[layerless(name)] if weights else value
-            for name, value in losses.items()
-            if layerless(name) in known
-        }
-        total = sum(terms.values())
-        return {**{name: terms.get(name, total * 0) for name in self.names}, "total": total}
-
-
-def masked_loss(config: Any, auxiliary: bool, make: Callable[[Any], Any], class_weight: float = 1) -> SetLoss:
-    """The set loss of a transformer that knows the padding.
-
-    Args:
-        config: The library's configuration.
-        auxiliary: Losses on every decoder layer, not on the last alone.
-        make: Makes the library's criterion of the configuration.
-        class_weight: Factor of the class term; the library's is 1.
-    """
-    boxes = {"loss_bbox": config.bbox_loss_coefficient, "loss_giou": config.giou_loss_coefficient}
-    weights = {"loss_ce": class_weight, **boxes}
-    return SetLoss(partial(make, config), tuple(weights), weights, "_{}" if auxiliary else "")
-
-
 def draws(config: Any) -> bool:
     """True where a transformer of this configuration drops out, so that its stages draw random numbers in training."""
     return any(getattr(config, name, 0) for name in ("dropout", "attention_dropout", "activation_dropout"))
@@ -337,11 +176,6 @@ def attention_weights(out: Any, sampled: bool, skip: int = 0) -> dict[str, Any]:
         "self_attention": [a[:, :, skip:, skip:] for a in out.attentions],
         "cross_attention": [a[:, :, skip:] for a in cross],
     }
-
-
-def layerless(name: str) -> str:
-    """``loss_bbox_aux_3`` -> ``loss_bbox``."""
-    return re.sub(r"(_aux|_dn|_enc)?(_\d+)?$", "", name)
 
 
 class Postprocess(nn.Module):

@@ -8,19 +8,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from kdflow.detectors.hf_loss import Criterion, Match, SetLoss
 from kdflow.detectors.hf_options import TransformerOptions
-from kdflow.detectors.hf_parts import (
-    Backbone,
-    Criterion,
-    Match,
-    Memory,
-    Postprocess,
-    Prepare,
-    Projection,
-    SetLoss,
-    Targets,
-    draws,
-)
+from kdflow.detectors.hf_parts import Backbone, Memory, Postprocess, Prepare, Projection, Targets, draws
 from kdflow.kinds import ANY, BOXES, LABELS, LAYERS, SCALAR, TOKENS
 from kdflow.ports import CLASS_DETECTIONS, CLASS_LABELS, CLASS_SCORES, Call, Classes, Port, Stage
 

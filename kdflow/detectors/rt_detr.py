@@ -14,8 +14,9 @@ from kdflow.detectors.hf_build import (
     transformers_detector,
     transformers_family,
 )
+from kdflow.detectors.hf_loss import SetLoss
 from kdflow.detectors.hf_options import HybridOptions
-from kdflow.detectors.hf_parts import Postprocess, Projection, SetLoss, draws
+from kdflow.detectors.hf_parts import Postprocess, Projection, draws
 from kdflow.detectors.hf_stages import (
     GROUND_TRUTH,
     TOKEN_PORT,
@@ -151,6 +152,11 @@ def calls(stages: Mapping[str, Stage]) -> dict[str, Call]:
     }
 
 
+def focal_of(config: Any) -> tuple[float, float] | None:
+    """Alpha and gamma of the matcher's class cost, if it is focal."""
+    return (config.matcher_alpha, config.matcher_gamma) if config.use_focal_loss else None
+
+
 def postprocess_of(config: Any) -> Postprocess:
     """The post-processing of this kind of model."""
     return Postprocess("RTDetrImageProcessor", use_focal_loss=config.use_focal_loss)
@@ -164,7 +170,7 @@ def make(classes: tuple[str, ...], options: RTDetrOptions) -> Detector:
     model, names = built(versions[options.version], options, classes)
     core, config = model.model, model.config
     decoder = rt.Decoder(core.decoder, options.attention == "eager")
-    loss = SetLoss(partial(make_criterion, config), TERMS, auxiliary="_aux_{}")
+    loss = SetLoss(partial(make_criterion, config), TERMS, auxiliary="_aux_{}", focal=focal_of(config))
     noise = rt.DenoisingLoss(loss, config.decoder_layers)
     return transformers_detector(
         options,

@@ -17,17 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kdflow.detectors.hf_parts import (
-    Grid,
-    Labels,
-    SetLoss,
-    Terms,
-    attention_weights,
-    flatten,
-    grid_of,
-    to_labels,
-    unsigmoid,
-)
+from kdflow.detectors.hf_loss import SetLoss, Terms
+from kdflow.detectors.hf_parts import Grid, Labels, attention_weights, flatten, grid_of, to_labels, unsigmoid
 from kdflow.errors import UsageError
 from kdflow.ports import ImageSizes
 

@@ -17,6 +17,7 @@ from torch._subclasses import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from kdflow import api
+from kdflow.detectors.hf_parts import to_labels
 from kdflow.errors import UsageError
 from kdflow.graph.compile import compile_method
 from kdflow.ports import BATCH_PORTS, DETECTORS, Detector
@@ -487,6 +488,41 @@ def test_options_are_checked_and_listed() -> None:
     with pytest.raises(UsageError, match='option "attention"'):
         build("rt-detr", attention="fast")
     assert {"queries", "denoising", "widths"} <= set(DETECTORS.get("rt-detr").options.model_fields)
+
+
+@each
+@pytest.mark.parametrize("counts", [(2, 0, 3), (0, 0), (14, 1)])
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_pairs_of_all_layers_are_those_of_the_librarys_own_matcher(
+    name: str, counts: tuple[int, ...], precision: torch.dtype, built: dict[str, Any]
+) -> None:
+    detector, batch = built[name], make_batch(counts)
+    detector.model.eval()
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision is torch.bfloat16):
+        values = run_stages(detector, batch)
+        labels = to_labels(batch.boxes, batch.labels, batch.image_sizes)
+        loss = detector.stages["match"].run.loss
+        predictions = zip(values["decoder.logits"], loss.clamped(values["decoder.boxes"]))
+        expected = [loss.make().matcher({"logits": x, "pred_boxes": b}, labels) for x, b in predictions]
+    assert values["decoder.logits"][0].dtype is precision
+    found = values["match.indices"]
+    assert [[len(query) for query, _ in layer] for layer in found] == [[min(n, 10) for n in counts]] * 3
+    for own, theirs in zip(found, expected, strict=True):
+        for pair, wanted in zip(own, theirs, strict=True):
+            assert all(torch.equal(a, b) for a, b in zip(pair, wanted, strict=True))
+
+
+@each
+def test_predictions_that_are_no_numbers_are_matched_last(name: str, built: dict[str, Any]) -> None:
+    detector, batch = built[name], make_batch((3, 1))
+    detector.model.eval()
+    with torch.no_grad():
+        values = run_stages(detector, batch)
+        broken = [x.clone() for x in values["decoder.logits"]]
+        for scores in broken:
+            scores[:, :6] = float("nan")
+        pairs = run_call(detector, "criterion", values, logits=broken)["pairs"]
+    assert all(bool((query >= 6).all()) for layer in pairs for query, _ in layer)
 
 
 @each
