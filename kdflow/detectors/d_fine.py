@@ -32,6 +32,7 @@ class DFineOptions(HybridOptions):
     """Options of D-FINE."""
 
     name = "d-fine"
+    decoder_layers: int = option(3, "Decoder layers, at least 2.", "decoder_layers", ge=2)
     fusion_depth: float = option(1.0, "Depth factor of the fusion blocks.", "depth_mult", gt=0)
     bins: int = option(32, "Bins of the edge distributions; an even number.", "max_num_bins", ge=4, multiple_of=2)
     quality_width: int = option(64, "Hidden width of the quality estimator.", "lqe_hidden_dim", gt=0)
@@ -87,7 +88,7 @@ def untrained(core: Any) -> list[tuple[nn.Module, list[PortEntry]]]:
     A method that compares the scores of that layer trains them.
     """
     decoder, skipped = core.decoder, core.config.decoder_layers - 2
-    if core.config.num_denoising > 0 or skipped < 0:
+    if core.config.num_denoising > 0:
         return []
     modules = [decoder.lqe_layers[skipped], *([decoder.class_embed[skipped]] if skipped else [])]
     return [(module, [("decoder.logits", skipped)]) for module in modules]

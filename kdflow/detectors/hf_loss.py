@@ -90,7 +90,7 @@ def matching_cost(loss: SetLoss, logits: Tensor, boxes: Tensor, targets: Labels)
 
 
 class Match(nn.Module):
-    """The library's assignment of queries to objects, per decoder layer; the device is waited for once for all layers."""
+    """The library's assignment of queries to objects, per decoder layer; all layers share one copy of costs and one of pairs."""
 
     def __init__(self, loss: SetLoss) -> None:
         super().__init__()
