@@ -16,7 +16,7 @@ def schema(output: OutputFile = None, plugin: PluginOption = None) -> None:
     In VS Code with its YAML extension, write "# yaml-language-server: $schema=kdflow.schema.json" into the first line of a spec.
     """
     from kdflow.cli.editor import editor_schema
-    from kdflow.experiment.setup import load_plugin
+    from kdflow.plugins import load_plugin
 
     for path in plugin or ():
         load_plugin(path)

@@ -19,7 +19,17 @@ from kdflow.errors import UsageError, choices
 from kdflow.kinds import ANY, DENSE, KINDS, PYRAMID, SCALAR, Kind
 from kdflow.options import Options, checked, option
 from kdflow.plugins import find_function
-from kdflow.ports import CLASS_SCORES, DETECTORS, Detections, Detector, DetectorFamily, ImageSizes, Port, Stage
+from kdflow.ports import (
+    CLASS_SCORES,
+    DETECTORS,
+    STANDARD,
+    Detections,
+    Detector,
+    DetectorFamily,
+    ImageSizes,
+    Port,
+    Stage,
+)
 from kdflow.source import Source
 from kdflow.standard_ports import standard_of
 from kdflow.taxonomy import load_tree
@@ -127,7 +137,7 @@ def declared(name: str, written: Mapping[str, Any], model: nn.Module, classes: i
     port = Port(
         name,
         kind,
-        **({"node": own.node} if own.node or standard is None else {}),
+        own.node if own.node or standard is None else STANDARD,
         strides=own.strides,
         length=own.length if own.length is not None else len(paths) if len(paths) > 1 and not own.strides else None,
         form=own.form,

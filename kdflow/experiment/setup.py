@@ -242,7 +242,7 @@ def build_detectors(
     for owner, spec in bench.all_teachers.items() if method.teacher == "required" else ():
         path = ("teacher",) if owner == "teacher" else ("teachers", owner)
         learns = any(phase.names(owner) for phase in method.phases)
-        detects = owner not in built or built[owner] is None or built[owner].detects
+        detects = (made := built.get(owner)) is None or made.detects
         if spec.weights is None and spec.recipe is None and not learns and detects:
             document.report(path, f"the {owner} has neither weights: nor a recipe: that trains it")
         if _missing_file(spec.weights):
