@@ -96,7 +96,7 @@ def _terms(graph: Graph, method: Method, document: Document) -> list[TermInfo]:
             continue  # checked like all others, and costs nothing
         own = read_schedule(entry.schedule, document, (*node.path, "schedule"))
         schedule = Schedule((*shared.parts, *own.parts)) if node.name.startswith("kd/") else own
-        terms.append(TermInfo(node.name, node.taxonomy, entry.weight, schedule, node.auxiliary))
+        terms.append(TermInfo(node.name, node.taxonomy, entry.signed_weight, schedule, node.auxiliary))
     return sorted(terms, key=lambda term: term.is_distillation)
 
 

@@ -134,7 +134,7 @@ def _box(node: Node) -> str:
 
 def _label(node: Node) -> str:
     if node.role is Role.TERM and node.term is not None:
-        return f"{node.name}\n{', '.join(node.taxonomy)}\nweight {node.term.weight:g}"
+        return f"{node.name}\n{', '.join(node.taxonomy)}\nweight {node.term.signed_weight:g}"
     if node.role in (Role.OP, Role.SLICE):
         return f"{node.name}\n{what(node)}"
     return str(node.inputs["stage"]) if node.role is Role.PICK else node.name

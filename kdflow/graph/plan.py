@@ -31,7 +31,7 @@ class TermInfo:
     Attributes:
         name: ``det/<loss>`` or ``kd/<term>``.
         nodes: Taxonomy nodes, the first one primary; empty for the detector's own losses.
-        weight: Weight before schedules.
+        weight: Weight before schedules, negative for a term with ``sign: minus``.
         schedule: Factor over time.
         auxiliary: It trains modules of the method alone, so no gradient of it has to reach the student.
     """

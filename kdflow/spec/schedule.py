@@ -19,10 +19,14 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from kdflow.errors import choices
+from kdflow.spec.bench import MAX_STEPS
 from kdflow.spec.faults import validate
 from kdflow.spec.load import Document, Steps
 
-Length = Annotated[float, Field(ge=0)]
+Length = Annotated[float, Field(ge=0, le=MAX_STEPS)]
+Some = Annotated[float, Field(gt=0, le=MAX_STEPS)]
+"""A length that is not nothing."""
+Level = Annotated[float, Field(ge=0, le=1e6)]
 
 
 @dataclass(frozen=True)
@@ -72,17 +76,21 @@ def defer(at: Progress, until: Length) -> float:
     return float(at.step >= at.at(until))
 
 
-def stop(at: Progress, after: Length) -> float:
+def stop(at: Progress, after: Some) -> float:
     """1 until ``after``, then 0."""
     return float(at.step < at.at(after))
 
 
-def drop(at: Progress, milestones: tuple[Length, ...], factor: float = 0.1) -> float:
+def drop(
+    at: Progress,
+    milestones: Annotated[tuple[Some, ...], Field(min_length=1)],
+    factor: Annotated[float, Field(ge=0, lt=1)] = 0.1,
+) -> float:
     """Times ``factor`` at every milestone."""
     return factor ** sum(at.step >= at.at(m) for m in milestones)
 
 
-def ramp(at: Progress, low: float = 0.0, high: float = 1.0) -> float:
+def ramp(at: Progress, low: Level = 0.0, high: Level = 1.0) -> float:
     """Linear from ``low`` to ``high`` over the run."""
     return low + (high - low) * at.done
 
