@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,7 @@ from kdflow.errors import Fault, KdflowError, SpecError, UsageError, choices
 from kdflow.experiment.shelf import Row, Shelf
 from kdflow.graph.classes import ClassOrder
 from kdflow.graph.compile import compile_method
+from kdflow.graph.everywhere import faults_everywhere
 from kdflow.graph.plan import Plan
 from kdflow.graph.runtime import stream_key
 from kdflow.ports import DETECTORS, Detector, DetectorFamily
@@ -27,7 +28,7 @@ from kdflow.spec.bench import Bench, DetectorSpec
 from kdflow.spec.faults import validate
 from kdflow.spec.load import Document, read
 from kdflow.spec.method import Method
-from kdflow.spec.resolve import BENCH_PATHS, MethodSpec, bench_of, load_method
+from kdflow.spec.resolve import BENCH_PATHS, MethodSpec, bench_of, faults_of, read_spec
 
 Teachers = dict[tuple[str, str, tuple[str, ...]], Detector]
 """Teachers by owner, specification and the data's classes."""
@@ -89,18 +90,36 @@ def names_in(folder: Path) -> list[str]:
 
 def read_method(name: str | Path) -> MethodSpec:
     """Load a method and the plugins that it names; raises SpecError or UsageError."""
-    spec = load_method(find_method(name), find_method)
-    load_plugins(spec)
+    spec = read_spec(find_method(name), find_method)
+    faults = faults_of(spec)
+    if faults:  # in one round with what is wrong with the names and kinds of the rest
+        faults += plugin_faults(spec)
+        raise SpecError([*faults, *_elsewhere(faults, faults_everywhere(spec, known_benches()))])
+    if faults := plugin_faults(spec):
+        raise SpecError(faults)
     return spec
 
 
-def load_plugins(spec: MethodSpec) -> None:
+def known_benches() -> list[str]:
+    """Names of the benches that come with kdflow."""
+    return names_in(specs_folder() / "benches")
+
+
+def _elsewhere(faults: Sequence[Fault], more: Sequence[Fault]) -> list[Fault]:
+    """What is found in other places than what is known already."""
+    places = {(fault.file, fault.line, fault.column) for fault in faults}
+    return [fault for fault in more if (fault.file, fault.line, fault.column) not in places]
+
+
+def plugin_faults(spec: MethodSpec) -> list[Fault]:
     """Import the files in ``plugins:``, found beside the spec; they register ops. Nothing is imported unless it is named."""
-    for index, plugin in enumerate(spec.resolve().plugins):
+    faults, plugins = [], spec.document.data.get("plugins")
+    for index, plugin in enumerate(plugins if isinstance(plugins, list) else ()):
         try:
-            load_plugin(Path(spec.document.file).parent / plugin)
+            load_plugin(Path(spec.document.file).parent / str(plugin))
         except UsageError as error:
-            raise SpecError([spec.document.fault(("plugins", index), str(error))]) from error
+            faults.append(spec.document.fault(("plugins", index), str(error)))
+    return faults
 
 
 def load_plugin(path: Path) -> None:
@@ -155,7 +174,13 @@ def prepare(
     row = shelf.row(setting, classes, seed) if shelf else Row()
     detectors = build_detectors(method, setting, document, classes, seed, row, teachers)
     canvas = canvas_of(setting, detectors)
-    plan = compile_method(method, spec.document, detectors, canvas=canvas, seed=seed, fakes=row.fakes)
+    benches, context = [*known_benches(), setting.bench], context_of(setting)
+    try:
+        plan = compile_method(method, spec.document, detectors, canvas=canvas, seed=seed, fakes=row.fakes)
+    except SpecError as error:
+        raise SpecError([*error.faults, *_elsewhere(error.faults, faults_everywhere(spec, benches, context))]) from None
+    if faults := faults_everywhere(spec, benches, context):
+        raise SpecError(faults)
     return Setting(method, setting, spec.document, classes, detectors, plan, seed, overrides)
 
 

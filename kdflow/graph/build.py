@@ -231,6 +231,9 @@ class Builder:
             if shared.op is None:
                 self.document.report((*path, "module"), f'"{entry.module}" is a copy; write call: {entry.module}')
                 return None
+            for key in ("op", *shared.arguments):
+                if key not in options:  # what the module says is wrong, if it is, where the module says it
+                    self.document.marks[*path, key] = self.document.mark(("modules", entry.module, key))
             options, operation, weights = {**shared.arguments, **options}, shared.op, entry.module
         return self.op(name, operation or "", options, path, share=entry.share == "levels", weights=weights)
 

@@ -37,8 +37,22 @@ def validate(model: type[M], data: Any, document: Document, at: Steps = ()) -> M
             said.setdefault((*at, *place), []).append(problem)
         for place, problems in said.items():
             for problem in _joined(problems):
-                document.report(place, problem)
+                alike = None if problem.startswith("unknown key") else _misspelt(model, data, place[len(at) :], at)
+                document.report(alike or place, problem)
         return None
+
+
+def _misspelt(model: type[BaseModel], data: Any, place: Steps, at: Steps) -> Steps | None:
+    """The key of an entry that is most likely meant for one of the model's own: where "op is missing" is best said."""
+    try:
+        entry = _at(data, place)
+    except (KeyError, IndexError, TypeError):
+        return None
+    fields = _fields_at(model, place)
+    for key in entry if isinstance(entry, dict) and fields else ():
+        if isinstance(key, str) and key not in fields and difflib.get_close_matches(key, fields, n=1, cutoff=0.75):
+            return (*at, *place, key)
+    return None
 
 
 def _truths_as_numbers(data: Any, found: Any) -> Iterator[Steps]:

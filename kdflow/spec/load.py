@@ -61,13 +61,15 @@ class Document:
         file: Name shown in messages.
         data: Plain dicts, lists and scalars.
         marks: Path of every value -> (line, column), both 1-based.
-        faults: What was wrong with the text itself.
+        faults: What was wrong with the text itself, and what was found out later.
+        places: Path of each reported fault, in the order in which they were found.
     """
 
     file: str
     data: dict[str, Any] = field(default_factory=dict)
     marks: dict[Steps, Mark] = field(default_factory=dict)
     faults: list[Fault] = field(default_factory=list)
+    places: list[tuple[Steps, Fault]] = field(default_factory=list)
 
     def mark(self, path: Steps) -> Mark:
         """Place of ``path``, or of its nearest known ancestor."""
@@ -82,7 +84,9 @@ class Document:
 
     def report(self, path: Steps, problem: str) -> None:
         """Record a fault at ``path``."""
-        self.faults.append(self.fault(path, problem))
+        found = self.fault(path, problem)
+        self.faults.append(found)
+        self.places.append((path, found))
 
     def check(self) -> None:
         """Raise SpecError when faults were recorded."""

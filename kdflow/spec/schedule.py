@@ -111,6 +111,28 @@ class Schedule:
             product *= SCHEDULES[name](at, **dict(options))
         return product
 
+    def times(self, other: Schedule) -> Schedule:
+        """The product of both."""
+        return Schedule((*self.parts, *other.parts))
+
+    def ever_counts(self, total: int | None = None, per_epoch: int | None = None, first: int = 0) -> bool:
+        """False when the factor is 0 at every step.
+
+        Args:
+            total: Steps of the run; None judges what the fractions of a run say, whatever its length.
+            per_epoch: Steps of an epoch; None takes the run for one.
+            first: The first step that counts.
+        """
+        if total is None:
+            if any(isinstance(length, (int, float)) and length > 1 for _, options in self.parts for _, length in options):
+                return True  # a length in steps says nothing without the run's
+            total = _NOMINAL
+        run = (Progress(step, total, per_epoch or total) for step in range(first, total))
+        return not self.parts or any(self.factor(at) != 0 for at in run)
+
+
+_NOMINAL = 1000
+
 
 def read_schedule(declared: Mapping[str, Any], document: Document, path: Steps) -> Schedule:
     """The schedule in a spec; faults go into the document.
