@@ -12,12 +12,12 @@ import torch
 
 from kdflow.engine.hooks import Hook
 from kdflow.engine.loop import FitResult, fit
-from kdflow.errors import UsageError
+from kdflow.errors import SpecError, UsageError
 from kdflow.experiment.export import export_notes, export_student, write_json, write_spec
 from kdflow.experiment.feed import Feed
 from kdflow.experiment.identity import detector_code, digest, op_code
 from kdflow.experiment.session import Session, open_session
-from kdflow.experiment.setup import Setting, fill_weights, is_bench_path, prepare, read_method
+from kdflow.experiment.setup import Setting, fill_weights, is_bench_path, prepare, read_method, silent_terms
 from kdflow.experiment.teacher import best_student, measure_learned, untrained_teacher, weights_hash
 from kdflow.graph.facets import knowledge, needs
 from kdflow.graph.inherit import inherit
@@ -263,6 +263,8 @@ def _run(
     if isinstance(opened, RunResult):
         return opened
     feed = opened.feed
+    if silent := silent_terms(setting.method, setting.plan, setting.document, feed.total_steps, feed.steps_per_epoch):
+        raise SpecError(silent)
     result = fit(
         setting.plan,
         feed.training,

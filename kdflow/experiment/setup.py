@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dis
 import importlib.util
 import inspect
 from collections.abc import Mapping, Sequence
@@ -14,6 +15,7 @@ import torch
 
 from kdflow.data.formats import describe
 from kdflow.detectors.weights import load_weights
+from kdflow.engine.phases import lay_out
 from kdflow.errors import Fault, KdflowError, SpecError, UsageError, choices
 from kdflow.experiment.shelf import Row, Shelf
 from kdflow.graph.classes import ClassOrder
@@ -138,9 +140,19 @@ def load_plugin(path: Path) -> None:
     sys.modules[name] = module
     try:
         found.loader.exec_module(module)
-    except Exception as error:
+    except BaseException as error:
         del sys.modules[name]
+        if isinstance(error, KeyboardInterrupt) and not _raised_on_purpose(error):
+            raise  # somebody wants to stop, not the plugin
         raise UsageError(f'"{path}" cannot be imported: {type(error).__name__}: {error}') from error
+
+
+def _raised_on_purpose(error: BaseException) -> bool:
+    """True when the exception comes from a ``raise`` and not from outside, as Ctrl-C does."""
+    frame = error.__traceback__
+    while frame is not None and frame.tb_next is not None:
+        frame = frame.tb_next
+    return frame is not None and dis.opname[frame.tb_frame.f_code.co_code[frame.tb_lasti]] == "RAISE_VARARGS"
 
 
 def prepare(
@@ -179,7 +191,10 @@ def prepare(
         plan = compile_method(method, spec.document, detectors, canvas=canvas, seed=seed, fakes=row.fakes)
     except SpecError as error:
         raise SpecError([*error.faults, *_elsewhere(error.faults, faults_everywhere(spec, benches, context))]) from None
-    if faults := faults_everywhere(spec, benches, context):
+    faults = faults_everywhere(spec, benches, context)
+    if setting.recipe.steps is not None:
+        faults += silent_terms(method, plan, spec.document, setting.recipe.steps, setting.recipe.steps)
+    if faults:
         raise SpecError(faults)
     return Setting(method, setting, spec.document, classes, detectors, plan, seed, overrides)
 
@@ -191,10 +206,34 @@ def _bench_file(spec: MethodSpec, bench: str | Path | None) -> Path:
     name = spec.resolve().bench
     if name is None:
         raise SpecError([spec.document.fault((), "no bench: name one with bench: or --bench")])
+    beside = Path(spec.document.file).parent / name
     try:
-        return find_bench(name)
+        return beside if name.endswith((".yaml", ".yml")) and beside.is_file() else find_bench(name)
     except UsageError as error:
         raise SpecError([spec.document.fault(("bench",), str(error))]) from None
+
+
+def silent_terms(method: Method, plan: Plan, document: Document, steps: int, per_epoch: int) -> list[Fault]:
+    """Terms whose schedule is 0 at every step of a run that they count at.
+
+    Args:
+        method: The resolved method.
+        plan: Its plan.
+        document: Where its lines stand.
+        steps: Length of the run.
+        per_epoch: Steps of an epoch.
+    """
+    try:
+        phases = lay_out(method.phases, steps)
+    except UsageError:
+        return []  # the run says so, with the length that it was given
+    silent = []
+    for term in plan.terms:
+        spans = [(phase.start, phase.end) for phase in phases if phase.counts(term.name)]
+        if term.is_distillation and spans and not any(term.schedule.ever_counts(end, per_epoch, begin) for begin, end in spans):
+            path = ("terms", term.name.partition("/")[2], "schedule")
+            silent.append(document.fault(path, f"the schedule is 0 at each of the {steps} steps, so nothing is learned from this term"))
+    return silent
 
 
 def check_bench(

@@ -8,6 +8,7 @@ from typing import Any
 
 from kdflow.errors import choices
 from kdflow.graph.build import Builder
+from kdflow.graph.names import check_names
 from kdflow.graph.node import Graph, Node, Role, Value
 from kdflow.graph.offers import AnyDetector
 from kdflow.graph.passes.kinds import place_kinds
@@ -94,6 +95,7 @@ class Outline(Builder):
             self.own.node(owner, place)
         add_method_terms(self)
         check_detector_terms(self)
+        check_names(self.method, self.document)
         return self.graph
 
     def _whole(self, parsed: Reference, path: Steps) -> str | None:

@@ -33,6 +33,8 @@ def validate(model: type[M], data: Any, document: Document, at: Steps = ()) -> M
     except ValidationError as error:
         said: dict[Steps, list[str]] = {}
         for complaint in error.errors():
+            if complaint["type"] == "too_short" and complaint.get("input"):
+                continue  # its entries are at fault, and that is said
             place, problem = _say(model, complaint)
             said.setdefault((*at, *place), []).append(problem)
         for place, problems in said.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import fnmatch
+import os
 import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -149,10 +150,30 @@ def bench_of(document: Document, overrides: Mapping[str, Any] | None = None) -> 
         if path.startswith(BENCH_PATHS):
             set_path(resolved, tuple(path.split(".")), value, create=True)
     bench = validate(Bench, resolved.data, resolved)
+    _check_owners(resolved)
     resolved.check()
     if bench is None:
         raise AssertionError("validation failed without a fault")
     return bench
+
+
+_OWNER = re.compile(r"[A-Za-z_]\w*")
+_RESERVED = ("student", "images", "image_sizes", "targets", "ops", "det", "kd")
+"""First words of references, parameters and terms that mean something else."""
+
+
+def _check_owners(document: Document) -> None:
+    """Teachers are read by their names, so these are words, and free."""
+    teachers = document.data.get("teachers")
+    single = document.data.get("teacher") is not None
+    for name in teachers if isinstance(teachers, dict) else ():
+        place = ("teachers", name)
+        if not _OWNER.fullmatch(name):
+            document.report(place, f'"{name}" cannot be read as NAME.port; use letters, digits and _, and begin with a letter')
+        elif name in _RESERVED:
+            document.report(place, f'"{name}" means something else in every method; give the teacher another name')
+        elif name == "teacher" and single:
+            document.report(place, 'there is a teacher: already; give this one another name, or leave teacher: out')
 
 
 def parse_overrides(pairs: list[str]) -> dict[str, Any]:
@@ -288,7 +309,10 @@ def _exists(data: Any, steps: Steps) -> bool:
 def _wrapped(document: Document, find: Finder | None) -> MethodSpec:
     """Merge the method named by ``wraps`` below this document, with the rules of the method named by ``rewrite``."""
     if isinstance(rules := document.data.get("rewrite"), str) and find is not None:
-        document.data["rewrite"] = _named(document, "rewrite", rules, find).data.get("rewrite", [])
+        other = _named(document, "rewrite", rules, find)
+        document.data["rewrite"] = other.data.get("rewrite", [])
+        if plugins := _plugins_of(other, document):
+            document.data["plugins"] = plugins
     base_name = document.data.get("wraps")
     if not isinstance(base_name, str):
         return MethodSpec(document)
@@ -297,6 +321,7 @@ def _wrapped(document: Document, find: Finder | None) -> MethodSpec:
         document.check()
         return MethodSpec(document)
     base = _named(document, "wraps", base_name, find)
+    _join_files(base, document)
     place = document.mark(("wraps",))  # what comes from the other file is found at the line that names it
     marks = {**dict.fromkeys(base.marks, place), **_behind(base.data, document)}
     merged = Document(document.file, _merge(base.data, document.data), marks)
@@ -305,7 +330,12 @@ def _wrapped(document: Document, find: Finder | None) -> MethodSpec:
 
 
 def _named(document: Document, key: str, name: str, find: Finder) -> Document:
-    """The document of another method, named at ``key``; it may not lead back to itself."""
+    """The document of another method, named at ``key``; it may not lead back to itself.
+
+    A slug is found by ``find``, a file beside the one that names it.
+    """
+    if name.endswith((".yaml", ".yml")):
+        name = str(Path(document.file).parent / name)
 
     def find_others(other: str) -> Path:
         if other == name:
@@ -317,6 +347,27 @@ def _named(document: Document, key: str, name: str, find: Finder) -> Document:
     except UsageError as error:
         document.report((key,), str(error))
         raise SpecError(document.faults) from None
+
+
+def _join_files(base: Document, own: Document) -> None:
+    """Let what a wrapped file names (plugins, a bench) be found from the file that wraps it; both files' plugins are needed."""
+    if plugins := _plugins_of(base, own):
+        own.data["plugins"] = plugins
+    bench = base.data.get("bench")
+    if isinstance(bench, str) and bench.endswith((".yaml", ".yml")):
+        base.data["bench"] = _seen_from(own, base, bench)
+
+
+def _plugins_of(other: Document, own: Document) -> list[Any]:
+    """Plugins of another file, as seen from this one, and behind them its own."""
+    theirs, ours = other.data.get("plugins"), own.data.get("plugins")
+    moved = [_seen_from(own, other, str(plugin)) for plugin in (theirs if isinstance(theirs, list) else ())]
+    return list(dict.fromkeys([*moved, *(map(str, ours) if isinstance(ours, list) else ())]))
+
+
+def _seen_from(own: Document, other: Document, name: str) -> str:
+    here, there = Path(own.file).parent, Path(other.file).parent
+    return name if here == there or Path(name).is_absolute() else os.path.relpath(there / name, here)
 
 
 def _behind(base: Mapping[str, Any], own: Document) -> dict[Steps, Mark]:
