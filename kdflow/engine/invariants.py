@@ -65,7 +65,8 @@ class LifeWatch:
     """Every distillation term lives.
 
     Within 20 steps in which it counts and its groups are not empty, its value was not zero, what it added to the loss after
-    divisor, weight and schedule was enough to be felt there, and its gradient reached what it has to. A term is looked at until it has lived once and never again; each look synchronises with the device.
+    divisor, weight and schedule was enough to be felt there, and its gradient reached what it has to. A term is looked at until
+    it has lived once and never again; each look synchronises with the device.
 
     Args:
         terms: Names of the terms to watch.
@@ -121,8 +122,8 @@ class LifeWatch:
     def _verdict(self, judged: _Judged, whom: str) -> str:
         if judged.nonzero and not judged.felt:
             return (
-                f"what it added to the loss in {judged.steps} steps was 0, or too small to change the sum; lower the floor or the "
-                "divisor of its reduce:, or raise its weight"
+                f"what it added to the loss in {judged.steps} steps was 0, or too small to change the sum; lower the floor or "
+                "the divisor of its reduce:, or raise its weight"
             )
         if judged.nonzero:
             hint = "teacher-only input" if whom == "the student" else "frozen input, and at the phase's train:"

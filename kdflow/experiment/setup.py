@@ -232,7 +232,8 @@ def silent_terms(method: Method, plan: Plan, document: Document, steps: int, per
         spans = [(phase.start, phase.end) for phase in phases if phase.counts(term.name)]
         if term.is_distillation and spans and not any(term.schedule.ever_counts(end, per_epoch, begin) for begin, end in spans):
             path = ("terms", term.name.partition("/")[2], "schedule")
-            silent.append(document.fault(path, f"the schedule is 0 at each of the {steps} steps, so nothing is learned from this term"))
+            problem = f"the schedule is 0 at each of the {steps} steps, so nothing is learned from this term"
+            silent.append(document.fault(path, problem))
     return silent
 
 

@@ -228,7 +228,7 @@ class Builder:
             if entry.share:
                 self.document.report((*path, "share"), "share: is for ops; a call's stages have the weights of their detector")
             return self.calls.rewiring(name, entry, path)
-        if entry.share and entry.op in OPS and not OPS.get(entry.op).is_module:
+        if entry.share and entry.op is not None and entry.op in OPS and not OPS.get(entry.op).is_module:
             self.document.report((*path, "share"), f"{entry.op} has no weights to share; leave share: out")
         options, operation, weights = dict(entry.arguments), entry.op, name
         if entry.module is not None:

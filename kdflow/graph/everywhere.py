@@ -50,7 +50,8 @@ def faults_everywhere(spec: MethodSpec, benches: Sequence[str], context: Context
     found = Document(spec.document.file, spec.document.data, spec.document.marks)
     report_conditions(spec.document, found, families, benches)
     whole = _judge(spec, Case(frozenset(), {owner: set(families) for owner in ("student", "teacher")}), families)
-    cases = [whole, *(_judge(spec, case, families) for case in cases_of(spec.document, families, benches, _lost(spec)) if case.variants)]
+    found_cases = cases_of(spec.document, families, benches, _lost(spec))
+    cases = [whole, *(_judge(spec, case, families) for case in found_cases if case.variants)]
     here = frozenset(spec.chosen(context))
     at_hand = None if context is None else _Judged(here, spec.applied(here), {})
     for case in [*_broken(cases, () if at_hand is None else here), *cases]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 
 from kdflow.graph.terms import is_word
 from kdflow.ports import BATCH_PORTS
@@ -15,7 +16,9 @@ RESERVED = frozenset({"student", *(port.split(".")[0] for port in BATCH_PORTS)})
 
 def check_names(method: Method, document: Document) -> None:
     """Report names that cannot be referred to, that are taken, or that mean two things at once."""
-    groups = {"modules": method.modules, "prepare": method.prepare, "nodes": method.nodes, "terms": method.distillation_terms}
+    groups: dict[str, Collection[str]] = {
+        "modules": method.modules, "prepare": method.prepare, "nodes": method.nodes, "terms": method.distillation_terms,
+    }
     for group, entries in groups.items():
         for name in entries:
             if not _NAME.fullmatch(name):

@@ -62,16 +62,15 @@ class AnyDetector:
         unknown: Some detector of these families says only with a bench's options what it offers.
     """
 
-    library = ""
-    size_divisor = 1
-
     def __init__(self, families: Iterable[str]) -> None:
         wanted = set(families)
         members = [n for n in DETECTORS.names() if DETECTORS.get(n).family in wanted]
         self.members = sorted(members, key=lambda name: DETECTORS.get(name).library != "torchvision")
         self.name = "any detector"
+        self.library = ""
+        self.size_divisor = 1
         self.family = next(iter(sorted(wanted)), "")
-        self.classes = ("a", "b")
+        self.classes: tuple[str, ...] = ("a", "b")
         self.model = nn.Module()
         self.ports: Mapping[str, PortSpec] = self._merged("ports")
         self.stages: Mapping[str, Stage] = self._merged("stages")

@@ -8,7 +8,7 @@ from typing import Any
 
 from kdflow.errors import choices
 from kdflow.graph.build import Builder
-from kdflow.graph.names import check_names
+from kdflow.graph.names import RESERVED, check_names
 from kdflow.graph.node import Graph, Node, Role, Value
 from kdflow.graph.offers import AnyDetector
 from kdflow.graph.passes.kinds import place_kinds
@@ -17,7 +17,7 @@ from kdflow.graph.passes.search import check_search
 from kdflow.graph.terms import add_method_terms, check_detector_terms
 from kdflow.graph.wiring import Rewiring
 from kdflow.kinds import ANY
-from kdflow.ports import BATCH_PORTS, DETECTORS
+from kdflow.ports import DETECTORS
 from kdflow.spec.load import Document, Steps
 from kdflow.spec.method import Method
 from kdflow.spec.reference import Reference
@@ -107,12 +107,12 @@ class Outline(Builder):
     def _first_offered(self, texts: Any, path: Steps) -> str | None:
         for index, text in enumerate(texts):
             owner, _, port = str(text).partition("[")[0].partition(".")
-            if owner in self.offers and port and port not in self.everything.ports:
-                if not _depends_on_options(port, self.everything):
-                    problem = f'no detector has a port "{port}".{choices(port, self.everything.ports)}'
-                    self.document.report((*path, index), problem)
-                    self.certain.append((*path, index))
-                    return None
+            nowhere = owner in self.offers and port and port not in self.everything.ports
+            if nowhere and not _depends_on_options(port, self.everything):
+                problem = f'no detector has a port "{port}".{choices(port, self.everything.ports)}'
+                self.document.report((*path, index), problem)
+                self.certain.append((*path, index))
+                return None
         return super()._first_offered(texts, path)
 
     def _owned(self, parsed: Reference, path: Steps) -> str | None:
@@ -158,8 +158,8 @@ def _depends_on_options(port: str, offers: AnyDetector) -> bool:
 
 def _foreign_owners(method: Method, lost: Collection[str]) -> list[str]:
     """First words of references that look like teachers of a bench: nothing else, and nothing that is written alike."""
-    known = {*method.nodes, *method.prepare, *method.modules, *lost, *(p.split(".")[0] for p in BATCH_PORTS), "student", "teacher"}
-    entries = [*method.nodes.values(), *method.terms.values(), *method.prepare.values()]
+    known = {*method.nodes, *method.prepare, *method.modules, *lost, *RESERVED, "teacher"}
+    entries: list[Any] = [*method.nodes.values(), *method.terms.values(), *method.prepare.values()]
     found: dict[str, None] = {}
     for entry in entries:
         for value in [*entry.arguments.values(), getattr(entry, "call", None)]:
@@ -194,10 +194,11 @@ def _check_phase_terms(method: Method, document: Document, student: AnyDetector,
     for index, phase in enumerate(method.phases):
         for position, pattern in enumerate(phase.terms):
             counted = phase.model_copy(update={"terms": (pattern,)})
-            if pattern not in ("*", "det/*") and not any(map(counted.counts, own)):
-                if not any(counted.counts(f"det/{name}") for name in student.losses):
-                    known = [*names, "kd/*", "det/*"]
-                    document.report(("phases", index, "terms", position), f'"{pattern}" fits no term.{choices(pattern, known)}')
+            if pattern in ("*", "det/*") or any(map(counted.counts, own)):
+                continue
+            if not any(counted.counts(f"det/{name}") for name in student.losses):
+                problem = f'"{pattern}" fits no term.{choices(pattern, [*names, "kd/*", "det/*"])}'
+                document.report(("phases", index, "terms", position), problem)
 
 
 def _place_all(graph: Graph, document: Document) -> None:

@@ -44,13 +44,17 @@ def cases_of(document: Document, families: Families, benches: Sequence[str], but
         but: Variants that are left aside, since they are at fault already.
     """
     conditions = {index: when for index, when in _conditions(document).items() if index not in but}
-    owners = dict.fromkeys([*_OWNERS, *(key.partition(".")[0] for when in conditions.values() for key in when if "." in key)])
+    named = (key.partition(".")[0] for when in conditions.values() for key in when if "." in key)
+    owners = dict.fromkeys([*_OWNERS, *named])
     found: dict[frozenset[int], Case] = {}
     own_names = [p.replace("*", "x").replace("?", "x") for when in conditions.values() for p in when.get("bench", ())]
-    by_bench = {frozenset(i for i, when in conditions.items() if _fits(when.get("bench"), b)) for b in ["", *benches, *own_names]}
+    by_bench = {
+        frozenset(i for i, when in conditions.items() if _fits(when.get("bench"), bench))
+        for bench in ["", *benches, *own_names]
+    }
     profiles = [_profiles(owner, conditions, families) for owner in owners]
-    for fitting, *chosen in itertools.product(by_bench, *(p.items() for p in profiles)):
-        variants = frozenset(fitting.intersection(*(fits for fits, _ in chosen)))
+    for fitting, chosen in itertools.product(by_bench, itertools.product(*(p.items() for p in profiles))):
+        variants = fitting.intersection(*(fits for fits, _ in chosen))
         case = found.setdefault(variants, Case(variants))
         for owner, (_, detectors) in zip(owners, chosen):
             case.detectors.setdefault(owner, set()).update(detectors)
@@ -73,9 +77,8 @@ def report_conditions(document: Document, into: Document, families: Families, be
             for pattern in patterns:
                 if not any(fnmatchcase(name, pattern) for name in known) and (key != "bench" or _close(pattern, known)):
                     sort = part or "bench"
-                    into.report(
-                        ("variants", index, "when", key), f'no {sort} fits "{pattern}", so this never applies.{choices(pattern, known)}'
-                    )
+                    problem = f'no {sort} fits "{pattern}", so this never applies.{choices(pattern, known)}'
+                    into.report(("variants", index, "when", key), problem)
         if len(into.faults) == before and not _possible(when, families):
             words = " and ".join(f"{key} {', '.join(patterns)}" for key, patterns in when.items())
             into.report(("variants", index, "when"), f"no detector is {words} at once, so this never applies")
@@ -138,7 +141,8 @@ def _close(pattern: str, benches: Sequence[str]) -> bool:
 
 def _names_owner(data: Mapping[str, Any], owner: str) -> bool:
     """True when some text of the method speaks of this owner."""
-    return any(word.startswith((f"{owner}.", f"{owner}@")) for key, part in data.items() if key != "variants" for word in _texts(part))
+    parts = (part for key, part in data.items() if key != "variants")
+    return any(word.startswith((f"{owner}.", f"{owner}@")) for part in parts for word in _texts(part))
 
 
 def _texts(value: Any) -> Iterator[str]:

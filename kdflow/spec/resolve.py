@@ -252,7 +252,7 @@ def _check_variant(document: Document, found: Document, index: int, variant: dic
         place = ("variants", index, "drop", position)
         steps = steps_of(str(path))
         if not _exists(document.data, steps):
-            group = document.data.get(steps[0])
+            group = document.data.get(str(steps[0]))
             known = [f"{steps[0]}.{name}" for name in group] if isinstance(group, dict) else sorted(Method.model_fields)
             found.report(place, f'nothing is called "{path}".{choices(str(path), known)}')
         elif steps[0] in FIXED:

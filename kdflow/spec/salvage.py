@@ -47,7 +47,9 @@ def salvage(document: Document) -> tuple[Method | None, frozenset[str]]:
 def _leave_out_empty_copies(data: dict[str, Any]) -> None:
     """Terms that were to be copies of what could not be copied."""
     terms = data.get("terms")
-    for name, term in list(terms.items()) if isinstance(terms, dict) else ():
+    if not isinstance(terms, dict):
+        return
+    for name, term in list(terms.items()):
         if isinstance(term, dict) and not {"loss", "value"} & set(term) and not str(name).startswith("det."):
             del terms[name]
 
@@ -56,13 +58,15 @@ def _leave_out(data: dict[str, Any], place: Steps) -> set[str]:
     """Remove the faulty key, or the entry around it; gives the names that are lost with it."""
     if not place:
         return set()
-    group, entries = str(place[0]), data.get(place[0])
+    group = str(place[0])
+    entries = data.get(group)
     if group not in GROUPS or len(place) == 1 or not isinstance(entries, dict):
         data.pop(group, None)
         return {str(name) for name in entries} if group in GROUPS and isinstance(entries, dict) else set()
     entry = entries.get(place[1])
-    if len(place) > 2 and isinstance(entry, dict) and place[2] in entry and place[2] not in _ACTIONS:
-        del entry[place[2]]
+    key = place[2] if len(place) > 2 else None
+    if isinstance(entry, dict) and key in entry and key not in _ACTIONS:
+        entry.pop(key)
         return set()
     entries.pop(place[1], None)
     return {str(place[1])} if group != "terms" else set()

@@ -38,9 +38,10 @@ def mutations_of(path: Path) -> Iterator[Mutation]:
     text = path.read_text()
     for node, place, is_key in _words(yaml.compose(text, Loader=yaml.SafeLoader), ()):
         word = str(node.value)
-        if not word or word != text[node.start_mark.index : node.end_mark.index].strip("\"'") or not _matters(place, word, is_key):
+        written = text[node.start_mark.index : node.end_mark.index].strip("\"'")
+        if not word or word != written or not _matters(place, word, is_key):
             continue
-        at = node.start_mark.index + text[node.start_mark.index :].index(word) + _where(word, place, is_key)
+        at = node.start_mark.index + text[node.start_mark.index :].index(word) + _where(word)
         yield Mutation(
             f"{text[:at]}q{text[at:]}", node.start_mark.line + 1, ".".join(map(str, place)), place[0] in ("variants", "rewrite")
         )
@@ -73,6 +74,6 @@ def _matters(place: Steps, word: str, is_key: bool) -> bool:
     return place[-1] in ("op", "loss", "call", "copy") or bool(_REFERENCE.match(word))
 
 
-def _where(word: str, place: Steps, is_key: bool) -> int:
+def _where(word: str) -> int:
     """Where the letter goes: behind the last word of a path, before an index."""
     return len(word.partition("[")[0])

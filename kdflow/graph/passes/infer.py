@@ -180,7 +180,8 @@ class Inference:
             self.document.report(node.path, f"{node.op.name} cannot take these values ({shapes}): {_first_line(error)}")
             return None
         if problem := broken_promise(node, result, inputs):
-            self.document.report(node.path, f"{node.op.name} does not keep its declaration: {problem}; correct gives= or the function")
+            words = f"{node.op.name} does not keep its declaration: {problem}; correct gives= or the function"
+            self.document.report(node.path, words)
         return result
 
     def _axes(self, node: Node) -> tuple[str, ...]:

@@ -163,16 +163,17 @@ def _divisors(graph: Graph, node: Node, document: Document) -> bool:
     """What a term is divided by is a mask, weights or a count: something whose sum says how much there is."""
     if node.term is None:
         return True
-    places = [i for i, part in enumerate(node.term.reduce.over) if isinstance(part, str) and not is_word(part)]
+    written = [i for i, part in enumerate(node.term.reduce.over) if isinstance(part, str) and not is_word(part)]
     before = len(document.faults)
-    for index, operand in zip(places, node.inputs.get("over", ())):
+    for index, operand in zip(written, node.inputs.get("over", ())):
         kind, source = graph[operand].value.kind, graph[operand]
         while source.role is Role.SLICE:
             source = graph[str(source.inputs["stack"])]
         port = source.port
         named = port is not None and source.name.rpartition(".")[2] in _INDICES
         measured = port is not None and (port.node is not None or bool(port.form)) and kind.name not in ("masks", "scalar")
-        if kind is not ANY and (kind.opaque or kind.name in ("boxes", "labels", "priors") or named or measured or operand == "images"):
+        places_or_names = kind.opaque or kind.name in ("boxes", "labels", "priors") or operand == "images"
+        if kind is not ANY and (places_or_names or named or measured):
             document.report(
                 (*node.path, "reduce", "over", index),
                 f"{operand} is {_article(kind)}, and its sum says nothing about how much is compared; divide by a mask, weights "
