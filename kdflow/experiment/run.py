@@ -263,8 +263,7 @@ def _run(
     if isinstance(opened, RunResult):
         return opened
     feed = opened.feed
-    if silent := silent_terms(setting.method, setting.plan, setting.document, feed.total_steps, feed.steps_per_epoch):
-        raise SpecError(silent)
+    refuse_silent(setting, feed)
     result = fit(
         setting.plan,
         feed.training,
@@ -339,6 +338,12 @@ def _facts(setting: Setting, identity: str, folder: Path, teachers: Mapping[str,
         spec=filled,
         artifacts=tuple(write_spec(setting, folder)),
     )
+
+
+def refuse_silent(setting: Setting, feed: Feed) -> None:
+    """Raise SpecError when a term counts at no step of the run, whose length is known now that the data are open."""
+    if silent := silent_terms(setting.method, setting.plan, setting.document, feed.total_steps, feed.steps_per_epoch):
+        raise SpecError(silent)
 
 
 def record(opened: Opened, result: FitResult, notify: Notify = print) -> RunResult:

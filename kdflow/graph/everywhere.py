@@ -49,9 +49,7 @@ def faults_everywhere(spec: MethodSpec, benches: Sequence[str], context: Context
     families = {name: DETECTORS.get(name).family for name in DETECTORS.names()}
     found = Document(spec.document.file, spec.document.data, spec.document.marks)
     report_conditions(spec.document, found, families, benches)
-    whole = _judge(spec, Case(frozenset(), {owner: set(families) for owner in ("student", "teacher")}), families)
-    found_cases = cases_of(spec.document, families, benches, _lost(spec))
-    cases = [whole, *(_judge(spec, case, families) for case in found_cases if case.variants)]
+    cases = _judged_cases(spec, families, benches)
     here = frozenset(spec.chosen(context))
     at_hand = None if context is None else _Judged(here, spec.applied(here), {})
     for case in [*_broken(cases, () if at_hand is None else here), *cases]:
@@ -62,6 +60,23 @@ def faults_everywhere(spec: MethodSpec, benches: Sequence[str], context: Context
             if not compiled and (everywhere or case.hopeless):
                 found.faults.append(fault)
     return list(dict.fromkeys(found.faults))
+
+
+_KEPT: dict[str, list[_Judged]] = {}
+_AT_MOST = 64
+
+
+def _judged_cases(spec: MethodSpec, families: dict[str, str], benches: Sequence[str]) -> list[_Judged]:
+    """The file without its variants on any detectors, then all cases; kept, since a method is often looked at many times."""
+    document = spec.document
+    key = repr((document.file, document.data, document.marks, sorted(families), tuple(dict.fromkeys(benches))))
+    if key not in _KEPT:
+        whole = Case(frozenset(), {owner: set(families) for owner in ("student", "teacher")})
+        variants = [case for case in cases_of(document, families, benches, _lost(spec)) if case.variants]
+        while len(_KEPT) >= _AT_MOST:
+            del _KEPT[next(iter(_KEPT))]
+        _KEPT[key] = [_judge(spec, case, families) for case in [whole, *variants]]
+    return _KEPT[key]
 
 
 def _lost(spec: MethodSpec) -> list[int]:

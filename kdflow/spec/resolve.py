@@ -236,6 +236,8 @@ def faults_of(spec: MethodSpec) -> list[Fault]:
     for index in range(len(spec.variants)):
         spec.check_variant(index, found)
     _check_search(spec.document, found, method)
+    if not found.faults:
+        _check_ranges(found)
     return found.faults
 
 
@@ -268,6 +270,20 @@ def _check_search(document: Document, found: Document, method: Method | None) ->
         steps = steps_of(str(path))
         if len(steps) < 2 or steps[1] not in getattr(method, str(steps[0]), ()):
             _check_path(document, found, str(path), ("search", path), "search")
+
+
+def _check_ranges(found: Document) -> None:
+    """Both ends of a search range, and all choices, are values that the path takes."""
+    search = found.data.get("search")
+    for path, entry in search.items() if isinstance(search, dict) else ():
+        if path.startswith(BENCH_PATHS) or not _exists(found.data, steps_of(path)[:2]):
+            continue
+        for value in [entry[end] for end in ("low", "high") if end in entry] + list(entry.get("choices", ())):
+            trial = Document(found.file, copy.deepcopy(found.data))
+            set_path(trial, steps_of(path), value, create=True)
+            validate(Method, trial.data, trial)
+            if trial.faults:
+                found.report(("search", path), f"{value} is no value of {path}: {trial.faults[0].problem}")
 
 
 def _check_path(document: Document, found: Document, path: str, place: Steps, purpose: str) -> None:
