@@ -46,7 +46,7 @@ def check_detector_terms(builder: Builder) -> None:
         path: Steps = ("terms", f"det.{name}")
         if name not in losses:
             builder.document.report(path, f'the student has no loss "{name}".{choices(name, losses)}')
-        for key in sorted({*entry.model_fields_set, *entry.arguments} - _DETECTOR_KEYS):
+        for key in sorted({*entry.model_dump(exclude_defaults=True)} - _DETECTOR_KEYS):
             problem = f'"{key}" has no effect on a loss of the detector.{choices(key, _DETECTOR_KEYS)}'
             builder.document.report((*path, key), problem)
 

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 SLUG = r"^[a-z0-9][a-z0-9-]*$"
 """Names of methods and benches, which become names of files, runs and columns."""
@@ -32,6 +40,11 @@ class DataSpec(BaseModel):
     flip: float = Field(default=0.5, ge=0, le=1, description="probability of a horizontal flip in training")
     workers: int = Field(default=2, ge=0, le=256, description="loader processes")
     resident: bool = Field(default=False, description="keep decoded images in memory (small sets)")
+
+    @model_serializer(mode="wrap")
+    def _effective(self, inner: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """What has an effect, so that a dumped part can be read again."""
+        return {key: value for key, value in inner(self).items() if not (self.fixed and key == "max_size")}
 
     @model_validator(mode="after")
     def _sides_in_order(self) -> DataSpec:
@@ -85,6 +98,11 @@ class Optimizer(Strict):
                 )
         return factors
 
+    @model_serializer(mode="wrap")
+    def _effective(self, inner: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """What has an effect, so that a dumped part can be read again."""
+        return {key: value for key, value in inner(self).items() if not (self.name != "sgd" and key == "momentum")}
+
     @model_validator(mode="after")
     def _own_keys(self) -> Optimizer:
         if self.name != "sgd" and "momentum" in self.model_fields_set:
@@ -105,6 +123,14 @@ class Schedule(Strict):
     final_factor: float = Field(
         default=0.0, ge=0, le=1, description="last lr as a fraction of the first (cosine, linear, one_cycle)"
     )
+
+    @model_serializer(mode="wrap")
+    def _effective(self, inner: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """What has an effect, so that a dumped part can be read again."""
+        unread = {key for key, names in _READ_BY.items() if self.name not in names}
+        if not self.warmup and self.name != "one_cycle":
+            unread.add("warmup_factor")
+        return {key: value for key, value in inner(self).items() if key not in unread}
 
     @model_validator(mode="after")
     def _own_keys(self) -> Schedule:

@@ -163,7 +163,7 @@ class SearchRange(Strict):
     @model_validator(mode="after")
     def _range_or_choices(self) -> SearchRange:
         if self.choices:
-            if unread := sorted(self.model_fields_set - {"choices"}):
+            if unread := [key for key in ("low", "high", "log", "step") if getattr(self, key) not in (None, False)]:
                 raise ValueError(f"{', '.join(unread)} has no effect beside choices; leave one of the two out")
             return self
         if self.log and self.step is not None:

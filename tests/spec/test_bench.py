@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from kdflow.errors import SpecError
+from kdflow.spec.bench import Bench
 from kdflow.spec.load import parse
 from kdflow.spec.resolve import bench_of
 
@@ -14,6 +15,17 @@ data: {format: shapes}
 student: {detector: fcos}
 recipe: {steps: 10}
 """
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
+@pytest.mark.parametrize("schedule", ["constant", "step", "cosine", "one_cycle", "linear"])
+@pytest.mark.parametrize("fixed", [True, False])
+def test_what_is_written_down_of_a_bench_can_be_read_again(optimizer: str, schedule: str, fixed: bool) -> None:
+    document = parse(TEXT, "bench.yaml")
+    document.data["data"]["fixed"] = fixed
+    document.data["recipe"] |= {"optimizer": {"name": optimizer}, "schedule": {"name": schedule}}
+    bench = bench_of(document)
+    assert Bench.model_validate(bench.model_dump(mode="json")) == bench
 
 
 @pytest.mark.parametrize(
