@@ -11,7 +11,17 @@ from kdflow.engine.hooks import Hook
 from kdflow.engine.loop import FitResult
 from kdflow.engine.together import Member, fit_together
 from kdflow.errors import UsageError
-from kdflow.experiment.run import OUTPUT, Opened, RunResult, TrialOf, feed_of, open_run, record, refuse_silent, with_length
+from kdflow.experiment.run import (
+    OUTPUT,
+    Opened,
+    RunResult,
+    TrialOf,
+    feed_of,
+    open_run,
+    record,
+    refuse_silent,
+    with_length,
+)
 from kdflow.experiment.session import Session, open_session
 from kdflow.experiment.setup import Setting, Teachers, prepare, read_method
 from kdflow.graph.share import Shared
