@@ -62,11 +62,13 @@ def compile(
         values: Reference as written in the spec (``student.neck``, ``shared.logits``, ``targets.boxes``) -> value.
         overrides: Dotted path of method or bench -> value.
         seed: Seed of initial weights and random streams.
-        options: With values only: ``families`` (owner -> family), ``strides`` (reference -> strides of a pyramid), ``detectors``
-            (owner -> detector, where the method calls stages), ``context`` (what its variants ask).
+        options: With values only: ``families`` (owner -> family), ``strides`` (reference -> strides of a pyramid), ``kinds``
+            (reference -> word for its kind, such as ``mask``, where the spec does not say it), ``detectors`` (owner -> detector,
+            where the method calls stages), ``context`` (what its variants ask). The detector's own losses are left out.
 
     Raises:
         SpecError: With every fault of method and bench.
+        UsageError: An unknown option, or one that does not fit the values.
     """
     from kdflow.experiment.setup import prepare, read_method
     from kdflow.spec.resolve import MethodSpec

@@ -10,7 +10,7 @@ from typing import Any
 
 from kdflow.engine.hooks import Hook
 from kdflow.engine.loop import FitResult, fit
-from kdflow.errors import UsageError
+from kdflow.errors import SpecError, UsageError
 from kdflow.experiment.export import export_notes, export_student
 from kdflow.experiment.feed import Feed
 from kdflow.experiment.filled import write_identity
@@ -18,7 +18,7 @@ from kdflow.experiment.identity import teacher_identity
 from kdflow.experiment.record import Found, Notify, TrialOf, facts_of, finished_result, publish, tell_nearest
 from kdflow.experiment.result import RESULT, RunResult
 from kdflow.experiment.session import Session, open_session
-from kdflow.experiment.setup import Setting, fill_weights, prepare, read_method
+from kdflow.experiment.setup import Setting, fill_weights, prepare, read_method, silent_terms
 from kdflow.experiment.teacher import best_student, measure_learned, untrained_teacher
 from kdflow.files import in_words
 from kdflow.folders import runs_folder, slug
@@ -228,6 +228,7 @@ def _run(
     if isinstance(opened, RunResult):
         return opened
     feed = opened.feed
+    refuse_silent(setting, feed)
     with opened.work(resume):
         result = fit(
             setting.plan,
@@ -248,6 +249,12 @@ def _run(
             device=session.machine,
         )
         return record(opened, result, notify)
+
+
+def refuse_silent(setting: Setting, feed: Feed) -> None:
+    """Raise SpecError when a term counts at no step of the run, whose length is known now that the data are open."""
+    if silent := silent_terms(setting.method, setting.plan, setting.document, feed.total_steps, feed.steps_per_epoch):
+        raise SpecError(silent)
 
 
 def record(opened: Opened, result: FitResult, notify: Notify = print) -> RunResult:

@@ -12,11 +12,13 @@ import torch
 
 from kdflow.data.formats import describe
 from kdflow.detectors.weights import load_weights
+from kdflow.engine.phases import lay_out
 from kdflow.errors import Fault, KdflowError, SpecError, UsageError, choices
 from kdflow.experiment.shelf import Row, Shelf
 from kdflow.folders import name_problem
 from kdflow.graph.classes import ClassOrder
 from kdflow.graph.compile import compile_method
+from kdflow.graph.everywhere import faults_everywhere
 from kdflow.graph.plan import Plan
 from kdflow.graph.runtime import stream_key
 from kdflow.plugins import load_plugin
@@ -27,7 +29,7 @@ from kdflow.spec.bench import Bench, DetectorSpec, TeacherSpec
 from kdflow.spec.faults import validate
 from kdflow.spec.load import Document, read
 from kdflow.spec.method import Method
-from kdflow.spec.resolve import BENCH_PATHS, MethodSpec, bench_of, load_method
+from kdflow.spec.resolve import BENCH_PATHS, MethodSpec, bench_of, faults_of, read_spec
 
 Teachers = dict[tuple[str, str, tuple[str, ...]], Detector]
 """Teachers by owner, specification and the data's classes."""
@@ -89,23 +91,45 @@ def names_in(folder: Path) -> list[str]:
 
 def read_method(name: str | Path) -> MethodSpec:
     """Load a method and the plugins that it names; raises SpecError or UsageError."""
-    spec = load_method(find_method(name), find_method)
-    load_plugins(spec)
+    spec = read_spec(find_method(name), find_method)
+    faults = faults_of(spec)
+    if faults:  # in one round with what is wrong with the names and kinds of the rest
+        faults += plugin_faults(spec.document)
+        raise SpecError([*faults, *_elsewhere(faults, faults_everywhere(spec, known_benches()))])
+    if faults := plugin_faults(spec.document):
+        raise SpecError(faults)
     return spec
 
 
-def load_plugins(spec: MethodSpec) -> None:
-    """Import the files in a method's ``plugins:``, found beside the spec; they register ops."""
-    import_plugins(spec.resolve().plugins, spec.document)
+def known_benches() -> list[str]:
+    """Names of the benches that come with kdflow."""
+    return names_in(specs_folder() / "benches")
 
 
-def import_plugins(names: Sequence[str], document: Document) -> None:
-    """Import plugins that a file names, from beside that file; what cannot be imported is a fault at its line."""
-    for index, name in enumerate(names):
+def _elsewhere(faults: Sequence[Fault], more: Sequence[Fault]) -> list[Fault]:
+    """What is found in other places than what is known already."""
+    places = {(fault.file, fault.line, fault.column) for fault in faults}
+    return [fault for fault in more if (fault.file, fault.line, fault.column) not in places]
+
+
+def plugin_faults(document: Document) -> list[Fault]:
+    """Import the files in ``plugins:``, found beside the file that names them; what cannot be imported is a fault at its line."""
+    faults, plugins = [], document.data.get("plugins")
+    for index, plugin in enumerate(plugins if isinstance(plugins, list) else ()):
         try:
-            load_plugin(Path(document.file).parent / name)
+            load_plugin(Path(document.file).parent / str(plugin))
         except UsageError as error:
-            raise SpecError([document.fault(("plugins", index), str(error))]) from error
+            faults.append(document.fault(("plugins", index), str(error)))
+    return faults
+
+
+def read_bench(path: str | Path, overrides: Mapping[str, Any] | None = None) -> tuple[Bench, Document]:
+    """A bench with its plugins imported, and its document; raises SpecError with all that is wrong with the text."""
+    document = read(path)
+    bench = _named(bench_of(document, overrides), document)
+    if faults := plugin_faults(document):
+        raise SpecError(faults)
+    return bench, document
 
 
 def prepare(
@@ -132,15 +156,22 @@ def prepare(
         UsageError: No such bench, detector or data format.
     """
     overrides = dict(overrides or {})
-    document = read(_bench_file(spec, bench))
-    setting = _named(bench_of(document, overrides), document)
-    import_plugins(setting.plugins, document)
+    setting, document = read_bench(_bench_file(spec, bench), overrides)
     classes = classes_of(setting, document)
     method = spec.resolve(context_of(setting), {k: v for k, v in overrides.items() if not is_bench_path(k)})
     row = shelf.row(setting, classes, seed) if shelf else Row()
     detectors = build_detectors(method, setting, document, classes, seed, row, teachers)
     canvas = canvas_of(setting, detectors)
-    plan = compile_method(method, spec.document, detectors, canvas=canvas, seed=seed, fakes=row.fakes)
+    benches, context = [*known_benches(), setting.bench], context_of(setting)
+    try:
+        plan = compile_method(method, spec.document, detectors, canvas=canvas, seed=seed, fakes=row.fakes)
+    except SpecError as error:
+        raise SpecError([*error.faults, *_elsewhere(error.faults, faults_everywhere(spec, benches, context))]) from None
+    faults = faults_everywhere(spec, benches, context)
+    if setting.recipe.steps is not None:
+        faults += silent_terms(method, plan, spec.document, setting.recipe.steps, setting.recipe.steps)
+    if faults:
+        raise SpecError(faults)
     return Setting(method, setting, spec.document, classes, detectors, plan, seed, overrides)
 
 
@@ -151,8 +182,9 @@ def _bench_file(spec: MethodSpec, bench: str | Path | None) -> Path:
     name = spec.resolve().bench
     if name is None:
         raise SpecError([spec.document.fault((), "no bench: name one with bench: or --bench")])
+    beside = Path(spec.document.file).parent / name
     try:
-        return find_bench(name)
+        return beside if name.endswith((".yaml", ".yml")) and beside.is_file() else find_bench(name)
     except UsageError as error:
         raise SpecError([spec.document.fault(("bench",), str(error))]) from None
 
@@ -164,6 +196,30 @@ def _named(bench: Bench, document: Document) -> Bench:
     return bench
 
 
+def silent_terms(method: Method, plan: Plan, document: Document, steps: int, per_epoch: int) -> list[Fault]:
+    """Terms whose schedule is 0 at every step of a run that they count at.
+
+    Args:
+        method: The resolved method.
+        plan: Its plan.
+        document: Where its lines stand.
+        steps: Length of the run.
+        per_epoch: Steps of an epoch.
+    """
+    try:
+        phases = lay_out(method.phases, steps)
+    except UsageError:
+        return []  # the run says so, with the length that it was given
+    silent = []
+    for term in plan.terms:
+        spans = [(phase.start, phase.end) for phase in phases if phase.counts(term.name)]
+        if term.is_distillation and spans and not any(term.schedule.ever_counts(end, per_epoch, begin) for begin, end in spans):
+            path = ("terms", term.name.partition("/")[2], "schedule")
+            problem = f"the schedule is 0 at each of the {steps} steps, so nothing is learned from this term"
+            silent.append(document.fault(path, problem))
+    return silent
+
+
 def check_bench(
     path: str | Path, overrides: Mapping[str, Any] | None = None, shelf: Shelf | None = None
 ) -> tuple[Bench, Mapping[str, Detector]]:
@@ -172,9 +228,7 @@ def check_bench(
     Raises:
         SpecError: All faults of the file.
     """
-    document = read(path)
-    bench = _named(bench_of(document, overrides), document)
-    import_plugins(bench.plugins, document)
+    bench, document = read_bench(path, overrides)
     classes = classes_of(bench, document)
     row = shelf.row(bench, classes, 0) if shelf else Row()
     return bench, build_detectors(_ANY_METHOD, bench, document, classes, 0, row)

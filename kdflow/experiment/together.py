@@ -14,7 +14,7 @@ from kdflow.engine.together import Member, fit_together
 from kdflow.errors import UsageError
 from kdflow.experiment.identity import stream_of
 from kdflow.experiment.result import RunResult
-from kdflow.experiment.run import Opened, TrialOf, open_run, record, with_length
+from kdflow.experiment.run import Opened, TrialOf, open_run, record, refuse_silent, with_length
 from kdflow.experiment.session import Session, open_session
 from kdflow.experiment.setup import Setting, Teachers, prepare, read_method
 from kdflow.folders import runs_folder
@@ -151,6 +151,7 @@ def _run(
 
 def _member(opened: Opened, hooks: Sequence[Hook]) -> Member:
     setting, feed = opened.setting, opened.feed
+    refuse_silent(setting, feed)
     return Member(
         setting.plan,
         setting.bench.recipe,

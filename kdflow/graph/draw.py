@@ -30,7 +30,13 @@ def as_json(plan: Plan, shares: Mapping[str, float] | None = None) -> dict[str, 
             owner: {"name": d.name, "family": d.family, "licence": d.licence} for owner, d in plan.detectors.items()
         },
         "terms": [
-            {"name": t.name, "node": t.nodes[0] if t.nodes else None, "nodes": list(t.nodes), "weight": t.weight}
+            {
+                "name": t.name,
+                "node": t.nodes[0] if t.nodes else None,
+                "nodes": list(t.nodes),
+                "weight": t.weight,
+                "reduce": reduction(plan.graph, t.name) if t.is_distillation else None,
+            }
             for t in plan.terms
         ],
         "taps": [
@@ -86,6 +92,8 @@ def as_text(plan: Plan, shares: Mapping[str, float] | None = None) -> str:
     lines += ["", "terms"]
     for term in plan.terms:
         lines.append(f"  {term.name:<28} {', '.join(term.nodes) or 'detector':<30} weight {term.weight:g}")
+        if term.is_distillation:
+            lines.append(f"  {'':<28} {reduction(plan.graph, term.name)}")
     lines += ["", "teacher stages"]
     for stage in plan.report.teacher_stages_run:
         lines.append(f"  runs    {stage}{_share(shares, stage)}")
@@ -99,6 +107,32 @@ def as_text(plan: Plan, shares: Mapping[str, float] | None = None) -> str:
     if not facts["adapters"]:
         lines.append("  none")
     return "\n".join(lines)
+
+
+_JOINED = {"sum": "summed", "mean": "averaged", "pooled": "pooled: all numerators over all divisors"}
+
+
+def reduction(graph: Graph, term: str) -> str:
+    """How the elements of a term become one number, in words.
+
+    ``sum / elements in each of 5 levels, which are summed``.
+    """
+    node = graph[term]
+    entry, value = node.term, graph[str(node.inputs["value"])].value
+    if entry is None:
+        return ""
+    reduce = entry.reduce
+    parts = [f"{p:g}" if isinstance(p, float) else str(p) for p in reduce.over]
+    head = "sum" if reduce.sum == "all" else f"sum over {', '.join(reduce.sum)}, mean over the rest"
+    head = f"root of the sum over {', '.join(reduce.root)}, then {head}" if reduce.root else head
+    divisor = " x ".join(parts)
+    if divisor and reduce.floor is not None:
+        divisor = f"{divisor} (at least {reduce.floor:g})"
+    text = f"{head} / {divisor}" if divisor else head
+    text += " per image, averaged" if reduce.scope == "image" else ""
+    if value.kind.stack is None or not isinstance(value.fake, (list, tuple)) or len(value.fake) < 2:
+        return text
+    return f"{text} in each of {len(value.fake)} {value.kind.stack}, which are {_JOINED[reduce.levels]}"
 
 
 def _share(shares: Mapping[str, float] | None, stage: str) -> str:
@@ -138,7 +172,7 @@ def _box(node: Node) -> str:
 def _label(node: Node) -> str:
     name = one_line(node.name)
     if node.role is Role.TERM and node.term is not None:
-        return f"{name}\n{one_line(', '.join(node.taxonomy))}\nweight {node.term.weight:g}"
+        return f"{name}\n{one_line(', '.join(node.taxonomy))}\nweight {node.term.signed_weight:g}"
     if node.role in (Role.OP, Role.SLICE):
         return f"{name}\n{one_line(what(node))}"
     return one_line(str(node.inputs["stage"])) if node.role is Role.PICK else name

@@ -283,7 +283,7 @@ class TermCall(nn.Module):
                 count *= 1 if i in features or (per_image and axes[i] == "b") else size
             return float(count)
         varying = selected.expand([1 if i in features else size for i, size in enumerate(value.shape)]).to(value.dtype)
-        return mean_over_ranks(varying.flatten(1).sum(1) if per_image else varying.sum())
+        return mean_over_ranks(_per_image(varying) if per_image else varying.sum())
 
     def _join(self, numerators: list[Tensor], divisors: list[Tensor | float]) -> Tensor:
         floor, eps = self.reduce.floor, self.reduce.eps
@@ -315,5 +315,10 @@ def _sum(value: Any, kind: Kind, per_image: bool) -> Tensor:
     value = value.detach()
     value = value if value.is_floating_point() else value.float()
     if per_image and kind.axes and kind.axes[0] == "b":
-        return value.flatten(1).sum(1)
+        return _per_image(value)
     return value.sum()
+
+
+def _per_image(value: Tensor) -> Tensor:
+    """Sums over all axes but the first."""
+    return value.reshape(value.shape[0], -1).sum(1)

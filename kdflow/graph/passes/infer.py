@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from kdflow.graph.node import Graph, Node, Role
 from kdflow.graph.passes.fakes import Fakes
 from kdflow.graph.passes.kinds import kind_of_value, place_kinds
+from kdflow.graph.passes.promise import broken_promise
 from kdflow.graph.runtime import FunctionOp, OpCall, Prepared, StageCall, Streams, TermCall, stream_key
 from kdflow.kinds import ANY
 from kdflow.ports import BATCH_PORTS, Detector
@@ -176,11 +177,16 @@ class Inference:
                 options = getattr(parts[0], "options", {})
                 stand_ins = [FunctionOp(infer, options)] if infer else [self.fakes.module(p) for p in parts]
                 trial = OpCall(node.name, stand_ins, lifted, canvas, no_grad=no_grad, exact=exact)
-                return trial(**({} if node.prepared else self._inputs(node)))
+                inputs = {} if node.prepared else self._inputs(node)
+                result = trial(**inputs)
         except Exception as error:
             shapes = ", ".join(f"{name} is {show(self._operand(o))}" for name, o in node.inputs.items())
             self.document.report(node.path, f"{node.op.name} cannot take these values ({shapes}): {_first_line(error)}")
             return None
+        if problem := broken_promise(node, result, inputs):
+            words = f"{node.op.name} does not keep its declaration: {problem}; correct gives= or the function"
+            self.document.report(node.path, words)
+        return result
 
     def _axes(self, node: Node) -> tuple[str, ...]:
         """Axis names of one entry of the node's first input; empty where they are not known."""
