@@ -144,7 +144,7 @@ def _measure(
 def student_key(bench: Bench) -> str:
     """Hash of all that determines the plain student: benches that differ in nothing but their teachers share it."""
     parts = bench.model_dump(mode="json", include={"data", "student", "recipe", "evaluation"})
-    return digest({**parts, "code": detector_code([bench.student.detector])})
+    return digest({**parts, "code": detector_code(bench.student.detector)})
 
 
 def _teacher(name: str, session: Session) -> float | None:

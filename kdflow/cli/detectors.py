@@ -50,7 +50,7 @@ def _family(name: str) -> dict[str, Any]:
     from kdflow.ports import DETECTORS
 
     family = DETECTORS.get(name)
-    return {"family": family.family, "library": family.library, "licence": family.licence, "doc": family.doc}
+    return {"family": family.family or "any", "library": family.library, "licence": family.licence, "doc": family.doc}
 
 
 def offered(name: str) -> list[dict[str, Any]]:
