@@ -27,8 +27,8 @@ from typing import Any
 
 import torch
 
-from kdflow.experiment.identity import detector_code, digest
-from kdflow.experiment.run import OUTPUT, feed_of, provide_teachers, run
+from kdflow.experiment.hashes import detector_code, digest
+from kdflow.experiment.run import feed_of, provide_teachers, run
 from kdflow.experiment.session import Session, open_session
 from kdflow.experiment.setup import find_bench, names_in, prepare, read_method
 from kdflow.resources import specs_folder
@@ -85,7 +85,7 @@ def check_floors(
     benches: Iterable[str],
     *,
     seeds: int = 1,
-    output: Path = OUTPUT,
+    output: Path | None = None,
     session: Session | None = None,
     teachers: bool = False,
 ) -> list[FloorVerdict]:
@@ -105,7 +105,7 @@ def check_floors(
 
 
 def measured(
-    benches: Iterable[str], seeds: Sequence[int], output: Path, session: Session, with_teachers: bool
+    benches: Iterable[str], seeds: Sequence[int], output: Path | None, session: Session, with_teachers: bool
 ) -> Iterator[FloorVerdict]:
     """A verdict per bench, as soon as it is there."""
     known: Known = {}
@@ -114,7 +114,7 @@ def measured(
 
 
 def _measure(
-    name: str, seeds: Sequence[int], output: Path, session: Session, with_teacher: bool, known: Known
+    name: str, seeds: Sequence[int], output: Path | None, session: Session, with_teacher: bool, known: Known
 ) -> FloorVerdict:
     bench = bench_of(read(find_bench(name)), {})
     reached: dict[int, tuple[float, float]] = {}
@@ -144,7 +144,7 @@ def _measure(
 def student_key(bench: Bench) -> str:
     """Hash of all that determines the plain student: benches that differ in nothing but their teachers share it."""
     parts = bench.model_dump(mode="json", include={"data", "student", "recipe", "evaluation"})
-    return digest({**parts, "code": detector_code([bench.student.detector])})
+    return digest({**parts, "code": detector_code(bench.student.detector)})
 
 
 def _teacher(name: str, session: Session) -> float | None:
@@ -228,7 +228,7 @@ def main() -> int:
     parser.add_argument("--teachers", action="store_true")
     parser.add_argument("--write", action="store_true")
     parser.add_argument("--state", action="store_true")
-    parser.add_argument("--output", type=Path, default=OUTPUT)
+    parser.add_argument("--output", type=Path, default=None)
     options = parser.parse_args()
     failed = False
     with open_session("cpu") as session:

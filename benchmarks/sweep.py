@@ -23,6 +23,7 @@ from kdflow.api import report, results
 from kdflow.cli.main import main as kdflow
 from kdflow.errors import KdflowError
 from kdflow.experiment.setup import names_in, prepare, read_method
+from kdflow.folders import runs_folder
 from kdflow.resources import specs_folder
 from kdflow.results.record import BASELINE
 from kdflow.results.table import render
@@ -82,7 +83,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--steps", type=int, help="the recipe's unless told")
     made.add_argument("--together", type=int, help="train so many jobs side by side")
     made.add_argument("--device", default="auto")
-    made.add_argument("--output", type=Path, default=Path("kdflow-runs"), help="folder of runs")
+    made.add_argument("--output", type=Path, default=runs_folder(), help="folder of runs")
     made.add_argument("--resume", action="store_true")
     made.add_argument("--docs", type=Path, default=DOCS, help="folder of the pages")
     return made

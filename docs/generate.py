@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -15,6 +16,7 @@ from kdflow.cli.detectors import facts_of
 from kdflow.cli.methods import shipped
 from kdflow.data.formats import DATASETS
 from kdflow.errors import KdflowError
+from kdflow.escape import markdown, one_line
 from kdflow.experiment.setup import Setting, find_method, prepare, read_method
 from kdflow.graph import draw
 from kdflow.operation import OPS
@@ -56,11 +58,22 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def cell(value: object) -> str:
-    return " ".join(str(value).split()).replace("|", "\\|").replace("``", "`")
+    words = " ".join(str(value).split())
+    return re.sub(r"(?<!\\)\|", r"\\|", words if words.startswith("`` ") else words.replace("``", "`"))
 
 
 def code(text: object) -> str:
-    return f"`{text}`" if str(text) else ""
+    words = one_line(str(text))
+    if not words:
+        return ""
+    return f"`` {words} ``" if "`" in words else f"`{words}`"
+
+
+def fenced(text: str, language: str) -> list[str]:
+    """A block of code, whatever fences it holds itself."""
+    longest = max((len(run) for run in re.findall(r"`{3,}", text)), default=2)
+    fence = "`" * (longest + 1)
+    return [f"{fence}{language}", text, fence]
 
 
 def option_table(options: Iterable[OptionFacts]) -> str:
@@ -95,8 +108,8 @@ def methods_page() -> str:
             f"[{m['method']}](generated/methods/{m['method']}.md)",
             ", ".join(map(code, m["nodes"])) or "none",
             m["fidelity"],
-            f"{m['venue']} {m['year'] or ''}",
-            m["title"],
+            markdown(f"{m['venue']} {m['year'] or ''}"),
+            markdown(m["title"]),
         )
         for m in shipped()
     ]
@@ -236,14 +249,14 @@ def method_page(facts: dict[str, Any], folder: Path) -> int:
     slug, file = facts["method"], load_published().get(facts["method"])
     path = find_method(slug)
     method = read_method(slug).resolve()
-    paper = [f"{facts['venue']} {facts['year']}" if facts["venue"] else ""]
+    paper = [markdown(f"{facts['venue']} {facts['year']}") if facts["venue"] else ""]
     paper += [f"[arXiv {facts['arxiv']}](https://arxiv.org/abs/{facts['arxiv']})"] if facts["arxiv"] else []
     paper += [f"code [{facts['code']}](https://github.com/{facts['code']})"] if facts["code"] else []
     source = path.read_text(encoding="utf-8").rstrip()
     parts = [
         f"# {slug}",
         "",
-        facts["title"],
+        markdown(facts["title"]),
         "",
         " · ".join(p for p in [*paper, f"formulas follow: {facts['fidelity']}"] if p),
         "",
@@ -259,7 +272,7 @@ def method_page(facts: dict[str, Any], folder: Path) -> int:
     else:
         write(folder / f"{slug}.svg", draw.as_svg(setting.plan))
         parts += drawn(setting, slug)
-    parts += ["## Spec", "", "```yaml", source, "```", ""]
+    parts += ["## Spec", "", *fenced(source, "yaml"), ""]
     if method.search:
         parts += ["## Searchable", "", table(("value", "from", "to", "choices"), search_rows(method)), ""]
     if file is not None:
@@ -297,9 +310,10 @@ def published(file: PublishedFile) -> list[str]:
             for values in (row.teacher_result, row.baseline, row.result)
         ]
         setting = row.setting + (f" ({row.variant})" if row.variant else "")
-        rows.append((setting, *words, gain, "; ".join(row.sources) + ("" if row.verified else " (second hand)")))
+        source = "; ".join(row.sources) + ("" if row.verified else " (second hand)")
+        rows.append((markdown(setting), *words, gain, markdown(source)))
     head = ("setting", "teacher", "plain student", "distilled", "gain", "source")
-    claims = [f"- {claim}" for claim in file.claims]
+    claims = [f"- {markdown(claim)}" for claim in file.claims]
     return [table(head, rows), "", *claims] if rows else claims or ["No numbers are known."]
 
 

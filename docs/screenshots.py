@@ -26,6 +26,7 @@ from urllib.parse import quote
 
 from PIL import Image
 
+from kdflow.folders import runs_folder
 from kdflow.tracking.store import open_client
 
 HERE = Path(__file__).parent
@@ -75,7 +76,7 @@ def picture(address: str, file: Path, size: tuple[int, int], wait: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=Path, default=Path("kdflow-runs"))
+    parser.add_argument("--runs", type=Path, default=runs_folder())
     parser.add_argument("--bench", default="shapes-faster-rcnn")
     parser.add_argument("--tag", default="node.cnn/neck", help="taxonomy tag that the list is filtered by")
     parser.add_argument("--file", type=Path, default=HERE / "mlflow-runs.png")

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdflow.errors import UsageError
-from kdflow.experiment.run import run
-from kdflow.experiment.setup import prepare, read_method
-from kdflow.search.call import search
-from kdflow.spec.resolve import MethodSpec
+from kdflow.folders import runs_folder
+from kdflow.urls import sqlite_url
 
 if TYPE_CHECKING:
+    from kdflow.experiment.run import run
     from kdflow.graph.plan import Plan
     from kdflow.results.query import Answer
+    from kdflow.search.call import search
+    from kdflow.spec.resolve import MethodSpec
+
+_PLACES = {"run": "kdflow.experiment.run", "search": "kdflow.search.call"}
+
+
+def __getattr__(name: str) -> Any:
+    """What trains is loaded when it is asked for: questions to the results need neither torch nor MLflow."""
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__} has no name {name!r}")
+    return getattr(importlib.import_module(_PLACES[name]), name)
 
 
 def load(name: str | Path) -> MethodSpec:
@@ -26,6 +37,8 @@ def load(name: str | Path) -> MethodSpec:
         SpecError: With every fault of the file.
         UsageError: There is no such method; the message lists those there are.
     """
+    from kdflow.experiment.setup import read_method
+
     return read_method(name)
 
 
@@ -49,12 +62,17 @@ def compile(
         values: Reference as written in the spec (``student.neck``, ``shared.logits``, ``targets.boxes``) -> value.
         overrides: Dotted path of method or bench -> value.
         seed: Seed of initial weights and random streams.
-        options: With values only: ``families`` (owner -> family), ``strides`` (reference -> strides of a pyramid), ``detectors``
-            (owner -> detector, where the method calls stages), ``context`` (what its variants ask).
+        options: With values only: ``families`` (owner -> family), ``strides`` (reference -> strides of a pyramid), ``kinds``
+            (reference -> word for its kind, such as ``mask``, where the spec does not say it), ``detectors`` (owner -> detector,
+            where the method calls stages), ``context`` (what its variants ask). The detector's own losses are left out.
 
     Raises:
         SpecError: With every fault of method and bench.
+        UsageError: An unknown option, or one that does not fit the values.
     """
+    from kdflow.experiment.setup import prepare, read_method
+    from kdflow.spec.resolve import MethodSpec
+
     method = spec if isinstance(spec, MethodSpec) else read_method(spec)
     if values is None:
         if options:
@@ -91,7 +109,8 @@ def results(
         ablations: List published rows that take a method apart, too.
         unfinished: Also runs that are running, failed or were interrupted.
         trials: Also trials of searches.
-        store: Folder of runs, or an MLflow URI; none takes ``MLFLOW_TRACKING_URI`` or ``kdflow-runs``.
+        store: Folder of runs, or an MLflow URI; none takes ``MLFLOW_TRACKING_URI``, else the folder of ``$KDFLOW_RUNS`` or
+            ``kdflow-runs``.
 
     Raises:
         UsageError: An unknown ``by`` or ``metric``, or a filter that cannot be read.
@@ -137,7 +156,7 @@ def report(
 def _uri(store: str | Path | None) -> str | None:
     if isinstance(store, str) and "://" in store:
         return store
-    return None if store is None else f"sqlite:///{Path(store).absolute() / 'mlflow.db'}"
+    return None if store is None else sqlite_url(runs_folder(store) / "mlflow.db")
 
 
 __all__ = ["compile", "load", "report", "results", "run", "search"]

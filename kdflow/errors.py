@@ -3,12 +3,32 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+_SECRETS = (
+    (re.compile(r"""([a-zA-Z][\w+.-]*://[^\s:/?#@"']*):[^\s"']+@"""), r"\1:***@"),
+    (re.compile(r"""(https?://)[^\s:/?#@"']+@""", re.IGNORECASE), r"\1***@"),
+    (re.compile(r"""([?&;]\w*(?:password|passwd|pwd|secret|token|api_?key)=)[^&;#\s"']+""", re.IGNORECASE), r"\1***"),
+)
+
+
+def without_passwords(text: str) -> str:
+    """``text`` with the passwords and tokens of all addresses in it replaced by ``***``.
+
+    Whatever leaves kdflow goes through here: messages, logs, tags, records, files that describe a run.
+    """
+    for pattern, shown in _SECRETS:
+        text = pattern.sub(shown, text)
+    return text
+
 
 class KdflowError(Exception):
-    """Root of everything kdflow raises on purpose; the command line prints it without a traceback."""
+    """Root of everything kdflow raises on purpose; the command line prints it without a traceback, and without passwords."""
+
+    def __init__(self, *words: object) -> None:
+        super().__init__(*(without_passwords(word) if isinstance(word, str) else word for word in words))
 
 
 @dataclass(frozen=True, order=True)

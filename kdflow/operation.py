@@ -22,9 +22,10 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Annotated, Any, TypeVar, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, create_model
+from pydantic import BaseModel
 
 from kdflow.kinds import Kind, Meta
+from kdflow.options import from_signature
 from kdflow.registry import Registry
 
 T = TypeVar("T", bound=Callable[..., Any])
@@ -49,26 +50,41 @@ class Input:
 
 @dataclass(frozen=True)
 class Like:
-    """The rule "this output has the kind of that input", with axes dropped or replaced."""
+    """The rule "this output has the kind of that input", with axes dropped or replaced.
+
+    Attributes:
+        source: The input.
+        drop: Axes that are used up.
+        swap: Axes that get another name, or become several (``{"c": "e c"}``).
+        drops: Option that lists further axes that are used up.
+    """
 
     source: str
     drop: tuple[str, ...] = ()
     swap: Mapping[str, str] = field(default_factory=dict)
+    drops: str = ""
 
-    def __call__(self, kinds: Mapping[str, Kind]) -> Kind:
+    def dropped(self, options: Mapping[str, Any]) -> tuple[str, ...]:
+        """Axes that are used up with these options."""
+        return (*self.drop, *(options.get(self.drops) or () if self.drops else ()))
+
+    def __call__(self, kinds: Mapping[str, Kind], options: Mapping[str, Any]) -> Kind:
         """The kind of the result for inputs of these kinds."""
         from kdflow.kinds import of_axes
 
         kind = kinds[self.source]
         if kind.axes is None or kind.opaque:
             return kind
-        axes = tuple(self.swap.get(a, a) for a in kind.axes if a not in self.drop)
+        drop = self.dropped(options)
+        axes = tuple(name for a in kind.axes if a not in drop for name in self.swap.get(a, a).split())
         return of_axes(axes, kind.stack)
 
 
-def like(source: str, drop: str | tuple[str, ...] = (), swap: Mapping[str, str] | None = None) -> Like:
-    """The output has the kind of input ``source``, without the axes in ``drop``, with axes renamed by ``swap``."""
-    return Like(source, (drop,) if isinstance(drop, str) else drop, swap or {})
+def like(
+    source: str, drop: str | tuple[str, ...] = (), swap: Mapping[str, str] | None = None, drops: str = ""
+) -> Like:
+    """The output has the kind of input ``source``, without the axes of ``drop`` and option ``drops``, renamed by ``swap``."""
+    return Like(source, (drop,) if isinstance(drop, str) else drop, swap or {}, drops)
 
 
 Gives = Kind | Like
@@ -87,7 +103,7 @@ class Op:
         no_grad: Evaluated without gradient (masks, selections, gates).
         zero_at_equality: Its value is 0 when student equals teacher; checked by the contract tests.
         example: For the contract tests: options where defaults do not suffice, and the axes (``"n c"``) of inputs that
-            take any tensor but cannot take all.
+            take any tensor but cannot take all; ``3c`` is an axis three times as long as others of its name.
         infer: For functions whose result sizes depend on data: called like the function on fake tensors, returns fake tensors of
             plausible size. None where the function itself runs on fake tensors.
         source: The same value as a Python expression without kdflow, with ``{name}`` for inputs and options; empty where there
@@ -146,25 +162,20 @@ class Op:
     def options(self) -> type[BaseModel]:
         """Pydantic model of the options; unknown keys are refused."""
         source = typing.cast(Any, self.target).__init__ if self.is_module else self.target
-        fields: dict[str, Any] = {}
-        hints = typing.get_type_hints(source, include_extras=True)
-        filled_elsewhere = {"self", *_read(source, {})}
-        for name, parameter in inspect.signature(source).parameters.items():
-            if name in filled_elsewhere or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-                continue  # a module without a constructor of its own takes anything, and no option
-            default = ... if parameter.default is inspect.Parameter.empty else parameter.default
-            fields[name] = (hints[name], default)
-        return create_model(self.name, __config__=ConfigDict(extra="forbid", strict=False, frozen=True), **fields)
+        return from_signature(self.name, source, without={"self", *_read(source, {})})
 
-    def output_kinds(self, kinds: Mapping[str, Kind]) -> Kind | dict[str, Kind]:
-        """Kinds of the result for inputs of these (element) kinds."""
+    def output_kinds(
+        self, kinds: Mapping[str, Kind], options: Mapping[str, Any] | None = None
+    ) -> Kind | dict[str, Kind]:
+        """Kinds of the result for inputs of these (element) kinds, with these options."""
+        said = options or {}
         if isinstance(self.gives, Mapping):
-            return {name: _apply(rule, kinds) for name, rule in self.gives.items()}
-        return _apply(self.gives, kinds)
+            return {name: _apply(rule, kinds, said) for name, rule in self.gives.items()}
+        return _apply(self.gives, kinds, said)
 
 
-def _apply(rule: Gives, kinds: Mapping[str, Kind]) -> Kind:
-    return rule(kinds) if isinstance(rule, Like) else rule
+def _apply(rule: Gives, kinds: Mapping[str, Kind], options: Mapping[str, Any]) -> Kind:
+    return rule(kinds, options) if isinstance(rule, Like) else rule
 
 
 OPS: Registry[Op] = Registry("op", "kdflow.ops")

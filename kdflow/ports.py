@@ -72,7 +72,7 @@ class Port:
     name: str
     kind: Kind = field(default=Kind(STANDARD))
     node: str | None = STANDARD
-    channels: int | tuple[int, ...] = ()
+    channels: Any = ()  # one number or a tuple is taken, a tuple is kept
     strides: tuple[int, ...] = ()
     length: int | None = None
     form: str = ""
@@ -121,6 +121,7 @@ class Stage:
         dense: True when it runs without data-dependent shapes, so it may be compiled.
         library: Path of the model's own module that does this stage's work in the library's forward pass: called there once,
             with the stage's first input as its first argument. An exported student is rewired at such modules.
+        selective: ``run`` takes ``wanted`` too, the keys of its result that somebody reads, and makes these alone.
         nodes: Path of a module inside ``run`` -> taxonomy node that it stands at, where that is not the first port's.
     """
 
@@ -131,6 +132,7 @@ class Stage:
     options: Mapping[str, Any] = field(default_factory=dict)
     dense: bool = False
     library: str = ""
+    selective: bool = False
     nodes: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -260,6 +262,8 @@ class Detector:
         optional: Parameters that the detector's own losses never reach -> entries of ports through which a method may train
             them.
         class_rows: Name of a predictor (a layer with ``weight`` and ``bias``) -> order of its rows.
+        licence: Licence of the weights, where it is the model's and not its package's.
+        code: Modules beside the family's own whose code makes the model.
         inference: See :meth:`predict`.
         writer: See :meth:`source`.
         loader: See :meth:`load`.
@@ -279,6 +283,13 @@ class Detector:
     inference: Callable[[Detector, Tensor, ImageSizes], Detections] = _refuse
     writer: Callable[[Detector], Source] = _refuse
     loader: Callable[[Detector, str], None] = _refuse
+    licence: str = ""
+    code: tuple[str, ...] = ()
+
+    @property
+    def detects(self) -> bool:
+        """False for a backbone that only offers features: it knows no classes, has no losses and predicts nothing."""
+        return bool(self.classes)
 
     @cached_property
     def ports(self) -> Mapping[str, Port]:
@@ -317,7 +328,7 @@ class DetectorFamily:
     Attributes:
         make: ``make(classes, options) -> Detector``.
         options: The keys that a bench may give.
-        family: ``two-stage``, ``dense`` or ``transformer``.
+        family: ``two-stage``, ``dense`` or ``transformer``; empty where an option ``family`` says it.
         library: Package the model comes from.
         licence: Licence of that package.
         doc: One line for listings.
@@ -334,10 +345,19 @@ class DetectorFamily:
     tiny: Mapping[str, Any] = field(default_factory=dict)
     ragged: bool = True
 
+    def family_of(self, options: Mapping[str, Any]) -> str:
+        """The family of a detector with these options: one that takes any model leaves it to them."""
+        return self.family or str(options.get("family", ""))
+
+    @property
+    def stands_alone(self) -> bool:
+        """True where a detector can be built without any option."""
+        return not any(info.is_required() for info in self.options.model_fields.values())
+
     @property
     def brings_architecture(self) -> bool:
         """True where weights may be a model folder or hub name that says how the model is built as well."""
-        return "weights" in self.options.model_fields
+        return self.takes("weights")
 
     def build(self, classes: Sequence[str], **options: Any) -> Detector:
         """A detector with random weights.
@@ -351,6 +371,10 @@ class DetectorFamily:
         """
         name = self.options.title()
         return self.make(class_names(name, classes), checked(name, self.options, options))
+
+    def takes(self, option: str) -> bool:
+        """True where a bench may give this option."""
+        return option in self.options.model_fields
 
 
 def class_names(name: str, classes: Sequence[str]) -> tuple[str, ...]:

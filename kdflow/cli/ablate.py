@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from kdflow.cli.console import columns, note, say, say_json
-from kdflow.cli.options import BenchOption, JsonOption, SetOption, Spec, overrides_of
-from kdflow.cli.sweep import DryRun, Output, Resume, Seeds, Steps, end, listeners, show_jobs
+from kdflow.cli.options import BenchOption, JsonOption, Output, SetOption, Spec, overrides_of
+from kdflow.cli.sweep import DryRun, Resume, Seeds, Steps, end, listeners, show_jobs
 from kdflow.errors import UsageError, choices
+from kdflow.folders import runs_folder
 
 if TYPE_CHECKING:
     from kdflow.experiment.ablate import Ablation
@@ -27,7 +27,7 @@ def ablate(
     sets: SetOption = None,
     steps: Steps = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda; CUDA_VISIBLE_DEVICES chooses among GPUs.")] = "auto",
-    output: Output = Path("kdflow-runs"),
+    output: Output = None,
     dry_run: DryRun = False,
     resume: Resume = False,
     json: JsonOption = False,
@@ -38,21 +38,23 @@ def ablate(
     """
     from kdflow.experiment.ablate import distinct, judge, plan_ablation, shared
     from kdflow.experiment.nesting import nested
-    from kdflow.experiment.session import open_session
+    from kdflow.experiment.session import Preview, open_session
     from kdflow.experiment.sweep import run_jobs
+    from kdflow.tracking.store import require_store
 
     if metric not in METRICS:
         raise UsageError(f"--metric {metric}: no such metric.{choices(metric, METRICS)}")
-    changes = overrides_of(sets)
+    changes, place = overrides_of(sets), runs_folder(output)
     if dry_run:
-        _, jobs = plan_ablation(spec, bench, range(seeds), changes, steps=steps)
-        show_jobs(distinct(jobs), output, json)
+        _, jobs = plan_ablation(spec, bench, range(seeds), changes, steps=steps, session=Preview(device))
+        show_jobs(distinct(jobs), place, json)
         return
+    require_store(place)
     with open_session(device) as session:
         parts, jobs = plan_ablation(spec, bench, range(seeds), changes, steps=steps, session=session)
         runs = distinct(jobs)
-        done = run_jobs(runs, session, output, resume=resume, hooks=listeners(), notify=note)
-        results = list(nested(runs, done, output, "ablation"))
+        done = run_jobs(runs, session, place, resume=resume, hooks=listeners(), notify=note)
+        results = list(nested(runs, done, place, "ablation"))
     found = judge(parts, shared(jobs, results), metric)
     if json:
         say_json(asdict(found))

@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from kdflow.errors import without_passwords
+from kdflow.escape import one_line
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -25,19 +28,17 @@ def is_first() -> bool:
 
 def say(text: str) -> None:
     """One result, on stdout."""
-    typer.echo(text)
+    typer.echo(without_passwords(text))
 
 
 def note(text: str) -> None:
-    """One remark, on stderr."""
-    typer.echo(text, err=True)
+    """One remark, on stderr, without passwords."""
+    typer.echo(without_passwords(text), err=True)
 
 
 def say_json(data: Any, *, compact: bool = False) -> None:
     """Plain data as JSON on stdout; ``compact`` keeps it on one line. NaN and infinities become null."""
-    typer.echo(
-        json.dumps(_finite(data), ensure_ascii=False, allow_nan=False, default=str, indent=None if compact else 2)
-    )
+    say(json.dumps(_finite(data), ensure_ascii=False, allow_nan=False, default=str, indent=None if compact else 2))
 
 
 def _finite(data: Any) -> Any:
@@ -52,7 +53,7 @@ def _finite(data: Any) -> Any:
 
 def columns(rows: Sequence[Sequence[str]], head: Sequence[str] = (), indent: str = "") -> str:
     """Rows as aligned columns; the last column runs free."""
-    every = [list(head), *map(list, rows)] if head else [list(row) for row in rows]
+    every = [[one_line(cell) for cell in row] for row in ([head, *rows] if head else rows)]
     if not every:
         return ""
     widths = [max(len(row[i]) for row in every) for i in range(len(every[0]) - 1)]

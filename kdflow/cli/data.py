@@ -2,31 +2,25 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kdflow.cli.console import say, say_json
+from kdflow.cli.console import note, say, say_json
 from kdflow.cli.options import JsonOption, overrides_of
 from kdflow.errors import UsageError
 
 if TYPE_CHECKING:
     from kdflow.data.formats import DataSource
+    from kdflow.data.transforms import Geometry
 
 app = typer.Typer(help="Draw, check and convert data sets.", no_args_is_help=True, rich_markup_mode=None)
 
 
-class Target(StrEnum):
-    """Formats that can be written."""
-
-    coco = "coco"
-    voc = "voc"
-
-
 Folder = Annotated[
-    str, typer.Argument(metavar="FOLDER", help="A COCO or VOC folder, or a bench file or name: its data are taken.")
+    str,
+    typer.Argument(metavar="FOLDER", help="A COCO, VOC or YOLO folder, or a bench file or name: its data are taken."),
 ]
 
 
@@ -67,7 +61,8 @@ def check(
     """Check every split of a data set: missing and broken files, wrong boxes, unknown classes, leaks between splits."""
     from kdflow.data.check import check_data
 
-    report = check_data(_source(folder), files=not quick)
+    source, geometry = _source(folder)
+    report = check_data(source, files=not quick, geometry=geometry)
     if json:
         say_json(
             {
@@ -88,28 +83,29 @@ def check(
 def convert(
     source: Folder,
     target: Annotated[Path, typer.Argument(metavar="TARGET", help="A new folder.")],
-    to: Annotated[Target, typer.Option("--to", help="Format to write.")],
+    to: Annotated[str, typer.Option("--to", metavar="FORMAT", help="Format to write: coco, voc, yolo.")],
 ) -> None:
-    """Write a data set as a COCO or VOC folder; image files are copied as they are."""
+    """Write a data set in another format; image files are copied as they are."""
     from kdflow.data.convert import convert as write
 
-    say(str(write(_source(source), target, to.value)))
+    say(str(write(_source(source)[0], target, to, note)))
 
 
-def _source(name: str) -> DataSource | str:
-    """The data set of a folder, or of a bench."""
+def _source(name: str) -> tuple[DataSource | str, Geometry | None]:
+    """The data set of a folder, or of a bench with its input size."""
     from kdflow.data.formats import open_data
+    from kdflow.data.transforms import Geometry
     from kdflow.experiment.setup import find_bench
     from kdflow.spec.resolve import load_bench
 
     if Path(name).is_dir():
-        return name
+        return name, None
     try:
         file = find_bench(name)
     except UsageError:
         raise UsageError(f'"{name}" is neither a folder nor a bench ("kdflow benches" lists those)') from None
-    bench = load_bench(file)
-    return open_data(bench.data.format, bench.data.options)
+    data = load_bench(file).data
+    return open_data(data.format, data.options), Geometry(data.size, data.max_size, data.fixed)
 
 
 def _nested(flat: dict[str, object]) -> dict[str, object]:

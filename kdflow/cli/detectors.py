@@ -50,15 +50,17 @@ def _family(name: str) -> dict[str, Any]:
     from kdflow.ports import DETECTORS
 
     family = DETECTORS.get(name)
-    return {"family": family.family, "library": family.library, "licence": family.licence, "doc": family.doc}
+    return {"family": family.family or "any", "library": family.library, "licence": family.licence, "doc": family.doc}
 
 
 def offered(name: str) -> list[dict[str, Any]]:
-    """Ports of a detector under its default options, without shapes; its model is built without weights or memory."""
+    """Ports of a detector under its default options, without shapes; none where it needs options. No weights, no memory."""
     import torch
 
     from kdflow.ports import DETECTORS
 
+    if not DETECTORS.get(name).stands_alone:
+        return []
     with torch.device("meta"):
         built = DETECTORS.get(name).build(classes=("a", "b"))
     return [described(port, spec) for port, spec in built.ports.items()]

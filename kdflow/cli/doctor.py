@@ -102,7 +102,7 @@ def _device() -> Finding:
 
 
 def _folders() -> Finding:
-    from kdflow.data.shapes import home
+    from kdflow.folders import home
 
     teachers = home() / "teachers"
     trained = sum(1 for path in teachers.glob("*/weights.pt")) if teachers.is_dir() else 0
@@ -111,7 +111,7 @@ def _folders() -> Finding:
 
 
 def _runs() -> Finding:
-    from kdflow.tracking.store import runs_folder
+    from kdflow.folders import runs_folder
 
     return _writable("runs", runs_folder(), "checkpoints, students and the default tracking store")
 
@@ -124,17 +124,20 @@ def _writable(what: str, folder: Path, words: str) -> Finding:
 
 
 def _store() -> Finding:
-    from kdflow.tracking.store import open_client, sqlite_file, store_uri
+    from kdflow.errors import without_passwords
+    from kdflow.tracking.store import open_client, store_uri
+    from kdflow.urls import sqlite_file
 
     uri = store_uri()
+    shown = without_passwords(uri)
     file = sqlite_file(uri)
     if file is not None and not file.is_file():
-        return Finding("store", "good", f"{uri} (made by the first run)")
+        return Finding("store", "good", f"{shown} (made by the first run)")
     try:
         open_client(uri)
     except KdflowError as error:
         return Finding("store", "bad", str(error))
-    return Finding("store", "good", uri)
+    return Finding("store", "good", shown)
 
 
 def _parts() -> Finding:

@@ -9,6 +9,7 @@ import typer
 
 from kdflow.cli.console import say, say_json
 from kdflow.cli.options import BenchOption, JsonOption, OutputFile, SetOption, Spec, overrides_of
+from kdflow.files import write_text
 
 if TYPE_CHECKING:
     from kdflow.experiment.setup import Setting
@@ -49,7 +50,7 @@ def explain(
     if output is None:
         say(text.rstrip("\n"))
     else:
-        output.write_text(text, encoding="utf-8")
+        write_text(output, text)
 
 
 def _text(setting: Setting, form: Form) -> str:

@@ -35,6 +35,7 @@ from kdflow.cli import (
 )
 from kdflow.cli.console import note
 from kdflow.errors import InvariantError, KdflowError, LostProcessError
+from kdflow.files import DISK, NEXT, reason_of
 
 GOOD, FAULT, MISTAKE, INTERRUPTED = 0, 1, 2, 130
 
@@ -109,10 +110,13 @@ def _tell(error: Exception) -> int:
     if os.environ.get("KDFLOW_TRACEBACK"):
         import traceback
 
-        traceback.print_exception(error)
+        note("".join(traceback.format_exception(error)).rstrip())
     if isinstance(error, KdflowError):
         note(str(error))
         return FAULT if isinstance(error, (InvariantError, LostProcessError)) else MISTAKE
+    if isinstance(error, OSError) and error.errno in DISK:
+        note(f"{error.filename or 'a file'} cannot be written: {reason_of(error)}. {NEXT}")
+        return MISTAKE
     words = (str(error).strip().splitlines() or [""])[0]
     note(f"kdflow failed: {type(error).__name__}: {words} (KDFLOW_TRACEBACK=1 shows where)")
     return FAULT

@@ -22,8 +22,8 @@ def ops(pattern: Pattern = "*", plugin: PluginOption = None, json: JsonOption = 
     One name shows its inputs with their kinds, its options with defaults, and what it gives.
     """
     from kdflow.cli.describe import describe_op
-    from kdflow.experiment.setup import load_plugin
     from kdflow.operation import OPS
+    from kdflow.plugins import load_plugin
 
     for path in plugin or ():
         load_plugin(path)

@@ -29,6 +29,12 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for program
 PluginOption = Annotated[
     list[Path] | None, typer.Option("--plugin", metavar="FILE", help="A Python file with ops of your own. Repeatable.")
 ]
+Output = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="Folder of runs; without it $KDFLOW_RUNS, else kdflow-runs.")
+]
+Runs = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="Folder of runs; without it MLFLOW_TRACKING_URI, $KDFLOW_RUNS or kdflow-runs.")
+]
 OutputFile = Annotated[
     Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write to a file and not to stdout.")
 ]

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from kdflow.cli.console import say
+from kdflow.cli.options import Runs
 from kdflow.cli.results import Where
 
 
@@ -21,9 +22,7 @@ def report(
     ] = "baseline",
     metric: Annotated[str, typer.Option(help="Gains are given in it.")] = "AP",
     ablations: Annotated[bool, typer.Option("--ablations", help="Also published rows that take a method apart.")] = False,
-    runs: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Folder of runs; without it MLFLOW_TRACKING_URI or kdflow-runs.")
-    ] = None,
+    runs: Runs = None,
 ) -> None:
     """Write one HTML page with everything that was measured and published.
 

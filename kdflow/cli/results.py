@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import sys
 from enum import StrEnum
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from kdflow.cli.console import say
-from kdflow.cli.options import JsonOption, OutputFile
+from kdflow.cli.options import JsonOption, OutputFile, Runs
+from kdflow.files import write_text
 
 if TYPE_CHECKING:
     from kdflow.results.query import Answer
@@ -55,9 +55,7 @@ def results(
     ] = False,
     unfinished: Annotated[bool, typer.Option("--unfinished", help="Also runs that did not finish.")] = False,
     trials: Annotated[bool, typer.Option("--trials", help="Also trials of searches.")] = False,
-    runs: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Folder of runs; without it MLFLOW_TRACKING_URI or kdflow-runs.")
-    ] = None,
+    runs: Runs = None,
     format: Annotated[Form, typer.Option("--format", help="How to write them.")] = Form.table,
     json: JsonOption = False,
     output: OutputFile = None,
@@ -87,7 +85,7 @@ def results(
         return
     text = render(answer, {"md": "markdown"}.get(form.value, form.value))
     if output is not None:
-        output.write_text(text, encoding="utf-8")
+        write_text(output, text)
     else:
         say(text.rstrip("\n"))
 

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kdflow.cli.console import is_first, note, say, say_json
-from kdflow.cli.options import BenchOption, JsonOption, SetOption, Specs, overrides_of
+from kdflow.cli.options import BenchOption, JsonOption, Output, SetOption, Specs, overrides_of
 from kdflow.errors import InvariantError
 
 if TYPE_CHECKING:
-    from kdflow.experiment.run import RunResult
+    from kdflow.experiment.result import RunResult
 
 Together = Annotated[
     bool,
@@ -34,9 +34,7 @@ def run(
         bool, typer.Option("--compile", help="torch.compile for what is dense; pays on GPUs only.")
     ] = False,
     sets: SetOption = None,
-    output: Annotated[Path, typer.Option(metavar="DIR", help="Folder of runs: checkpoints, students, records.")] = Path(
-        "kdflow-runs"
-    ),
+    output: Output = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint of this very run.")] = False,
     together: Together = False,
     json: JsonOption = False,

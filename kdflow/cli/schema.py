@@ -6,6 +6,7 @@ import json
 
 from kdflow.cli.console import note, say
 from kdflow.cli.options import OutputFile, PluginOption
+from kdflow.files import write_text
 
 
 def schema(output: OutputFile = None, plugin: PluginOption = None) -> None:
@@ -15,7 +16,7 @@ def schema(output: OutputFile = None, plugin: PluginOption = None) -> None:
     In VS Code with its YAML extension, write "# yaml-language-server: $schema=kdflow.schema.json" into the first line of a spec.
     """
     from kdflow.cli.editor import editor_schema
-    from kdflow.experiment.setup import load_plugin
+    from kdflow.plugins import load_plugin
 
     for path in plugin or ():
         load_plugin(path)
@@ -23,5 +24,5 @@ def schema(output: OutputFile = None, plugin: PluginOption = None) -> None:
     if output is None:
         say(text.rstrip("\n"))
     else:
-        output.write_text(text, encoding="utf-8")
+        write_text(output, text)
         note(f"{output} written")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kdflow.cli.console import columns, note, say, say_json
-from kdflow.cli.options import BenchOption, JsonOption, SetOption, Spec, overrides_of
+from kdflow.cli.options import BenchOption, JsonOption, Output, SetOption, Spec, overrides_of
 
 if TYPE_CHECKING:
     from kdflow.search.outcome import Outcome
@@ -53,7 +53,7 @@ def search(
         int, typer.Option(min=1, metavar="K", help="Train up to K trials side by side, on one pass of the teacher.")
     ] = 1,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda; CUDA_VISIBLE_DEVICES chooses among GPUs.")] = "auto",
-    output: Annotated[Path, typer.Option(metavar="DIR", help="Folder of runs.")] = Path("kdflow-runs"),
+    output: Output = None,
     write: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the method with the best values filled in.")
     ] = None,

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kdflow.cli.console import columns, note, say, say_json
-from kdflow.cli.options import JsonOption, Specs
+from kdflow.cli.options import JsonOption, Output, Specs
 from kdflow.errors import UsageError
+from kdflow.folders import runs_folder
 
 if TYPE_CHECKING:
-    from kdflow.experiment.session import Session
+    from kdflow.experiment.session import Preview, Session
     from kdflow.experiment.sweep import Job, JobResult
 
 Seeds = Annotated[int, typer.Option(min=1, help="Seeds 0, 1, ... per setting.")]
@@ -24,7 +25,6 @@ Sets = Annotated[
 Benches = Annotated[list[str] | None, typer.Option("--bench", metavar="BENCH", help="Repeatable; without it each spec's own.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Run exactly what is missing or failed.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="List the jobs with what is known of them; run nothing.")]
-Output = Annotated[Path, typer.Option(metavar="DIR", help="Folder of runs.")]
 Together = Annotated[int, typer.Option(min=1, metavar="K", help="Train up to K jobs of one bench and seed side by side.")]
 Steps = Annotated[int | None, typer.Option(min=1, help="Length of every run; without it the recipe's.")]
 
@@ -36,7 +36,7 @@ def sweep(
     sets: Sets = None,
     steps: Steps = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda; CUDA_VISIBLE_DEVICES chooses among GPUs.")] = "auto",
-    output: Output = Path("kdflow-runs"),
+    output: Output = None,
     dry_run: DryRun = False,
     resume: Resume = False,
     together: Together = 1,
@@ -49,17 +49,19 @@ def sweep(
     the exit code is 1 when one did.
     """
     from kdflow.experiment.nesting import nested
-    from kdflow.experiment.session import open_session
+    from kdflow.experiment.session import Preview, open_session
     from kdflow.experiment.sweep import run_jobs
+    from kdflow.tracking.store import require_store
 
-    plan = planner(specs, bench, seeds, values_of(sets), steps)
+    plan, place = planner(specs, bench, seeds, values_of(sets), steps), runs_folder(output)
     if dry_run:
-        show_jobs(plan(None), output, json)
+        show_jobs(plan(Preview(device)), place, json)
         return
+    require_store(place)
     with open_session(device) as session:
         jobs = plan(session)
-        done = run_jobs(jobs, session, output, resume=resume, together=together, hooks=listeners(), notify=note)
-        results = list(nested(jobs, done, output))
+        done = run_jobs(jobs, session, place, resume=resume, together=together, hooks=listeners(), notify=note)
+        results = list(nested(jobs, done, place))
     if json:
         say_json([result_json(result) for result in results])
     else:
@@ -69,7 +71,7 @@ def sweep(
 
 def planner(
     specs: Sequence[str], benches: Sequence[str] | None, seeds: int, values: dict[str, list[Any]], steps: int | None
-) -> Callable[[Session | None], list[Job]]:
+) -> Callable[[Session | Preview], list[Job]]:
     """What plans the jobs: of the command line, or of the file with ``sweep:`` that is its only SPEC.
 
     Raises:

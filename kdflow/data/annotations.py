@@ -6,11 +6,12 @@ Arrays and not dicts, because a loader process copies whatever Python objects it
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +29,8 @@ class Trouble(StrEnum):
     DUPLICATE_ID = "image id used twice"
     DUPLICATE_FILE = "image file listed twice"
     NO_SIZE = "image without width and height"
+    LEAVES = "image file outside the data set"
+    TOO_LARGE = "image too large"
     MISSING_FILE = "image file missing"
     BROKEN_FILE = "image file cannot be opened"
     OTHER_SIZE = "image size differs from the annotation"
@@ -37,7 +40,38 @@ class Trouble(StrEnum):
     INVERTED = "inverted box (negative width or height)"
     EMPTY = "empty box (no width or no height)"
     OUTSIDE = "box outside its image"
+    NO_BOX = "annotation without a box"
+    VALUE = "value that cannot be taken"
+    NORMALISED = "boxes in 0..1 instead of pixels"
+    NO_TARGETS = "no boxes to learn from"
+    NO_OBJECTS = "no objects to measure on"
     TWO_SPLITS = "image in two splits"
+
+
+EXAMPLES = 5
+"""Examples shown of each finding."""
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """How image files are read.
+
+    Attributes:
+        exif: ``ignore`` reads pixels as stored, ``apply`` as their EXIF orientation shows them.
+        max_pixels: Largest image that is opened.
+    """
+
+    exif: Literal["ignore", "apply"] = "ignore"
+    max_pixels: int = 178_956_970
+
+
+@dataclass(frozen=True)
+class Note:
+    """Something that was taken otherwise than it is written, and how often, with the first examples."""
+
+    what: str
+    count: int
+    examples: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -65,7 +99,9 @@ class Annotations:
         areas: (N,) area of the object: of its mask where the file says so, else of its box.
         ignored: (N,) True for crowds and difficult objects: no training targets, neither right nor wrong in evaluation.
         problems: What was wrong and could not be put into these arrays.
-        repaired: Boxes cut at the border or left out by :meth:`repair`.
+        notes: What was taken otherwise than it is written.
+        pixels: How the image files are read.
+        folders: Folders that image files must lie in, links followed; none allows any place.
     """
 
     place: str
@@ -80,7 +116,9 @@ class Annotations:
     areas: NDArray[np.float64]
     ignored: NDArray[np.bool_]
     problems: tuple[Problem, ...] = ()
-    repaired: int = 0
+    notes: tuple[Note, ...] = ()
+    pixels: Pixels = Pixels()
+    folders: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.files)
@@ -124,7 +162,12 @@ class Annotations:
         boxes[outside] = np.concatenate([low, high - low], axis=1)[outside]
         areas = np.where(outside, np.minimum(self.areas, boxes[:, 2] * boxes[:, 3]), self.areas)
         keep = ~np.any(list(faulty.values()), axis=0) & ~(outside & (boxes[:, 2:] <= 0).any(axis=1))
-        changed = int(outside.sum() + (~keep & ~outside).sum())
+        changes = {"cut at the border": outside & keep, "left out": ~keep}
+        notes = [
+            Note(f"boxes {what} by bad_boxes: repair", int(mask.sum()), self.describe(mask))
+            for what, mask in changes.items()
+            if mask.any()
+        ]
         return replace(
             self,
             owners=self.owners[keep],
@@ -132,8 +175,20 @@ class Annotations:
             labels=self.labels[keep],
             areas=areas[keep],
             ignored=self.ignored[keep],
-            repaired=self.repaired + changed,
+            notes=(*self.notes, *notes),
         )
+
+    def describe(self, mask: NDArray[np.bool_]) -> tuple[str, ...]:
+        """``name: class at [x, y, w, h] in 640x480`` of the first boxes in ``mask``."""
+
+        def say(row: int) -> str:
+            owner = self.owners[row]
+            height, width = self.sizes[owner]
+            box = ", ".join(f"{value:g}" for value in self.boxes[row])
+            label = self.classes[self.labels[row]]
+            return f"{self.names[owner]}: {label} at [{box}] (x, y, w, h) in {width}x{height}"
+
+        return tuple(say(int(row)) for row in np.flatnonzero(mask)[:EXAMPLES])
 
     def coco(self) -> dict[str, Any]:
         """Ground truth in COCO's format; category ids are labels, annotation ids count from 1 (pycocotools reads 0 as none)."""
@@ -167,9 +222,15 @@ class AnnotationsBuilder:
     areas: list[float] = field(default_factory=list)
     ignored: list[bool] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
+    notes: dict[str, list[str]] = field(default_factory=dict)
+    counts: Counter[str] = field(default_factory=Counter)
+    pixels: Pixels = Pixels()
+    folders: tuple[str, ...] = ()
 
-    def image(self, file: Path, name: str, image_id: int, size: tuple[int, int]) -> int:
-        """Add an image of ``size`` (height, width); returns its position."""
+    def image(self, file: Path, name: str, image_id: int, size: tuple[int, int], written: str = "") -> int:
+        """Add an image of ``size`` (height, width), zeros where ``written`` cannot be taken; returns its position."""
+        if min(size) <= 0:
+            self.problem(Trouble.NO_SIZE, f"{name} ({written})" if written else name)
         self.files.append(str(file))
         self.names.append(name)
         self.ids.append(image_id)
@@ -192,6 +253,12 @@ class AnnotationsBuilder:
         """Note something that cannot be kept."""
         self.problems.append(Problem(trouble, example))
 
+    def note(self, what: str, example: str) -> None:
+        """Count something that was taken otherwise than it is written."""
+        self.counts[what] += 1
+        if len(examples := self.notes.setdefault(what, [])) < EXAMPLES:
+            examples.append(example)
+
     def build(self) -> Annotations:
         """The arrays, boxes ordered by image and otherwise as they were added."""
         owners = np.asarray(self.owners, dtype=np.int64)
@@ -209,4 +276,7 @@ class AnnotationsBuilder:
             areas=np.asarray(self.areas, dtype=np.float64)[order],
             ignored=np.asarray(self.ignored, dtype=np.bool_)[order],
             problems=tuple(self.problems),
+            notes=tuple(Note(what, self.counts[what], tuple(examples)) for what, examples in self.notes.items()),
+            pixels=self.pixels,
+            folders=self.folders,
         )

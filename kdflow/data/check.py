@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
-from kdflow.data.annotations import Annotations, Trouble
-from kdflow.data.dataset import DECODING_ERRORS
-from kdflow.data.findings import Finding, faults_of, group, notes_of, raise_faults, shared_images
+from kdflow.data.annotations import Annotations
+from kdflow.data.findings import (
+    Finding,
+    faults_of,
+    metric_faults,
+    notes_of,
+    purpose_faults,
+    raise_faults,
+    shared_images,
+    small_boxes,
+    unlisted_images,
+)
 from kdflow.data.folders import open_folder
 from kdflow.data.formats import DataSource
+from kdflow.data.look import look, some
+from kdflow.data.transforms import Geometry
 
 
 @dataclass(frozen=True)
@@ -71,53 +81,63 @@ class DataReport:
         head = f"{self.format}, {len(self.classes)} classes: {', '.join(self.classes)}"
         count = len(self.faults)
         verdict = f"{count} problem{'s' if count != 1 else ''}" if count else "no problems"
-        return "\n".join([head, *map(str, self.splits), *(f"fault  {finding}" for finding in self.across), verdict])
+        across = (f"{'fault' if finding.fatal else 'note '}  {finding}" for finding in self.across)
+        return "\n".join([head, *map(str, self.splits), *across, verdict])
 
 
-def check_data(source: DataSource | str | Path, files: bool = True) -> DataReport:
+def check_data(source: DataSource | str | Path, files: bool = True, geometry: Geometry | None = None) -> DataReport:
     """Report on a data set; nothing that is wrong inside it raises.
 
     Args:
-        source: An opened data set, or a COCO or VOC folder.
+        source: An opened data set, or a folder of a known format.
         files: Also open every image file and compare its size with the annotation.
+        geometry: Input size at which boxes that vanish are counted; none: that of a bench that says nothing.
 
     Raises:
         DataError: When a folder is no data set, or an annotation file cannot be read at all.
     """
     opened = source if isinstance(source, DataSource) else open_folder(source)
     tables = {name: opened.splits.read(name) for name in opened.splits.existing}
-    splits = tuple(_check_split(name, table, files) for name, table in tables.items())
-    return DataReport(opened.format, opened.classes, splits, tuple(shared_images(tables)))
+    splits = tuple(_check_split(name, table, files, geometry or Geometry()) for name, table in tables.items())
+    return DataReport(opened.format, opened.classes, splits, (*shared_images(tables), *unlisted_images(tables)))
+
+
+def require_ready(source: DataSource, geometry: Geometry, metrics: Iterable[str] = ()) -> tuple[Finding, ...]:
+    """What a run on this data should tell before it begins. The headers of up to a thousand images per split are read.
+
+    Args:
+        source: The opened data set.
+        geometry: The run's input size.
+        metrics: What decides on the validation split.
+
+    Raises:
+        DataError: Everything that would stop the run or spoil its result, of all splits.
+    """
+    faults: list[Finding] = []
+    notes: list[Finding] = []
+    tables = {name: source.splits.read(name) for name in source.splits.existing}
+    for name, table in tables.items():
+        found = [*faults_of(table), *purpose_faults(name, table, geometry)]
+        found += metric_faults(table, metrics) if name == "val" else []
+        found += look(table, some(table), decode=False)
+        faults += [finding for finding in found if finding.fatal]
+        notes += [Finding(table.place, note.what, note.count, note.examples, fatal=False) for note in table.notes]
+        notes += [finding for finding in found if not finding.fatal]
+        notes += small_boxes(table, geometry) if name == "train" else []
+    raise_faults(faults)
+    return (*notes, *shared_images(tables))
 
 
 def check_folder(path: str | Path) -> DataReport:
-    """Report on a COCO or VOC folder, images opened."""
+    """Report on a folder of a known format, images opened."""
     return check_data(path)
 
 
-def _check_split(name: str, table: Annotations, files: bool) -> SplitReport:
-    broken = group(table.place, _broken_files(table)) if files else []
+def _check_split(name: str, table: Annotations, files: bool, geometry: Geometry) -> SplitReport:
+    seen = look(table, range(len(table)), decode=True) if files else []
     used = table.labels[~table.ignored]
     counts = np.bincount(used, minlength=len(table.classes)).tolist()
-    findings = (*faults_of(table), *broken, *notes_of(table))
+    found = [*faults_of(table), *purpose_faults(name, table, geometry), *seen]
+    found += [*notes_of(table), *small_boxes(table, geometry)]
+    findings = tuple(sorted(found, key=lambda finding: not finding.fatal))
     return SplitReport(name, len(table), len(used), dict(zip(table.classes, counts)), findings)
-
-
-def _broken_files(table: Annotations) -> Iterator[tuple[Trouble, str]]:
-    """Files that exist and cannot be decoded, or are not of the annotated size."""
-    for file, name, (height, width) in zip(table.files, table.names, table.sizes.tolist()):
-        try:
-            with Image.open(file) as image:
-                image.load()
-                found = (image.width, image.height)
-        except FileNotFoundError:
-            continue  # already counted as missing
-        except DECODING_ERRORS as error:
-            yield Trouble.BROKEN_FILE, f"{name} ({_first_line(error)})"
-            continue
-        if found != (width, height) and min(width, height) > 0:
-            yield Trouble.OTHER_SIZE, f"{name} is {found[0]}x{found[1]}, annotated {width}x{height}"
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -6,17 +6,15 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from PIL import Image
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as F  # noqa: N812  (torchvision's own name for it)
 
 from kdflow.data.annotations import Annotations, Trouble
+from kdflow.data.findings import ADVICE
+from kdflow.data.images import ImageFaultError, read_pixels
 from kdflow.data.transforms import Geometry, Sample, as_boxes, clean, resize
 from kdflow.errors import DataError
-
-DECODING_ERRORS = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
-"""What Pillow raises for files that are missing, cut, of no known format or absurdly large."""
 
 
 class DetectionSet(Dataset[Sample]):
@@ -71,9 +69,10 @@ class DetectionSet(Dataset[Sample]):
         return self._resident[index, size]
 
     def _decode(self, index: int) -> tv_tensors.Image:
+        table = self.annotations
         try:
-            with Image.open(self.annotations.files[index]) as file:
-                return tv_tensors.Image(F.pil_to_tensor(file.convert("RGB")))
-        except DECODING_ERRORS as error:
-            table = self.annotations
-            raise DataError(f"{table.place}  {Trouble.BROKEN_FILE}: {table.names[index]} ({error})") from error
+            return tv_tensors.Image(F.pil_to_tensor(read_pixels(table.files[index], table.pixels)))
+        except ImageFaultError as error:
+            reason = f" ({error.reason})" if error.reason else ""
+            finding = f"{table.place}  {error.trouble}: {table.names[index]}{reason}"
+            raise DataError(f"{finding}. Next: {ADVICE[error.trouble]}") from None

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from kdflow.data.annotations import Annotations
+from kdflow.data.annotations import Annotations, Pixels
 from kdflow.data.dataset import DetectionSet
 from kdflow.data.findings import faults_of, raise_faults
 from kdflow.errors import DataError, UsageError, choices
@@ -33,15 +34,34 @@ class FolderOptions(FormatOptions):
         description="stop: a box that is empty, inverted, not finite or outside its image ends the run; "
         "repair: such boxes are cut at the border, and left out where nothing is left",
     )
+    exif: Literal["ignore", "apply"] = Field(
+        default="ignore",
+        description="what the annotations were drawn on. ignore: pixels as stored; apply: pixels as their EXIF orientation "
+        "shows them; width, height and boxes are taken as written either way",
+    )
+    max_pixels: int = Field(
+        default=Pixels().max_pixels, gt=0, description="largest image that is opened, width times height"
+    )
+
+    @property
+    def pixels(self) -> Pixels:
+        """How image files are read."""
+        return Pixels(self.exif, self.max_pixels)
 
     def treat(self, annotations: Annotations) -> Annotations:
-        """The annotations after what ``bad_boxes`` says."""
-        return annotations.repair() if self.bad_boxes == "repair" else annotations
+        """The annotations after what ``bad_boxes`` says, with the way in which their images are read."""
+        read = replace(annotations, pixels=self.pixels)
+        return read.repair() if self.bad_boxes == "repair" else read
+
+
+def pixels_of(options: FolderOptions) -> str:
+    """What of the options decides pixels; empty where they are read as stored."""
+    return f"exif {options.exif}" if options.exif != "ignore" else ""
 
 
 @dataclass(frozen=True)
 class DataFormat:
-    """How data of one format are read. Each function takes an instance of ``options``.
+    """How data of one format are read, recognised and written. The first three functions and ``pixels`` take ``options``.
 
     Attributes:
         options: The keys that belong to the format.
@@ -49,6 +69,9 @@ class DataFormat:
         splits: Names of the splits that exist: ``train``, ``val`` and perhaps ``test``.
         read: Annotations of one split; DataError when nothing can be read, all else is noted in their ``problems``.
         doc: One line for listings.
+        find: The options by which a folder is opened, where it is recognised as one of this format; else None.
+        write: Write splits (of equal classes) into a new folder; returns what the format cannot hold, in words. None: never.
+        signs: What :attr:`find` looks for, for the message about a folder that no format knows.
         pixels: What decides the pixels beside the files that a user gave (``shapes``: options and version of the drawing).
     """
 
@@ -58,6 +81,9 @@ class DataFormat:
     read: Callable[[Any, str], Annotations]
     doc: str = ""
     pixels: Callable[[Any], str] = lambda options: ""
+    find: Callable[[Path], Mapping[str, Any] | None] = lambda root: None
+    write: Callable[[Mapping[str, Annotations], Path], tuple[str, ...]] | None = None
+    signs: str = ""
 
 
 DATASETS: Registry[DataFormat] = Registry("data format", "kdflow.data")
@@ -204,7 +230,7 @@ def open_data(format: str, options: Mapping[str, Any]) -> DataSource:
     """A data set of a registered format; splits are read when asked for (``source.splits["train"]``).
 
     Args:
-        format: ``shapes``, ``coco``, ``voc`` or a format added by a plugin.
+        format: ``shapes``, ``coco``, ``voc``, ``yolo`` or a format added by a plugin.
         options: The keys of the bench's ``data`` that belong to the format.
 
     Raises:

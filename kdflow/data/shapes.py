@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -19,10 +18,11 @@ from PIL import Image
 from pydantic import Field, model_validator
 
 from kdflow.data.annotations import Annotations
-from kdflow.data.coco import expand, read_file
+from kdflow.data.coco import read_file
 from kdflow.data.drawing import SHAPES, Scene, Style, draw
 from kdflow.data.formats import DATASETS, SPLITS, DataFormat, FormatOptions
 from kdflow.errors import DataError, choices
+from kdflow.folders import home
 
 VERSION = 1
 """Raised whenever the drawing changes: old folders are then not used again."""
@@ -74,11 +74,6 @@ class ShapesOptions(FormatOptions):
     def style(self) -> Style:
         """The part that the drawing needs."""
         return Style(self.objects, self.object_size, self.contrast, self.occlusion, self.clutter, self.noise)
-
-
-def home() -> Path:
-    """Folder of everything that kdflow keeps for later runs."""
-    return expand(os.environ.get("KDFLOW_HOME") or "~/.cache/kdflow")
 
 
 def cache_folder(options: ShapesOptions) -> Path:

@@ -30,13 +30,18 @@ class Geometry:
     flip: float = 0.5
     resident: bool = False
 
+    @property
+    def words(self) -> str:
+        """The input size, for messages."""
+        return f"{self.size}x{self.size}" if self.fixed else f"size {self.size} (max_size {self.max_size})"
+
     def target(self, height: int, width: int) -> tuple[int, int]:
         """(height, width) after resizing an image of ``height`` x ``width``; see :meth:`Pictures.target`."""
         return self.pictures(1).target(height, width)
 
-    def pictures(self, divisor: int) -> Pictures:
-        """The same treatment for pictures without targets, as an exported student has it."""
-        return Pictures(self.size, self.max_size, self.fixed, divisor)
+    def pictures(self, divisor: int, upright: bool = False) -> Pictures:
+        """The same treatment for pictures without targets, as an exported student has it; ``upright`` where EXIF is applied."""
+        return Pictures(self.size, self.max_size, self.fixed, divisor, upright)
 
 
 @dataclass(frozen=True, eq=False)

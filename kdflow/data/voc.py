@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
-from xml.etree import ElementTree
+from xml.etree.ElementTree import Element
 
-from PIL import Image
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, field_validator
 
 from kdflow.data.annotations import Annotations, AnnotationsBuilder, Trouble
-from kdflow.data.coco import expand
-from kdflow.data.dataset import DECODING_ERRORS
-from kdflow.data.formats import DATASETS, SPLITS, DataFormat, FolderOptions
+from kdflow.data.files import UnreadableFileError, climbs, expand, read_lines
+from kdflow.data.formats import DATASETS, SPLITS, DataFormat, FolderOptions, pixels_of
+from kdflow.data.images import SUFFIXES
+from kdflow.data.values import class_name, file_name, shown
+from kdflow.data.voc_writing import CLASS_FILE, write
+from kdflow.data.voc_xml import annotated_size, read_object, read_tree
 from kdflow.errors import DataError
 
 VOC_CLASSES = (
@@ -39,8 +43,7 @@ VOC_CLASSES = (
     "train",
     "tvmonitor",
 )
-CLASS_FILE = "classes.txt"
-"""Optional file in the root: class names, one per line. VOC folders name their classes nowhere else."""
+_MARK = re.compile(r"\s+(-1|0|1)$")
 
 ImageSets = Annotated[
     tuple[str, ...],
@@ -65,15 +68,35 @@ class VocOptions(FolderOptions):
     )
     one_based: bool = Field(default=True, description="corners count pixels from 1 and are inclusive, as in VOC itself")
 
+    @field_validator("classes")
+    @classmethod
+    def _once(cls, classes: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        for name in classes or ():
+            if class_name(name) is None or (classes or ()).count(name) > 1:
+                raise ValueError(f"{shown(name)} is blank, or listed twice")
+        return classes
+
 
 def class_names(options: VocOptions) -> tuple[str, ...]:
-    """Class names in label order."""
+    """Class names in label order; raises DataError for a class file that lists none, or one twice."""
     if options.classes is not None:
         return options.classes
     listed = expand(options.root) / CLASS_FILE
-    if not listed.is_file():
-        return VOC_CLASSES
-    return tuple(line.strip() for line in listed.read_text(encoding="utf-8").splitlines() if line.strip())
+    return read_classes(listed) if listed.is_file() else VOC_CLASSES
+
+
+def read_classes(file: Path) -> tuple[str, ...]:
+    """Class names of a file with one per line; blank lines are passed over."""
+    names = [line.strip() for line in read_lines(file)]
+    lines: dict[str, int] = {}
+    for line, name in enumerate(names, start=1):
+        if name and lines.setdefault(name, line) != line:
+            raise UnreadableFileError(
+                file, f"{shown(name)} stands in line {lines[name]} and in line {line}. Next: list every class once"
+            )
+    if not lines:
+        raise UnreadableFileError(file, "it lists no class. Next: write one class per line, or remove the file")
+    return tuple(lines)
 
 
 def split_names(options: VocOptions) -> tuple[str, ...]:
@@ -99,73 +122,94 @@ def read_split(options: VocOptions, split: str) -> Annotations:
     split_names(options)
     root = expand(options.root)
     entries: tuple[str, ...] = getattr(options, split)
-    builder = AnnotationsBuilder(f"{root} ({', '.join(entries)})", class_names(options))
-    labels = {name: label for label, name in enumerate(builder.classes)}
+    homes = [root, *((root / entry).parent / "JPEGImages" for entry in entries)]
+    folders = tuple(dict.fromkeys(map(str, homes)))
+    builder = AnnotationsBuilder(f"{root} ({', '.join(entries)})", class_names(options), folders=folders)
     for entry in entries:
-        folder = (root / entry).parent
-        for line in set_file(options, entry).read_text(encoding="utf-8").splitlines():
-            if line.split():
-                _read_image(builder, folder, line.split()[0], labels, options.one_based)
+        folder = VocFolder.of((root / entry).parent)
+        for line in read_lines(set_file(options, entry)):
+            if line.strip():
+                _read_image(builder, folder, _stem(folder, line), options)
     return options.treat(builder.build())
 
 
-def _read_image(builder: AnnotationsBuilder, folder: Path, stem: str, labels: dict[str, int], one_based: bool) -> None:
-    xml = folder / "Annotations" / f"{stem}.xml"
-    tree = parse_xml(xml)
-    if isinstance(tree, str):
-        builder.problem(Trouble.UNREADABLE, f"{xml.name} ({tree})")
+@dataclass(frozen=True)
+class VocFolder:
+    """A folder with ``Annotations/`` and ``JPEGImages/``, each listed once.
+
+    Attributes:
+        path: The folder.
+        annotations: Names in ``Annotations/``.
+        images: Names in ``JPEGImages/``.
+        by_stem: Image files by their name without ending.
+    """
+
+    path: Path
+    annotations: frozenset[str]
+    images: frozenset[str]
+    by_stem: Mapping[str, tuple[str, ...]]
+
+    @classmethod
+    def of(cls, path: Path) -> VocFolder:
+        """List a folder; what does not exist is empty."""
+        images = sorted(_listing(path / "JPEGImages"))
+        by_stem: dict[str, tuple[str, ...]] = {}
+        for name in images:
+            if Path(name).suffix.lower() in SUFFIXES:
+                by_stem[Path(name).stem] = (*by_stem.get(Path(name).stem, ()), name)
+        return cls(path, frozenset(_listing(path / "Annotations")), frozenset(images), by_stem)
+
+
+def _listing(folder: Path) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except OSError:
+        return []
+
+
+def _stem(folder: VocFolder, line: str) -> str:
+    """The image that a line of an image set names. Names may hold spaces; VOC's lists of one class have a mark behind."""
+    candidates = [line, line.strip(), _MARK.sub("", line.strip())]
+    known = [name for name in candidates if f"{name}.xml" in folder.annotations]
+    return known[0] if known else candidates[-1]
+
+
+def _read_image(builder: AnnotationsBuilder, folder: VocFolder, stem: str, options: VocOptions) -> None:
+    if file_name(stem) is None or climbs(folder.path / "Annotations", f"{stem}.xml"):
+        builder.problem(Trouble.LEAVES if file_name(stem) else Trouble.VALUE, f"{shown(stem)} in an image set")
         return
-    file = image_file(folder, stem, tree)
-    owner = builder.image(file, str(file.relative_to(folder.parent)), len(builder.files) + 1, _size(tree, file))
+    xml = folder.path / "Annotations" / f"{stem}.xml"
+    try:
+        tree = read_tree(xml)
+    except UnreadableFileError as error:
+        builder.problem(Trouble.UNREADABLE, f"{xml.name} ({error.reason})")
+        return
+    file = folder.path / "JPEGImages" / image_name(builder, folder, stem, tree)
+    name = str(file.relative_to(folder.path.parent))
+    size, written = annotated_size(tree, file, options.pixels)
+    owner = builder.image(file, name, len(builder.files) + 1, size, written)
     for item in tree.iterfind("object"):
-        name = (item.findtext("name") or "").strip()
-        if name in labels:
-            builder.box(owner, _box(item, one_based), labels[name], (item.findtext("difficult") or "0").strip() == "1")
-        else:
-            builder.problem(Trouble.UNKNOWN_CLASS, f'"{name}" in {xml.name}')
+        read_object(builder, owner, item, xml.name, options.one_based)
 
 
-def parse_xml(path: Path) -> ElementTree.Element | str:
-    """The root of an XML file, or why it cannot be read."""
-    try:
-        return ElementTree.parse(path).getroot()
-    except OSError as error:
-        return error.strerror or str(error)
-    except (ElementTree.ParseError, UnicodeError) as error:
-        return f"not XML: {error}"
-
-
-def image_file(folder: Path, stem: str, tree: ElementTree.Element) -> Path:
-    """The image of an annotation: ``JPEGImages/<stem>.jpg``, or the file that the annotation names."""
-    usual = folder / "JPEGImages" / f"{stem}.jpg"
-    named = Path((tree.findtext("filename") or "").strip()).name
-    return folder / "JPEGImages" / named if named and not usual.is_file() else usual
-
-
-def _size(tree: ElementTree.Element, file: Path) -> tuple[int, int]:
-    """(height, width) as annotated, else as in the image's header, else zeros."""
-    height, width = (_number(tree.findtext(f"size/{side}")) for side in ("height", "width"))
-    if height > 0 and width > 0:
-        return int(height), int(width)
-    try:
-        with Image.open(file) as image:
-            return image.height, image.width
-    except DECODING_ERRORS:
-        return 0, 0
-
-
-def _box(item: ElementTree.Element, one_based: bool) -> tuple[float, float, float, float]:
-    """Left, top, width, height; inclusive corners from 1 become edges from 0."""
-    left, top, right, bottom = (_number(item.findtext(f"bndbox/{key}")) for key in ("xmin", "ymin", "xmax", "ymax"))
-    shift = 1.0 if one_based else 0.0
-    return left - shift, top - shift, right - left + shift, bottom - top + shift
-
-
-def _number(text: str | None) -> float:
-    try:
-        return float(text) if text is not None else math.nan
-    except ValueError:
-        return math.nan
+def image_name(builder: AnnotationsBuilder, folder: VocFolder, stem: str, tree: Element) -> str:
+    """The image of an annotation: that of its own name; where there is none, the one that ``<filename>`` names."""
+    own = folder.by_stem.get(stem, ())
+    named = (tree.findtext("filename") or "").strip().replace("\\", "/").rpartition("/")[2]
+    if named in ("", ".", "..") or file_name(named) is None:
+        named = ""
+    if own and named and stem.strip() not in (named, Path(named).stem.strip()):
+        builder.note(
+            "annotations whose <filename> names another image than their own, which was taken", f"{stem}.xml: {named}"
+        )
+    if named in own:
+        return named
+    usual = f"{stem}.jpg"
+    if usual in own or not own:
+        return named if not own and named in folder.images else usual
+    if len(own) > 1:
+        builder.note("annotations with several images of their name, of which the first was taken", ", ".join(own))
+    return own[0]
 
 
 def find_sets(root: Path) -> dict[str, tuple[str, ...]]:
@@ -187,9 +231,23 @@ def find_classes(root: Path) -> tuple[str, ...]:
 
 
 def _names_in(path: Path) -> Iterator[str]:
-    tree: Any = parse_xml(path)
-    if not isinstance(tree, str):
-        yield from (name.strip() for item in tree.iterfind("object") if (name := item.findtext("name")))
+    try:
+        items = read_tree(path).iterfind("object")
+    except UnreadableFileError:
+        return  # told of where the split is read
+    yield from (name for item in items if (name := (item.findtext("name") or "").strip()))
+
+
+def find(root: Path) -> dict[str, Any] | None:
+    """Options of a folder with image sets; classes are those listed, else VOC's where no others occur, else those that occur."""
+    sets = find_sets(root)
+    if not sets:
+        return None
+    options = {"root": str(root), **sets}
+    if not (root / CLASS_FILE).is_file():
+        used = find_classes(root)
+        options["classes"] = VOC_CLASSES if set(used) <= set(VOC_CLASSES) else used
+    return options
 
 
 DATASETS.add(
@@ -199,6 +257,10 @@ DATASETS.add(
         classes=class_names,
         splits=split_names,
         read=read_split,
+        pixels=pixels_of,
+        find=find,
+        write=write,
+        signs="ImageSets/Main/train.txt, here or in a year's folder",
         doc="Pascal VOC folders: Annotations/*.xml, JPEGImages/, ImageSets/Main/*.txt",
     ),
 )

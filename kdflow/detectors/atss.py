@@ -24,7 +24,8 @@ def make(classes: tuple[str, ...], options: AtssOptions) -> Detector:
     head = Expression(ATSSHead, *options.head_shape(len(classes)))
     weights = dict(zip(("loss_cls", "loss_bbox", "loss_centerness"), options.loss_weights))
     loss = point.AtssLoss(head.build(), weights)
-    return point_detector(classes, options, head, loss, "atss_cls", deltas=(4, "deltas"), centerness=(0, ""))
+    outputs = {"deltas": (4, "deltas"), "centerness": (0, "")}
+    return point_detector(classes, options, head, loss, "atss_cls", outputs)
 
 
 DOC = "ATSS on P3..P7, one anchor per cell; losses are kdflow's own"

@@ -8,16 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from kdflow.detectors.hf_parts import (
-    Criterion,
-    Grid,
-    Match,
-    attention_weights,
-    flatten,
-    grid_of,
-    unflatten,
-    unsigmoid,
-)
+from kdflow.detectors.hf_parts import Grid, attention_weights, flatten, grid_of, unflatten, unsigmoid
 from kdflow.errors import UsageError
 
 
@@ -35,34 +26,6 @@ class Layout(NamedTuple):
     inside: Tensor
     positions: Tensor
     ratios: Tensor
-
-
-class Backbone(nn.Module):
-    """The library's backbone (its own, or a timm one); ``maps`` are its stages, finest first."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, pixels: Tensor) -> dict[str, Any]:
-        """``maps``: one (B, C, H, W) per stage."""
-        found = self.model(pixels)
-        return {"maps": list(getattr(found, "feature_maps", found))}
-
-
-class Projection(nn.Module):
-    """Convolution and group norm per level; levels beyond the backbone's are made from the level before."""
-
-    def __init__(self, layers: nn.ModuleList) -> None:
-        super().__init__()
-        self.layers = layers
-
-    def forward(self, maps: list[Tensor]) -> dict[str, Any]:
-        """``maps`` (B, D, H, W) per level."""
-        projected = [layer(m) for layer, m in zip(self.layers, maps)]
-        for i, layer in enumerate(self.layers[len(maps) :]):
-            projected.append(layer(projected[-1] if i else maps[-1]))
-        return {"maps": projected}
 
 
 class Layouts(nn.Module):
@@ -111,14 +74,6 @@ class Encoder(nn.Module):
             valid_ratios=layout.ratios,
         ).last_hidden_state
         return {"maps": unflatten(memory, layout.grid.sizes)}
-
-
-class Memory(nn.Module):
-    """The memory as one sequence, as selection and decoder read it."""
-
-    def forward(self, maps: list[Tensor]) -> dict[str, Any]:
-        """``tokens`` (B, S, D)."""
-        return {"tokens": flatten(maps)}
 
 
 class Learned(nn.Module):
@@ -250,38 +205,3 @@ class Heads(nn.Module):
             boxes.append(moved.sigmoid())
         # through one stack, as in the library, so that a layer without a loss has zero gradient and not none
         return {"logits": list(torch.stack(logits).unbind()), "boxes": list(torch.stack(boxes).unbind())}
-
-
-class ProposalMatch(nn.Module):
-    """Assignment of encoder tokens to objects, all classes taken as one."""
-
-    def __init__(self, match: Match) -> None:
-        super().__init__()
-        self.match = match
-
-    def forward(self, target_labels: list[Tensor], **values: Any) -> dict[str, Any]:
-        """``indices`` of the one layer; the arguments are those of :class:`kdflow.detectors.hf_parts.Match`."""
-        return self.match(target_labels=[torch.zeros_like(x) for x in target_labels], **values)
-
-    def infer(self, **values: Any) -> dict[str, Any]:
-        """See :class:`kdflow.detectors.hf_parts.Match`."""
-        return self.match.infer(**values)
-
-
-class ProposalLoss(nn.Module):
-    """The published loss on every encoder token: the layers' loss with all classes taken as one."""
-
-    def __init__(self, criterion: Criterion) -> None:
-        super().__init__()
-        self.inside = Criterion(criterion.make, criterion.base, criterion.weights, None, 1)
-        self.names = tuple(f"{name}_enc" for name in criterion.base)
-
-    def forward(self, target_labels: list[Tensor], **values: Any) -> dict[str, Any]:
-        """Scalars; the arguments are those of :class:`kdflow.detectors.hf_parts.Criterion`."""
-        terms = self.inside(target_labels=[torch.zeros_like(x) for x in target_labels], **values)
-        return {name: terms[base] for name, base in zip(self.names, self.inside.base)}
-
-    def infer(self, logits: list[Tensor], **rest: Any) -> dict[str, Any]:
-        """Scalars."""
-        del rest
-        return {name: logits[0].new_zeros(()) for name in self.names}

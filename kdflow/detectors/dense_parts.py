@@ -55,14 +55,16 @@ class DenseForm:
         return {key: port.name for key, port in self.outputs.items()}
 
 
-def head_outputs(strides: tuple[int, ...], classes: int, scores: str = "sigmoid", **others: tuple[int, str]) -> dict[str, Port]:
-    """Ports of a head's outputs: class scores, and ``key=(numbers per place, form)``; 0 for one number without an axis.
+def head_outputs(
+    strides: tuple[int, ...], classes: int, others: Mapping[str, tuple[int, str]], scores: str = "sigmoid"
+) -> dict[str, Port]:
+    """Ports of a head's outputs.
 
     Args:
         strides: Pixels per cell, per level.
         classes: Number of classes without background.
+        others: Outputs beside the class scores -> numbers per place (0 for one number without an axis) and form.
         scores: ``sigmoid``, or ``softmax`` with a background.
-        others: Further outputs: ``deltas``, ``distribution``, ``centerness``.
     """
     width = classes + (scores == "softmax")
     return {

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kdflow.detectors.torchvision_parts import Held, ImageSizes, empty_detections, library_targets
+from kdflow.detectors.torchvision_parts import Held, empty_detections, library_targets
 from kdflow.errors import UsageError
+from kdflow.ports import ImageSizes
 
 
 class Tower(nn.Module):

@@ -32,18 +32,6 @@ def tokens_of(maps: list[Tensor]) -> Tensor:
     return features.flatten(2).transpose(1, 2)
 
 
-class Projection(nn.Module):
-    """1x1 convolution on the coarsest backbone map."""
-
-    def __init__(self, convolution: nn.Module) -> None:
-        super().__init__()
-        self.convolution = convolution
-
-    def forward(self, maps: list[Tensor]) -> dict[str, Any]:
-        """``maps``: the one map (B, D, H, W) that the transformer reads."""
-        return {"maps": [self.convolution(maps[-1])]}
-
-
 class Layouts(nn.Module):
     """Padding mask and position codes.
 
@@ -52,7 +40,7 @@ class Layouts(nn.Module):
         by_map: It takes the map itself (DAB-DETR) instead of its shape.
     """
 
-    def __init__(self, position: nn.Module, by_map: bool) -> None:
+    def __init__(self, position: nn.Module, by_map: bool = False) -> None:
         super().__init__()
         self.position, self.by_map = position, by_map
 
@@ -85,14 +73,6 @@ class Encoder(nn.Module):
         codes = {self.codes: layout.positions}
         memory = self.encoder(inputs_embeds=tokens_of(maps), attention_mask=layout.inside, **codes).last_hidden_state
         return {"maps": unflatten(memory, layout.sizes)}
-
-
-class Memory(nn.Module):
-    """The memory as one sequence, as the decoder reads it."""
-
-    def forward(self, maps: list[Tensor]) -> dict[str, Any]:
-        """``tokens`` (B, HW, D)."""
-        return {"tokens": tokens_of(maps)}
 
 
 class Queries(nn.Module):

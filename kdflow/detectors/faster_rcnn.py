@@ -101,7 +101,7 @@ def rpn_stages(rpn: Any, strides: tuple[int, ...]) -> dict[str, Stage]:
 
 def roi_stages(heads: Any, names: tuple[str, ...], width: int, classes: int) -> dict[str, Stage]:
     """From proposals to the box head's losses, and to detections; ``width`` of the pyramid, whose levels have ``names``."""
-    hidden, place = heads.box_head.fc7.out_features, {"node": "cnn/rpn-roi"}
+    hidden, node = heads.box_head.fc7.out_features, "cnn/rpn-roi"
     sampled = {
         "boxes": Port("roi.boxes", form="xyxy"),
         "matched_boxes": Port("roi.matched_boxes", form="xyxy"),
@@ -116,7 +116,7 @@ def roi_stages(heads: Any, names: tuple[str, ...], width: int, classes: int) -> 
         "deltas": Port("roi.deltas", channels=4 * (classes + 1), form="deltas", classes=CLASS_BOXES),
     }
     doc = "(N, 4(K+1)) boxes of each class, background last"
-    decoded = Port("roi.decoded", ROWS, channels=4 * (classes + 1), form="xyxy", classes=CLASS_BOXES, doc=doc, **place)
+    decoded = Port("roi.decoded", ROWS, node, 4 * (classes + 1), form="xyxy", classes=CLASS_BOXES, doc=doc)
     return {
         "roi.sample": Stage(
             rcnn.RoiSample(heads, classes), {"proposals": "rpn.proposals", **TARGETS}, sampled, stochastic=True

@@ -132,7 +132,7 @@ def make(classes: tuple[str, ...], options: FcosOptions) -> Detector:
         **({"size_divisible": WHOLE_STRIDES} if spare else {}),
     )
     model = made.build()
-    outputs = head_outputs(strides, len(classes), deltas=(4, "distances"), centerness=(0, ""))
+    outputs = head_outputs(strides, len(classes), {"deltas": (4, "distances"), "centerness": (0, "")})
     maps = "head.maps" if spare else "neck"
     form = DenseForm(strides, len(classes), outputs, options.neck, options.tower_blocks, maps)
     head, features = model.head, (pyramid(model), map_ports(spec, channels))

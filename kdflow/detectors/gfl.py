@@ -35,8 +35,8 @@ def make(classes: tuple[str, ...], options: GflOptions) -> Detector:
     weights = dict(zip(("loss_cls", "loss_bbox", "loss_dfl"), options.loss_weights))
     focus = {"beta": options.beta, "alpha": options.alpha, "gamma": options.gamma}
     loss = point.GflLoss(head.build(), weights, options.cls_loss, options.box_weight, **focus)
-    edges = (4 * (options.bins + 1), "distribution")
-    return point_detector(classes, options, head, loss, "gfl_cls", distribution=edges)
+    outputs = {"distribution": (4 * (options.bins + 1), "distribution")}
+    return point_detector(classes, options, head, loss, "gfl_cls", outputs)
 
 
 DOC = "GFL (or its varifocal variant) on P3..P7; losses are kdflow's own"

@@ -1,9 +1,10 @@
-"""Building the library's models: backbones, class names, weights, and the source of a model without kdflow."""
+"""From the library's models to detectors: backbones, class names, weights, prediction, and the source without kdflow."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,9 +12,16 @@ import torch
 from torch import Tensor, nn
 
 from kdflow.detectors.backbones import TIMM, timm_indices
-from kdflow.detectors.weights import fit, read_state
+from kdflow.detectors.hf_loss import SetLoss
+from kdflow.detectors.hf_options import TINY, TransformerOptions
+from kdflow.detectors.hf_parts import Postprocess
+from kdflow.detectors.hf_stages import body_of, criterion_call, detection_stage, loss_stages
+from kdflow.detectors.normalize import IMAGENET_MEAN, IMAGENET_STD
+from kdflow.detectors.torchvision_parts import evaluating
+from kdflow.detectors.weights import fit, no_names, read_state
 from kdflow.errors import UsageError, choices
-from kdflow.ports import PortEntry
+from kdflow.ports import Call, Detector, DetectorFamily, ImageSizes, PortEntry, Stage
+from kdflow.source import Source
 
 RESNETS: Mapping[str, dict[str, Any]] = {
     "resnet18": {"layer_type": "basic", "hidden_sizes": [64, 128, 256, 512], "depths": [2, 2, 2, 2]},
@@ -32,15 +40,11 @@ SYNONYMS: Mapping[str, str] = {
 """VOC's names of classes that COCO has as well; published models use either."""
 
 
-def backbone_config(
-    backbone: str, widths: Sequence[int], depths: Sequence[int], stages: Sequence[int], model_type: str = "resnet"
-) -> Any:
+def backbone_config(options: TransformerOptions, stages: Sequence[int], model_type: str = "resnet") -> Any:
     """Configuration of a backbone, without weights.
 
     Args:
-        backbone: ``resnet18`` ... ``resnet101`` (the library's own), or ``timm:<name>``.
-        widths: Channels of the four stages; empty for the usual ones. The stem then gets the first width.
-        depths: Blocks of the four stages; empty for the usual ones.
+        options: Their backbone, widths and depths; the stem gets the first width.
         stages: Stages handed on, 1 (stride 4) to 4 (stride 32).
         model_type: The library's ResNet variant.
 
@@ -49,13 +53,16 @@ def backbone_config(
     """
     from transformers import AutoConfig
 
+    backbone, widths, depths = options.backbone, options.widths, options.depths
     if backbone.startswith(TIMM):
         if widths or depths:
             raise UsageError(f'widths and depths belong to the library\'s own ResNets, not to "{backbone}"')
         name = backbone.removeprefix(TIMM)
         with torch.device("meta"):  # looks at the model without drawing weights
             indices = timm_indices(name, [s + 1 for s in stages])
-        return AutoConfig.for_model("timm_backbone", backbone=name, use_pretrained_backbone=False, out_indices=[*indices])
+        return AutoConfig.for_model(
+            "timm_backbone", backbone=name, use_pretrained_backbone=False, out_indices=[*indices]
+        )
     if backbone not in RESNETS:
         raise UsageError(f'no backbone "{backbone}".{choices(backbone, RESNETS)} or {TIMM}<name of a timm model>')
     settings = dict(RESNETS[backbone])
@@ -70,7 +77,9 @@ def channels_of(config: Any, stages: Sequence[int]) -> list[int]:
         return [config.hidden_sizes[s - 1] for s in stages]
     import timm
 
-    model = timm.create_model(config.backbone, features_only=True, pretrained=False, out_indices=tuple(config.out_indices))
+    model = timm.create_model(
+        config.backbone, features_only=True, pretrained=False, out_indices=tuple(config.out_indices)
+    )
     return list(model.feature_info.channels())
 
 
@@ -80,43 +89,35 @@ def class_names(classes: Sequence[str]) -> dict[str, Any]:
 
 
 def build_model(
-    model_class: Any, settings: Mapping[str, Any], classes: Sequence[str], weights: str | None, attention: str
+    model_class: Any, options: TransformerOptions, classes: Sequence[str], backbone: Any, **settings: Any
 ) -> tuple[Any, tuple[str, ...]]:
     """The library's model and its class names.
 
     Args:
         model_class: ``...ForObjectDetection``.
-        settings: Keywords of its configuration class.
+        options: Of the family. ``weights`` none: random ones; a file with a state dict: loaded strictly; a folder that
+            ``save_pretrained`` wrote or a hub name: its own configuration counts instead of the options. Where it knows all of
+            ``classes`` by name, the model becomes a detector of these; its own names count otherwise.
         classes: Class names in label order.
-        weights: None for random weights; a file with a state dict, loaded strictly; a folder that ``save_pretrained`` wrote or a
-            hub name, whose own configuration then counts instead of ``settings``. Where it knows all of ``classes`` by name, the
-            model becomes a detector of these; its own names count otherwise.
-        attention: ``sdpa`` or ``eager``.
+        backbone: See :func:`backbone_config`.
+        settings: Keywords of its configuration class beside those of the options.
 
     Raises:
-        UsageError: The weights do not fit.
+        UsageError: The weights do not fit, or the library refuses the options.
     """
+    weights, names = options.weights, tuple(classes)
     file = Path(weights).expanduser() if weights else None
     if weights is None or (file is not None and file.is_file()):
-        model = fresh(model_class, settings, classes)
+        model = fresh(model_class, {"backbone_config": backbone, **options.keywords(), **settings}, classes)
         if file is not None:
             load_file(model, file, classes)
-        names = tuple(classes)
     else:
         model = pretrained(model_class, weights)
         model, names = of_classes(model, names_of(model.config, classes, weights), classes)
-    if attention == "eager":
-        model.set_attn_implementation({"": attention})  # the backbone has no attention to set
-    return model, names
-
-
-def build_hybrid(
-    model_class: Any, settings: Mapping[str, Any], classes: Sequence[str], weights: str | None, attention: str, body: str | None
-) -> tuple[Any, tuple[str, ...]]:
-    """:func:`build_model` for detectors with a hybrid encoder; ``body`` names weights for their backbone alone."""
-    model, names = build_model(model_class, settings, classes, weights, attention)
-    if body:
-        load_backbone(model.model.backbone.model, body)
+    if options.attention == "eager":
+        model.set_attn_implementation({"": "eager"})  # the backbone has no attention to set
+    if options.pretrained_backbone:
+        load_backbone(body_of(model.model).model, options.pretrained_backbone)
     return model, names
 
 
@@ -236,3 +237,96 @@ def load_backbone(module: nn.Module, source: str) -> None:
         module.load_state_dict(donor_class.from_pretrained(source).state_dict())
     except (OSError, ValueError, RuntimeError) as error:
         raise UsageError(f'pretrained_backbone "{source}": {str(error).splitlines()[0]}') from error
+
+
+def transformers_family(
+    make: Callable[[tuple[str, ...], Any], Detector],
+    options: type[TransformerOptions],
+    doc: str,
+    ragged: bool = True,
+    **tiny: Any,
+) -> DetectorFamily:
+    """A family of the transformers library; ``tiny`` are options of its tiny form beside :data:`TINY`."""
+    return DetectorFamily(
+        make, options, "transformer", "transformers", "Apache-2.0", doc, tiny={**TINY, **tiny}, ragged=ragged
+    )
+
+
+def transformers_detector(
+    options: TransformerOptions,
+    classes: Sequence[str],
+    model: Any,
+    stages: Mapping[str, Stage],
+    loss: SetLoss,
+    postprocess: Postprocess,
+    calls: Callable[[Mapping[str, Stage]], Mapping[str, Call]],
+    *,
+    losses: Mapping[str, Stage] | None = None,
+    size_divisor: int = 1,
+    optional: Iterable[tuple[nn.Module, Sequence[PortEntry]]] = (),
+) -> Detector:
+    """A model of the transformers library as stages; its losses are all ports below ``losses``.
+
+    Args:
+        options: The family's.
+        classes: Class names in label order.
+        model: The library's model.
+        stages: From images to predictions, among them ``normalize`` (a :class:`kdflow.detectors.hf_parts.Prepare`).
+        loss: The set loss of the decoder layers.
+        postprocess: Makes detections of the last layer.
+        calls: What a method may run again of the stages, beside the criterion.
+        losses: Stages of further losses.
+        size_divisor: Canvas sides are multiples of it.
+        optional: Modules that the losses never reach, with what a method may compare to train them.
+    """
+    matching = loss_stages(loss, model.config.decoder_layers)
+    stages = {**stages, **matching, **(losses or {}), **detection_stage(postprocess)}
+    terms = [port.name for stage in stages.values() for _, port in stage.ports if port.name.startswith("losses.")]
+    return Detector(
+        options.title(),
+        "transformer",
+        "transformers",
+        tuple(classes),
+        model,
+        stages,
+        {**calls(stages), "criterion": criterion_call(matching["criterion"])},
+        {term.removeprefix("losses."): term for term in terms},
+        size_divisor,
+        parameters_of(model, optional),
+        inference=predict,
+        writer=source_of,
+        loader=no_names,
+    )
+
+
+def predict(detector: Detector, images: Tensor, image_sizes: ImageSizes) -> list[dict[str, Tensor]]:
+    """Detections by the library's own inference and post-processing; see :meth:`kdflow.ports.Detector.predict`."""
+    normalize: Any = detector.stages["normalize"].run
+    postprocess: Any = detector.stages["postprocess"].run
+    with evaluating(detector.model), torch.no_grad():
+        seen = normalize(images, image_sizes)
+        outputs = detector.model(pixel_values=seen["pixels"], pixel_mask=seen["mask"])
+        found: list[dict[str, Tensor]] = postprocess.decode(outputs, image_sizes)
+        return found
+
+
+def source_of(detector: Detector) -> Source:
+    """Python that makes an untrained model of the same architecture; load the weights strictly."""
+    prepare: Any = detector.stages["normalize"].run
+    postprocess: Any = detector.stages["postprocess"].run
+    config: Any = detector.model.config
+    name, kind = type(detector.model).__name__, type(config).__name__
+    settings = json.loads(config.to_json_string(use_diff=True))
+    dropped = ("transformers_version", "architectures", "dtype", "_name_or_path")
+    return Source(
+        f"{name} of the transformers library",
+        "transformers",
+        imports=(f"from transformers import {kind}, {name}",),
+        lines=(f"model = {name}({kind}.from_dict(CONFIG))",),
+        constants={"CONFIG": {key: value for key, value in settings.items() if key not in dropped}},
+        detect={
+            "processor": postprocess.processor,
+            "options": postprocess.options,
+            "statistics": None if prepare.normalize is None else (IMAGENET_MEAN, IMAGENET_STD),
+        },
+    )

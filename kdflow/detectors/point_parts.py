@@ -62,7 +62,7 @@ def point_detector(
     head: Expression,
     loss: point.PointLoss,
     classifier: str,
-    **outputs: tuple[int, str],
+    outputs: dict[str, tuple[int, str]],
 ) -> Detector:
     """The detector around a head.
 
@@ -82,7 +82,7 @@ def point_detector(
     form = DenseForm(
         options.strides,
         len(classes),
-        head_outputs(options.strides, len(classes), **outputs),
+        head_outputs(options.strides, len(classes), outputs),
         options.neck,
         options.tower_blocks,
     )

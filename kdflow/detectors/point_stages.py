@@ -14,14 +14,14 @@ from torchvision.ops import sigmoid_focal_loss
 from kdflow.detectors import dense_stages as dense
 from kdflow.detectors.dense_parts import DenseForm
 from kdflow.detectors.gfl_model import GFLHead, PointHead, square_priors
-from kdflow.detectors.torchvision_parts import Held, ImageSizes
+from kdflow.detectors.torchvision_parts import Held
 from kdflow.functional import boxes as bx
 from kdflow.functional.assignment import atss_assign
 from kdflow.functional.dense_losses import distribution_focal, edge_distances, varifocal
 from kdflow.functional.divergences import quality_focal
 from kdflow.functional.precision import single
 from kdflow.functional.reduce import mean_over_ranks
-from kdflow.ports import Stage
+from kdflow.ports import ImageSizes, Stage
 
 
 class PointPriors(nn.Module):

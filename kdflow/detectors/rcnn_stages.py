@@ -21,7 +21,6 @@ from torchvision.ops.poolers import LevelMapper
 from kdflow.detectors.torchvision_parts import (
     PIXELS,
     Held,
-    ImageSizes,
     background_first,
     background_last,
     cells,
@@ -29,7 +28,7 @@ from kdflow.detectors.torchvision_parts import (
     library_targets,
 )
 from kdflow.functional.pooling import align_boxes
-from kdflow.ports import Call
+from kdflow.ports import Call, ImageSizes
 
 ROI = {"logits": "roi.logits", "deltas": "roi.deltas"}
 ROI_LOSSES = ("loss_classifier", "loss_box_reg")

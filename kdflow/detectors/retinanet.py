@@ -93,7 +93,7 @@ def make(classes: tuple[str, ...], options: RetinaNetOptions) -> Detector:
     model.head.regression_head._loss_type = options.box_loss
     code = made.source("RetinaNet of torchvision").then(f"model.head.regression_head._loss_type = {options.box_loss!r}")
     strides = tuple(2**level for level in spec.levels)
-    outputs = head_outputs(strides, len(classes), deltas=(4, "deltas"))
+    outputs = head_outputs(strides, len(classes), {"deltas": (4, "deltas")})
     form = DenseForm(strides, len(classes), outputs, options.neck, blocks=4)
     head, features = model.head, (pyramid(model), map_ports(spec, channels))
     towers = dense.Towers(dense.Tower(head.classification_head.conv), dense.Tower(head.regression_head.conv))

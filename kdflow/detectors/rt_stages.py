@@ -17,42 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kdflow.detectors.hf_parts import (
-    Criterion,
-    Grid,
-    ImageSizes,
-    Labels,
-    attention_weights,
-    flatten,
-    grid_of,
-    to_labels,
-    unsigmoid,
-)
+from kdflow.detectors.hf_loss import SetLoss, Terms
+from kdflow.detectors.hf_parts import Grid, Labels, attention_weights, flatten, grid_of, to_labels, unsigmoid
 from kdflow.errors import UsageError
-
-
-class Backbone(nn.Module):
-    """The library's backbone; ``maps`` are its stages, finest first."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, pixels: Tensor) -> dict[str, Any]:
-        """``maps``: one (B, C, H, W) per stage."""
-        return {"maps": list(self.model(pixels).feature_maps)}
-
-
-class Projection(nn.Module):
-    """One 1x1 convolution and norm per level, to the encoder's width."""
-
-    def __init__(self, layers: nn.ModuleList) -> None:
-        super().__init__()
-        self.layers = layers
-
-    def forward(self, maps: list[Tensor]) -> dict[str, Any]:
-        """``maps`` (B, D, H, W) per level."""
-        return {"maps": [layer(m) for layer, m in zip(self.layers, maps)]}
+from kdflow.ports import ImageSizes
 
 
 class Encoder(nn.Module):
@@ -210,10 +178,7 @@ class Decoder(nn.Module):
 
     def __init__(self, decoder: Any, attention: bool) -> None:
         super().__init__()
-        self.decoder = decoder
-        self.attention = attention
-        extra = ("self_attention", "cross_attention") if attention else ()
-        self.outputs = ("states", "logits", "boxes", "references", "denoised", *extra)
+        self.decoder, self.attention = decoder, attention
 
     def forward(
         self, queries: dict[str, Tensor], noise: Noise | None, tokens: Tensor, grid: Grid, denoising: bool = True
@@ -293,38 +258,18 @@ def check_queries(queries: dict[str, Tensor], tokens: Tensor) -> tuple[Tensor, T
     return content, anchors
 
 
-class ProposalLoss(nn.Module):
-    """The library's loss on the chosen encoder tokens, under the names it gives to one more auxiliary layer."""
-
-    def __init__(self, criterion: Criterion, layers: int) -> None:
-        super().__init__()
-        self.inside = Criterion(criterion.make, criterion.base, criterion.weights, None, 1, criterion.clamp)
-        self.names = tuple(f"{name}_aux_{layers - 1}" for name in criterion.base)
-
-    def forward(self, **values: Any) -> dict[str, Any]:
-        """Scalars; the arguments are those of :class:`kdflow.detectors.hf_parts.Criterion`."""
-        terms = self.inside(**values)
-        return {name: terms[base] for name, base in zip(self.names, self.inside.base)}
-
-    def infer(self, logits: list[Tensor], **rest: Any) -> dict[str, Any]:
-        """Scalars."""
-        del rest
-        return {name: logits[0].new_zeros(()) for name in self.names}
-
-
-class DenoisingLoss(nn.Module):
+class DenoisingLoss(Terms):
     """The library's loss on the denoising queries of all layers; 0 without such queries.
 
     Args:
-        criterion: The decoder layers' criterion.
+        loss: Of the decoder layers.
         layers: Number of decoder layers.
-        names: Names of the terms of one layer.
+        further: Names of terms of a layer beside those of ``loss``.
     """
 
-    def __init__(self, criterion: Criterion, layers: int, names: tuple[str, ...] = ()) -> None:
-        super().__init__()
-        self.make = criterion.make
-        self.names = tuple(f"{name}_dn_{i}" for i in range(layers) for name in names or criterion.base)
+    def __init__(self, loss: SetLoss, layers: int, further: tuple[str, ...] = ()) -> None:
+        super().__init__(f"{name}_dn_{i}" for i in range(layers) for name in (*loss.names, *further))
+        self.loss = loss
 
     def forward(
         self,
@@ -338,7 +283,7 @@ class DenoisingLoss(nn.Module):
         if noise is None or denoised is None:
             return {name: boxes[0].new_zeros(()) for name in self.names}
         targets = to_labels(boxes, labels, image_sizes)
-        criterion = self.make().to(boxes[0].device)
+        criterion = self.loss.make().to(boxes[0].device)
         pairs = criterion.get_cdn_matched_indices(noise.meta, targets)
         divisor = object_count(labels) * noise.meta["dn_num_group"]
         terms: dict[str, Any] = {}
@@ -349,11 +294,6 @@ class DenoisingLoss(nn.Module):
     def layers(self, denoised: dict[str, Any]) -> list[dict[str, Tensor]]:
         """What the library's loss reads of each layer."""
         return [{"logits": x, "pred_boxes": b} for x, b in zip(denoised["logits"], denoised["boxes"])]
-
-    def infer(self, boxes: list[Tensor], **rest: Any) -> dict[str, Any]:
-        """Scalars."""
-        del rest
-        return {name: boxes[0].new_zeros(()) for name in self.names}
 
 
 def object_count(labels: list[Tensor]) -> float:

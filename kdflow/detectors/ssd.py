@@ -143,7 +143,7 @@ def make(classes: tuple[str, ...], options: SsdOptions) -> Detector:
     )
     model = made.build()
     strides = maps.ports[1].strides
-    outputs = head_outputs(strides, len(classes), "softmax", deltas=(4, "deltas"))
+    outputs = head_outputs(strides, len(classes), {"deltas": (4, "deltas")}, "softmax")
     form = DenseForm(strides, len(classes), outputs)
     modules = (VggBody(model.backbone), VggNeck(model.backbone)) if vgg else pyramid(model)
     boxes = {"pixels": "normalize.pixels", "maps": "neck"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -39,9 +40,35 @@ def load_weights(detector: Detector, weights: str | Path) -> None:
     """
     file = Path(weights).expanduser()
     if file.is_file():
+        _check_order(file, detector.classes)
         fit(detector.model, read_state(file), str(weights), detector.classes)
     else:
         detector.load(str(weights))
+
+
+def _check_order(file: Path, classes: Sequence[str]) -> None:
+    """A state dict names no classes; the ``student.py`` beside an exported student does. Raises UsageError for another order."""
+    trained = _exported_classes(file)
+    if trained is not None and trained != tuple(classes) and set(trained) == set(classes):
+        raise UsageError(
+            f'weights "{file}" were trained for the classes {", ".join(trained)}, in this order (student.py beside them says '
+            f"so); here they are {', '.join(classes)}. Next: say classes: [{', '.join(trained)}] where they are a teacher's, "
+            "or list the data's classes in this order"
+        )
+
+
+def _exported_classes(file: Path) -> tuple[str, ...] | None:
+    """``CLASSES`` of the ``student.py`` beside a ``student.pt``; None where there is none that can be read."""
+    script = file.with_name("student.py")
+    if file.name != "student.pt" or not script.is_file():
+        return None
+    try:
+        body = ast.parse(script.read_text(encoding="utf-8")).body
+        named = [line for line in body if isinstance(line, ast.Assign) and ast.unparse(line.targets[0]) == "CLASSES"]
+        found = ast.literal_eval(named[0].value)
+    except (OSError, SyntaxError, ValueError, IndexError):
+        return None
+    return tuple(map(str, found)) if isinstance(found, (tuple, list)) else None
 
 
 def read_state(file: Path) -> dict[str, Tensor]:
@@ -177,3 +204,8 @@ def choose_classes(
                 blocks = result[key].unflatten(0, (order.groups, len(categories), order.block))
                 result[key] = blocks[:, wanted].flatten(0, 2)
     return result
+
+
+def no_names(detector: Detector, name: str) -> None:
+    """The loader of detectors that no name stands for."""
+    raise UsageError(f'weights "{name}": there is no such file')

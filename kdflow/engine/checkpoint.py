@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from kdflow.errors import UsageError
+from kdflow.files import in_words
 
 FORMAT = 1
 LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.pt"
@@ -54,18 +55,20 @@ class Checkpoints:
 
     def save(self, state: Mapping[str, Any]) -> None:
         """Make ``state`` the newest checkpoint and keep the one before."""
-        written = _write(self.folder / LAST, self._labelled(state))
-        if (self.folder / LAST).exists():
-            # A hard link first, so that at no moment there is no last.pt.
-            link = self.folder / f"{PREVIOUS}.new"
-            link.unlink(missing_ok=True)
-            os.link(self.folder / LAST, link)
-            os.replace(link, self.folder / PREVIOUS)
-        _publish(written, self.folder / LAST)
+        with in_words(self.folder / LAST):
+            written = _write(self.folder / LAST, self._labelled(state))
+            if (self.folder / LAST).exists():
+                # A hard link first, so that at no moment there is no last.pt.
+                link = self.folder / f"{PREVIOUS}.new"
+                link.unlink(missing_ok=True)
+                os.link(self.folder / LAST, link)
+                os.replace(link, self.folder / PREVIOUS)
+            _publish(written, self.folder / LAST)
 
     def save_best(self, state: Mapping[str, Any]) -> None:
         """Replace the best student."""
-        _publish(_write(self.folder / BEST, self._labelled(state)), self.folder / BEST)
+        with in_words(self.folder / BEST):
+            _publish(_write(self.folder / BEST, self._labelled(state)), self.folder / BEST)
 
     def load(self) -> Found | None:
         """The newest whole checkpoint, or None where there is none.
@@ -133,10 +136,14 @@ def _write(target: Path, state: Mapping[str, Any]) -> Path:
     """Write beside ``target`` and flush to the disk."""
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f"{target.name}.new")
-    with temporary.open("wb") as file:
-        torch.save(dict(state), file)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with temporary.open("wb") as file:
+            torch.save(dict(state), file)
+            file.flush()
+            os.fsync(file.fileno())
+    except (OSError, RuntimeError):
+        temporary.unlink(missing_ok=True)  # a full disk is not kept full by half a file
+        raise
     return temporary
 
 

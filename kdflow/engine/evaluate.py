@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -44,7 +45,7 @@ def evaluate(
         ground_truth: A COCO document: ``images``, ``categories``, ``annotations``. ``iscrowd``, ``ignore`` and ``difficult``
             boxes are neither found nor missed.
         device: Where the batches are sent.
-        max_detections: Best-scored detections counted per image.
+        max_detections: Best-scored detections counted per image and class, as pycocotools counts them.
 
     Returns:
         ``AP`` (mean over IoU 0.50:0.95), ``AP50``, ``AP75``, ``AP_S``, ``AP_M``, ``AP_L``, ``voc07_ap50`` (11 points) and
@@ -53,7 +54,7 @@ def evaluate(
     Raises:
         DataError: The detector's classes are not the categories, or images are missing or unknown.
     """
-    detections = _detect(detector, loader, _category_ids(detector.classes, ground_truth), device, max_detections)
+    detections = _detect(detector, loader, _category_ids(detector.classes, ground_truth), device)
     everywhere: dict[int, list[Found]] = {}
     for part in ranks.gather(detections):
         for image_id, found in part.items():
@@ -72,7 +73,7 @@ def judge(detections: Mapping[int, Sequence[Found]], ground_truth: Mapping[str, 
 
 
 def _detect(
-    detector: Detector, loader: Iterable[Batch], category_ids: Sequence[int], device: Any, max_detections: int
+    detector: Detector, loader: Iterable[Batch], category_ids: Sequence[int], device: Any
 ) -> dict[int, list[Found]]:
     was_training = {m: m.training for m in detector.model.modules()}
     detector.model.eval()
@@ -81,9 +82,8 @@ def _detect(
         for batch in loader:
             batch = batch.to(device)
             for index, result in enumerate(detector.predict(batch.images, batch.image_sizes)):
-                kept = result["scores"].argsort(descending=True)[:max_detections]
-                boxes = to_disk(result["boxes"][kept], batch.image_sizes[index], batch.original_sizes[index])
-                rows = zip(boxes.tolist(), result["scores"][kept].tolist(), result["labels"][kept].tolist(), strict=True)
+                boxes = to_disk(result["boxes"], batch.image_sizes[index], batch.original_sizes[index])
+                rows = zip(boxes.tolist(), result["scores"].tolist(), result["labels"].tolist(), strict=True)
                 found.setdefault(batch.image_ids[index], [
                     _as_coco(batch.image_ids[index], category_ids[label], box, score) for box, score, label in rows
                 ])
@@ -113,7 +113,14 @@ def _as_coco(image_id: int, category_id: int, box: Sequence[float], score: float
 
 
 def _best(found: Sequence[Found], limit: int) -> list[Found]:
-    return sorted(found, key=lambda one: -one["score"])[:limit]
+    """The best-scored ``limit`` detections of each class: one image's, best first."""
+    taken: Counter[int] = Counter()
+    best = []
+    for one in sorted(found, key=lambda one: -one["score"]):
+        taken[one["category_id"]] += 1
+        if taken[one["category_id"]] <= limit:
+            best.append(one)
+    return best
 
 
 def _category_ids(classes: Sequence[str], ground_truth: Mapping[str, Any]) -> list[int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +12,9 @@ from kdflow.engine import ranks
 from kdflow.engine.norms import batch_norms
 from kdflow.engine.protocols import Metrics, Outcome
 from kdflow.errors import InvariantError
+
+FELT = 2.0**-24
+"""Share of the total below which adding a term changes no bit of a single-precision sum."""
 
 LIFE_LIMIT = 20
 """Steps with a non-empty group within which a distillation term must have lived."""
@@ -55,13 +58,15 @@ class FiniteWatch:
 class _Judged:
     steps: int = 0
     nonzero: bool = False
+    felt: bool = False
 
 
 class LifeWatch:
     """Every distillation term lives.
 
-    Within 20 steps whose groups are not empty, its unscheduled value was not zero and its gradient reached what it has to.
-    A term is looked at until it has lived once and never again; each look synchronises with the device.
+    Within 20 steps in which it counts and its groups are not empty, its value was not zero, what it added to the loss after
+    divisor, weight and schedule was enough to be felt there, and its gradient reached what it has to. A term is looked at until
+    it has lived once and never again; each look synchronises with the device.
 
     Args:
         terms: Names of the terms to watch.
@@ -85,6 +90,7 @@ class LifeWatch:
         student: Sequence[nn.Parameter],
         everything: Sequence[nn.Parameter] = (),
         scale: float = 1.0,
+        resting: Collection[str] = (),
     ) -> None:
         """Look at the pending terms of one pass, before its backward.
 
@@ -93,24 +99,32 @@ class LifeWatch:
             student: Parameters of the student that train.
             everything: All parameters that train, for the auxiliary terms.
             scale: Factor on the value, so that a small gradient does not vanish in fp16.
+            resting: Terms whose weight is 0 at this step, by schedule or phase; they are judged once they count.
 
         Raises:
             InvariantError: A term has not lived within the limit.
         """
-        if not self._pending:
+        if all(name in resting for name in self._pending):
             return
         empty = outcome.empty  # reading it waits for the device
-        for name in [n for n in self._pending if n in outcome.raw and n not in empty]:
+        for name in [n for n in self._pending if n in outcome.raw and n not in empty and n not in resting]:
             judged, value = self._pending[name], outcome.raw[name]
             judged.steps += 1
             nonzero = bool((value.detach() != 0).item())
             judged.nonzero |= nonzero
-            if nonzero and _reaches(value * scale, everything if name in self.auxiliary else student):
+            felt = nonzero and _is_felt(outcome, name)
+            judged.felt |= felt
+            if felt and _reaches(value * scale, everything if name in self.auxiliary else student):
                 del self._pending[name]
             elif judged.steps >= self.limit:
                 raise InvariantError(name, self._verdict(judged, "anything" if name in self.auxiliary else "the student"))
 
     def _verdict(self, judged: _Judged, whom: str) -> str:
+        if judged.nonzero and not judged.felt:
+            return (
+                f"what it added to the loss in {judged.steps} steps was 0, or too small to change the sum; lower the floor or "
+                "the divisor of its reduce:, or raise its weight"
+            )
         if judged.nonzero:
             hint = "teacher-only input" if whom == "the student" else "frozen input, and at the phase's train:"
             return (
@@ -124,11 +138,19 @@ class LifeWatch:
 
     def state_dict(self) -> dict[str, list[int]]:
         """Pending terms with what was seen of them."""
-        return {name: [j.steps, int(j.nonzero)] for name, j in self._pending.items()}
+        return {name: [j.steps, int(j.nonzero), int(j.felt)] for name, j in self._pending.items()}
 
     def load_state_dict(self, state: Mapping[str, Sequence[int]]) -> None:
         """Continue from a saved state."""
-        self._pending = {name: _Judged(steps, bool(nonzero)) for name, (steps, nonzero) in state.items()}
+        self._pending = {name: _Judged(steps, *map(bool, seen)) for name, (steps, *seen) in state.items()}
+
+
+def _is_felt(outcome: Outcome, name: str) -> bool:
+    """True when the term's share is large enough to change the total."""
+    if name not in outcome.weighted:
+        return True
+    share, total = outcome.weighted[name].detach().abs(), outcome.total.detach().abs()
+    return bool(((share > 0) & ~(share < FELT * total)).item())
 
 
 def _reaches(value: Tensor, parameters: Sequence[nn.Parameter]) -> bool:

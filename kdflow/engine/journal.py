@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kdflow.engine.hooks import EvaluationEvent, StepEvent
+from kdflow.files import in_words, write_text
 
 NAME = "journal.jsonl"
 
@@ -30,7 +31,6 @@ class Journal:
         if not (keep and self._read(run_hash)):
             self.steps, self.evaluations = {}, {}
         if writes:
-            folder.mkdir(parents=True, exist_ok=True)
             self._rewrite(run_hash)
 
     def knows(self, event: StepEvent | EvaluationEvent) -> bool:
@@ -43,7 +43,7 @@ class Journal:
             return
         self._remember(event)
         if self.writes:
-            with self.path.open("a", encoding="utf-8") as file:
+            with in_words(self.path), self.path.open("a", encoding="utf-8") as file:
                 file.write(_line(event))
 
     def _remember(self, event: StepEvent | EvaluationEvent) -> None:
@@ -66,9 +66,7 @@ class Journal:
     def _rewrite(self, run_hash: str) -> None:
         events: list[StepEvent | EvaluationEvent] = [*self.steps.values(), *self.evaluations.values()]
         lines = [json.dumps({"run": run_hash}) + "\n", *map(_line, events)]
-        temporary = self.path.with_name(f"{NAME}.new")
-        temporary.write_text("".join(lines), encoding="utf-8")
-        temporary.replace(self.path)
+        write_text(self.path, "".join(lines))
 
 
 def _whole_lines(text: str) -> list[dict[str, Any]]:

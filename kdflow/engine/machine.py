@@ -65,7 +65,7 @@ def open_machine(device: str = "auto", deterministic: bool = False) -> Iterator[
     Raises:
         UsageError: Unknown device, or a GPU asked for where there is none.
     """
-    kind = _device_kind(device)
+    kind = device_kind(device)
     was_connected = ranks.connected()
     fabric, _ = _fabric(kind, "fp32")
     with _deterministic(kind) if deterministic else nullcontext():
@@ -179,7 +179,8 @@ def _launched() -> tuple[int, int]:
     return 1, 1
 
 
-def _device_kind(device: str) -> str:
+def device_kind(device: str) -> str:
+    """``cpu`` or ``cuda``; raises UsageError for an unknown device, or a GPU where there is none."""
     known = ("auto", "cpu", "cuda")
     if device not in known:
         raise UsageError(f'no device "{device}".{choices(device, known)}; CUDA_VISIBLE_DEVICES chooses among GPUs')

@@ -105,6 +105,11 @@ class Plan(Protocol):
         """Work over the data before training or each epoch."""
         ...
 
+    @property
+    def resting(self) -> Collection[str]:
+        """Terms whose weight is 0 at the present step, by schedule or phase."""
+        ...
+
     def advance(self, step: int, total_steps: int, steps_per_epoch: int, part: int = 0) -> None:
         """Set schedule weights and random streams for ``step``.
 

@@ -187,7 +187,7 @@ class Training:
         values = self.meter.add(outcome)
         self.finite.see(self.meter.names, values, self.step)
         scale = 2.0**12 if self.session.scaled else 1.0
-        self.life.judge(outcome, self.reached, list(self.parameters.values()), scale)
+        self.life.judge(outcome, self.reached, list(self.parameters.values()), scale, self.plan.resting)
 
     def watch_gradient(self, norm: Tensor) -> None:
         """Judge the norm of the gradient; in fp16 an overflow is legal, the step is then skipped."""

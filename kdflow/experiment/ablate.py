@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from kdflow.errors import UsageError
 from kdflow.experiment.run import with_length
-from kdflow.experiment.session import Session
+from kdflow.experiment.session import Preview, Session
 from kdflow.experiment.setup import prepare, read_method
-from kdflow.experiment.sweep import Job, JobResult, checked_job, summary
+from kdflow.experiment.shelf import Shelf
+from kdflow.experiment.sweep import Job, JobResult, checked_jobs, summary
 
 FULL, NONE = "all terms", "no term"
 
@@ -87,7 +87,7 @@ def plan_ablation(
     overrides: Mapping[str, Any],
     *,
     steps: int | None = None,
-    session: Session | None = None,
+    session: Session | Preview | None = None,
 ) -> tuple[list[Part], list[Job]]:
     """The method's taxonomy nodes, and the runs that tell them apart: all, none, each left out, each alone.
 
@@ -99,7 +99,8 @@ def plan_ablation(
         UsageError: It has no distillation term.
     """
     method, common = read_method(spec), with_length(overrides, steps)
-    setting = prepare(method, bench, overrides=common)
+    looks, shelf = session or Preview(), Shelf()
+    setting = prepare(method, bench, overrides=common, shelf=shelf)
     grouped: dict[str, list[str]] = {}
     for term in setting.plan.terms:
         if term.is_distillation:
@@ -111,10 +112,10 @@ def plan_ablation(
     dropped: dict[str, set[str]] = {FULL: set(), NONE: every}
     for part in parts:
         dropped |= {part.without: set(part.terms), part.alone: every - set(part.terms)}
-    jobs = []
-    for (label, terms), seed in itertools.product(dropped.items(), seeds):
+    jobs, every_seed = list[Job](), list(seeds)
+    for label, terms in dropped.items():
         zeros = {f"terms.{term}.weight": 0.0 for term in sorted(terms)}
-        jobs.append(checked_job(Job(spec, bench, seed, {**common, **zeros}, label=label), session, method))
+        jobs += checked_jobs(Job(spec, bench, 0, {**common, **zeros}, label=label), every_seed, looks, shelf, method)
     return parts, jobs
 
 

@@ -1,19 +1,14 @@
-"""What a run leaves behind: a student that is free of kdflow, and the filled spec that made it."""
+"""What a run leaves behind: a student that is free of kdflow."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from kdflow.errors import UsageError
-from kdflow.experiment.setup import Setting
 from kdflow.experiment.teacher import save_atomically
-from kdflow.graph.draw import as_svg
+from kdflow.files import write_text
 from kdflow.ports import Detector
 from kdflow.student import pictures as student_pictures
 from kdflow.student.pictures import Pictures
@@ -33,7 +28,7 @@ def predict(picture, model=None, threshold=0.0):
     The picture is treated as in the evaluation. Returns boxes (n, 4) xyxy in pixels of the picture, scores and labels (n,), and
     the names of the classes, of all detections above a score. Without a model the trained one is loaded.
     """
-    image = read(picture)
+    image = read(picture, PICTURES.upright)
     found = {detect}
     boxes = on_picture(found["boxes"], *image.shape[-2:])
     return {{**found, "boxes": boxes, "names": [CLASSES[int(label)] for label in found["labels"]]}}
@@ -78,7 +73,7 @@ def export_student(detector: Detector, folder: Path, pictures: Pictures) -> Path
     """
     folder.mkdir(parents=True, exist_ok=True)
     save_atomically(folder / "student.pt", detector.model.state_dict())
-    (folder / "student.py").write_text(student_source(detector, pictures), encoding="utf-8")
+    write_text(folder / "student.py", student_source(detector, pictures))
     return (folder / "student.pt").resolve()
 
 
@@ -108,24 +103,3 @@ def student_source(detector: Detector, pictures: Pictures) -> str:
         title=f"The student ({detector.name}) without kdflow: {source.title}, its weights, and its way with pictures.",
     )
     return whole.text() + _USE.format(detect=_DETECT[source.library])
-
-
-def write_spec(setting: Setting, folder: Path) -> list[Path]:
-    """Write the filled method and bench, and the drawing of the graph; returns the files."""
-    folder.mkdir(parents=True, exist_ok=True)
-    method = setting.method.model_dump(mode="json", exclude={"variants"})
-    bench = setting.bench.model_dump(mode="json")
-    file = folder / "run.yaml"
-    file.write_text(
-        yaml.safe_dump({"method": method, "bench": bench, "seed": setting.seed}, sort_keys=False, width=120)
-    )
-    if any(term.is_distillation for term in setting.plan.terms):
-        (folder / "graph.svg").write_text(as_svg(setting.plan))
-        return [file, folder / "graph.svg"]
-    return [file]
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write plain data as JSON."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=1, default=str) + "\n")

@@ -47,7 +47,7 @@ class Feed:
     @property
     def pictures(self) -> Pictures:
         """How pictures without targets are treated."""
-        return self.geometry.pictures(self.divisor)
+        return self.geometry.pictures(self.divisor, self.bench.data.options.get("exif") == "apply")
 
     def training(self, start: int) -> Iterable[Batch]:
         """Batches ``start``, ``start + 1``, ... without end."""

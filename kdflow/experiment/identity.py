@@ -1,75 +1,168 @@
-"""What makes two runs the same: a hash of everything that determines the result, the code of ops and detectors included."""
+"""What makes two runs the same: one description of everything that has an effect on a result, and the hashes made of it.
+
+Runs, sweeps, ablations, searches and cached teachers are all known by these hashes. What has no effect (titles, loader processes,
+how often something is logged) is left out, see :data:`NO_EFFECT`; data and weights count by their content, code by its syntax.
+"""
 
 from __future__ import annotations
 
-import ast
 import hashlib
-import importlib.util
-import inspect
-import json
-from collections.abc import Iterable, Mapping
-from functools import cache
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from kdflow.graph.node import Graph
-from kdflow.operation import OPS
-from kdflow.ports import DETECTORS
+from pydantic import BaseModel
 
-PACKAGE = "kdflow"
+from kdflow.experiment.hashes import detector_code, digest, known_file_hash, op_code, plain
+from kdflow.experiment.setup import Setting, brings_architecture
+from kdflow.ports import Detector
+from kdflow.spec.bench import Bench, DataSpec, DetectorSpec, Recipe, TeacherSpec
+from kdflow.spec.method import Method
 
-
-def digest(parts: Mapping[str, Any]) -> str:
-    """A 16-digit hash of plain data, independent of key order."""
-    text = json.dumps(parts, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def detector_code(names: Iterable[str]) -> str:
-    """Hash of the source that builds these detectors and of everything of kdflow that it imports."""
-    return code_hash([DETECTORS.get(name).make.__module__ for name in sorted(set(names))])
-
-
-def op_code(graph: Graph) -> str:
-    """Hash of the source of the ops in a graph and of the functions they use."""
-    used = sorted({node.op.name for node in graph.ordered() if node.op is not None})
-    return code_hash([OPS.get(name).target.__module__ for name in used] + [f"{PACKAGE}.functional.reduce"])
+NO_EFFECT: Mapping[type[BaseModel], frozenset[str]] = {
+    Bench: frozenset({"title", "floor"}),
+    DataSpec: frozenset({"workers", "resident"}),
+    Recipe: frozenset({"checkpoint_every", "log_every"}),
+    Method: frozenset({"title", "paper", "fidelity", "search", "variants", "bench", "plugins"}),
+}
+"""Fields that change no result, by model."""
+SHARED = ("batch", "accumulate", "precision", "compile", "channels_last")
+"""What of a recipe decides the batches, and how a common pass computes."""
+TEACHER_SEED = 0
+"""A teacher's training does not depend on the run's seed."""
 
 
-def code_hash(modules: Iterable[str]) -> str:
-    """Hash of modules and of all kdflow modules they import, directly or not. A plugin's file counts like a module."""
-    files: set[Path] = set()
-    waiting = [path for name in modules if (path := _file(name)) is not None]
-    while waiting:
-        path = waiting.pop()
-        if path not in files:
-            files.add(path)
-            waiting.extend(found for name in _imports(path) if (found := _file(name)) is not None)
-    sources = sorted(path.read_bytes() for path in files)
-    return hashlib.sha256(b"\0".join(sources)).hexdigest()[:16]
+@dataclass(frozen=True)
+class Identity:
+    """The hashes of a run.
+
+    Attributes:
+        parts: Everything that determines its result.
+        batches: Everything that decides its batches.
+        definition: Hash of ``parts`` without seed, threads and processes: runs of one definition repeat each other.
+        bench: Hash of the bench and its data: gains are counted inside one.
+    """
+
+    parts: Mapping[str, Any]
+    batches: Mapping[str, Any]
+    definition: str
+    bench: str
+
+    @cached_property
+    def run(self) -> str:
+        """Hash of everything that determines the result."""
+        return digest(self.parts)
+
+    @cached_property
+    def stream(self) -> str:
+        """Hash of what decides the batches: runs of one stream may train together."""
+        return digest(self.batches)
+
+    def with_seed(self, seed: int) -> Identity:
+        """The same run with another seed."""
+        return replace(self, parts={**self.parts, "seed": seed}, batches={**self.batches, "seed": seed})
 
 
-@cache
-def _file(module: str) -> Path | None:
-    import sys
+def identify(setting: Setting, data: str, threads: int = 0, processes: int = 1) -> Identity:
+    """Know a run before anything of it is trained.
 
-    if module in sys.modules:
-        file = inspect.getsourcefile(sys.modules[module]) if hasattr(sys.modules[module], "__file__") else None
-        return Path(file) if file else None
-    try:
-        found = importlib.util.find_spec(module)
-    except ModuleNotFoundError:
-        return None
-    return Path(found.origin) if found and found.origin else None
+    Args:
+        setting: Method, bench and detectors; neither data nor weights need to be loaded.
+        data: Hash of the data's content.
+        threads: Threads that a CPU computes with; 0 on other devices, whose results do not depend on them.
+        processes: Processes that train together.
+    """
+    bench, student = setting.bench, setting.bench.student
+    whole = effects(bench)
+    teachers = {
+        owner: teacher_identity(spec, setting.detectors[owner], bench, data)
+        for owner, spec in bench.all_teachers.items() if owner in setting.detectors
+    }
+    own = {key: value for key, value in whole.items() if key not in ("teacher", "teachers")}
+    common = {
+        "method": effects(setting.method),
+        "bench": {**own, "student": _without_weights(student)},
+        "teachers": teachers,
+        "weights": weights_content(student, setting.detectors["student"]),
+        "data": data,
+        "divisor": max(d.size_divisor for d in setting.detectors.values()),
+        "code": {
+            "student": detector_code(student.detector, setting.detectors["student"].code),
+            "ops": op_code(setting.plan.graph),
+        },
+    }
+    parts = {**common, "seed": setting.seed, "threads": threads, "processes": processes}
+    return Identity(plain(parts), stream_of(setting), digest(common), digest({"bench": whole, "data": data}))
 
 
-@cache
-def _imports(path: Path) -> tuple[str, ...]:
-    """Modules of kdflow that a source file imports."""
-    names: list[str] = []
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            names += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-    return tuple(name for name in names if name.startswith(f"{PACKAGE}."))
+def teacher_identity(spec: TeacherSpec, detector: Detector, bench: Bench, data: str) -> str:
+    """Hash of everything that determines a teacher: its weights, or the recipe and the data that it learns from."""
+    sight = bench.data
+    return digest(
+        {
+            "teacher": _without_weights(spec),
+            "weights": weights_content(spec, detector),
+            "classes": detector.classes,
+            "data": data,
+            "sight": [sight.size, sight.max_size, sight.fixed, sight.flip, detector.size_divisor],
+            "evaluation": effects(bench.evaluation),
+            "seed": TEACHER_SEED,
+            "code": detector_code(spec.detector, detector.code),
+        }
+    )
+
+
+def stream_of(setting: Setting) -> dict[str, Any]:
+    """All that decides which batches a run sees, and how a common pass computes on them, in words of the bench file."""
+    bench = setting.bench
+    return {
+        **{f"data.{key}": value for key, value in effects(bench.data).items()},
+        **{f"recipe.{key}": getattr(bench.recipe, key) for key in SHARED},
+        "seed": setting.seed,
+        "the multiple that image sides are padded to": max(d.size_divisor for d in setting.detectors.values()),
+    }
+
+
+def effects(value: Any) -> Any:
+    """Plain data of what in a document has an effect."""
+    if isinstance(value, BaseModel):
+        silent = {name for kind in type(value).__mro__ for name in NO_EFFECT.get(kind, ())}
+        fields = {name: getattr(value, name) for name in type(value).model_fields if name not in silent}
+        return effects({**fields, **(value.model_extra or {})})
+    if isinstance(value, Mapping):
+        return {str(key): effects(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [effects(item) for item in value]
+    return value
+
+
+def _without_weights(spec: DetectorSpec) -> dict[str, Any]:
+    """The specification without the place of its weights, whose content counts instead."""
+    return {key: value for key, value in effects(spec).items() if key != "weights"}
+
+
+def weights_content(spec: DetectorSpec, detector: Detector) -> str:
+    """What stands for a detector's starting weights: their content, or a library's own name of them; empty without any.
+
+    Args:
+        spec: Names the weights.
+        detector: As built; a model folder or hub name has given it its weights already.
+    """
+    if not detector.detects:
+        return weights_hash(detector)
+    if spec.weights is None:
+        return ""
+    file = Path(spec.weights).expanduser()
+    if file.is_file():
+        return known_file_hash(file)
+    return weights_hash(detector) if brings_architecture(spec) else spec.weights
+
+
+def weights_hash(detector: Detector) -> str:
+    """Hash of a model's state dict."""
+    state = hashlib.sha256()
+    for name, value in detector.model.state_dict().items():
+        state.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
+    return state.hexdigest()[:16]

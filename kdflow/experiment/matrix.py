@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kdflow.errors import KdflowError, SpecError
+from kdflow.escape import markdown
 from kdflow.experiment.setup import prepare, read_method
 from kdflow.experiment.shelf import Shelf
 
@@ -62,13 +63,13 @@ def as_markdown(cells: Iterable[Cell]) -> str:
     found = list(cells)
     benches, methods = list(dict.fromkeys(c.bench for c in found)), list(dict.fromkeys(c.method for c in found))
     by_pair = {(c.method, c.bench): c for c in found}
-    lines = ["| method | " + " | ".join(benches) + " |", "|---" * (len(benches) + 1) + "|"]
+    lines = ["| method | " + " | ".join(map(markdown, benches)) + " |", "|---" * (len(benches) + 1) + "|"]
     reasons: dict[str, int] = {}
     for method in methods:
         words = []
         for bench in benches:
             cell = by_pair[method, bench]
             words.append("runs" if cell.runs else f"[{reasons.setdefault(cell.reason, len(reasons) + 1)}]")
-        lines.append(f"| {method} | " + " | ".join(words) + " |")
-    notes = [f"{number}. {reason}" for reason, number in reasons.items()]
+        lines.append(f"| {markdown(method)} | " + " | ".join(words) + " |")
+    notes = [f"{number}. {markdown(reason)}" for reason, number in reasons.items()]
     return "\n".join([*lines, "", *notes]) + "\n"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from kdflow.experiment.identity import digest
+from kdflow.experiment.hashes import digest
+from kdflow.experiment.result import RESULT
 from kdflow.experiment.sweep import Job, JobResult
+from kdflow.files import read_json
 from kdflow.tracking.mlflow import nest, parent_run
 
 
@@ -34,5 +35,5 @@ def nested(jobs: Sequence[Job], results: Iterable[JobResult], output: Path, kind
 
 
 def _run_id(result: JobResult) -> str:
-    file = Path(result.folder) / "result.json"
-    return str(json.loads(file.read_text()).get("run_id") or "") if result.folder and file.is_file() else ""
+    content = read_json(Path(result.folder) / RESULT) if result.folder else None
+    return str(content.get("run_id") or "") if isinstance(content, dict) else ""

@@ -2,95 +2,33 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from kdflow.engine.hooks import Hook
 from kdflow.engine.loop import FitResult, fit
-from kdflow.errors import UsageError
-from kdflow.experiment.export import export_notes, export_student, write_json, write_spec
+from kdflow.errors import SpecError, UsageError
+from kdflow.experiment.export import export_notes, export_student
 from kdflow.experiment.feed import Feed
-from kdflow.experiment.identity import detector_code, digest, op_code
+from kdflow.experiment.filled import write_identity
+from kdflow.experiment.identity import teacher_identity
+from kdflow.experiment.record import Found, Notify, TrialOf, facts_of, finished_result, publish, tell_nearest
+from kdflow.experiment.result import RESULT, RunResult
 from kdflow.experiment.session import Session, open_session
-from kdflow.experiment.setup import Setting, fill_weights, is_bench_path, prepare, read_method
-from kdflow.experiment.teacher import best_student, measure_learned, untrained_teacher, weights_hash
-from kdflow.graph.facets import knowledge, needs
+from kdflow.experiment.setup import Setting, fill_weights, prepare, read_method, silent_terms
+from kdflow.experiment.teacher import best_student, measure_learned, untrained_teacher
+from kdflow.files import in_words
+from kdflow.folders import runs_folder, slug
 from kdflow.graph.inherit import inherit
 from kdflow.spec.resolve import MethodSpec
+from kdflow.tracking.lock import held
 from kdflow.tracking.mlflow import MlflowTracker
-from kdflow.tracking.run import RunFacts
+from kdflow.tracking.store import require_store
 
-Notify = Callable[[str], None]
-Found = tuple[str, Mapping[str, float]]
-OUTPUT = Path("kdflow-runs")
-
-
-@dataclass(frozen=True)
-class TrialOf:
-    """Says that a run is one trial of a search: judged on the validation split, neither measured on test nor exported.
-
-    Attributes:
-        study: Name of the search.
-        number: Number of the trial in it.
-        parent: MLflow id of the search's own run.
-    """
-
-    study: str
-    number: int
-    parent: str = ""
-
-    def folder(self, output: Path, bench: str) -> Path:
-        """Where the trial's checkpoints lie."""
-        return output / bench / "trials" / self.study / str(self.number)
-
-
-@dataclass(frozen=True)
-class RunResult:
-    """What a run brought.
-
-    Attributes:
-        method: Slug.
-        bench: Bench name.
-        seed: Seed.
-        run_id: MLflow run.
-        status: ``finished``, ``interrupted``, ``stopped``, or ``failed`` (one of several that train together).
-        metrics: Metrics of the exported student on the test split, in percent; empty unless finished.
-        validation: The same on the validation split, at the best evaluation.
-        step_ms: Median milliseconds of a training step.
-        resumed_from_step: Steps taken over from a checkpoint.
-        teacher_stages_run: Teacher stages that ran in every step.
-        teacher_stages_pruned: Teacher stages that never ran.
-        student_path: Absolute path of the student's weights, None unless finished.
-        folder: Everything the run left behind.
-        notes: What was guaranteed and what was passed over.
-        added_parameters: Weights of adapters and generators, which the exported student does not have.
-    """
-
-    method: str
-    bench: str
-    seed: int
-    run_id: str | None
-    status: str
-    metrics: Mapping[str, float]
-    validation: Mapping[str, float]
-    step_ms: float | None
-    resumed_from_step: int
-    teacher_stages_run: tuple[str, ...]
-    teacher_stages_pruned: tuple[str, ...]
-    student_path: str | None
-    folder: str
-    reason: str = ""
-    notes: tuple[str, ...] = field(default=())
-    added_parameters: int = 0
-
-    def as_json(self) -> dict[str, Any]:
-        """Plain data."""
-        return asdict(self)
+__all__ = ["RunResult", "TrialOf", "run"]
 
 
 def run(
@@ -103,7 +41,7 @@ def run(
     precision: str | None = None,
     compiled: bool = False,
     overrides: Mapping[str, Any] | None = None,
-    output: Path = OUTPUT,
+    output: str | Path | None = None,
     resume: bool = False,
     hooks: Sequence[Hook] = (),
     notify: Notify = print,
@@ -121,7 +59,7 @@ def run(
         precision: ``fp32``, ``bf16`` or ``fp16``, in place of the recipe's.
         compiled: Use torch.compile on what is dense, whatever the recipe says.
         overrides: Dotted path of method or bench -> value.
-        output: Folder of all runs.
+        output: Folder of all runs; none takes ``$KDFLOW_RUNS``, else ``kdflow-runs``.
         resume: Go on from the last checkpoint; a finished run is reported, not repeated.
         hooks: Further listeners of the training.
         notify: Receives one line per phase of the work.
@@ -134,17 +72,16 @@ def run(
     """
     method = spec if isinstance(spec, MethodSpec) else read_method(spec)
     setting = prepare(method, bench, overrides=with_length(overrides, steps, precision, compiled), seed=seed)
+    place = runs_folder(output)
     if session is not None:
-        return _run(setting, session, output, resume, hooks, notify, trial)
+        return _run(setting, session, place, resume, hooks, notify, trial)
     with open_session(device) as own:
-        return _run(setting, own, output, resume, hooks, notify, trial)
+        return _run(setting, own, place, resume, hooks, notify, trial)
 
 
 def feed_of(setting: Setting, session: Session) -> Feed:
     """The batches of a setting."""
-    bench = setting.bench
-    divisor = max(d.size_divisor for d in setting.detectors.values())
-    return Feed(session.source(bench.data), bench, bench.recipe, setting.seed, divisor, session.machine)
+    return session.feed(setting)
 
 
 def provide_teachers(
@@ -157,7 +94,8 @@ def provide_teachers(
     found: dict[str, Found] = {}
     for owner, spec in setting.bench.all_teachers.items():
         if owner in setting.plan.learners and spec.weights is None:
-            found[owner] = untrained_teacher(owner, setting.detectors[owner], notify)
+            identity = teacher_identity(spec, setting.detectors[owner], setting.bench, feed.source.fingerprint)
+            found[owner] = untrained_teacher(owner, identity, notify)
         elif owner in setting.detectors:
             found[owner] = session.teacher(owner, spec, setting.detectors[owner], feed, hooks, notify)
     return found
@@ -173,7 +111,7 @@ def measure_trial(setting: Setting, session: Session, folder: Path) -> Mapping[s
         raise UsageError(f"{folder} has no best.pt, so this trial cannot be measured on the test split")
     student = best_student(folder, setting.plan.predictor())
     student.model.to(session.machine.device)
-    feed = feed_of(setting, session)
+    feed = session.feed(setting)
     metrics = feed.evaluate(student, "test")
     export_student(student, folder, feed.pictures)
     return metrics
@@ -213,6 +151,22 @@ class Opened:
     tracker: MlflowTracker
     is_trial: bool = False
 
+    @contextmanager
+    def work(self, resume: bool) -> Iterator[None]:
+        """Train and record inside: no other process does so in this folder. A fresh start is not finished until it says so.
+
+        A trial is its worker's by the study's queue.
+
+        Raises:
+            HeldError: Another process carries out this very run.
+        """
+        first = self.feed.machine.is_first
+        with held(self.folder) if first and not self.is_trial else nullcontext():
+            if first and not resume:
+                with in_words(self.folder / RESULT):
+                    (self.folder / RESULT).unlink(missing_ok=True)
+            yield
+
     def evaluate(self, _plan: Any = None) -> Mapping[str, float]:
         """Metrics of the student on the validation split, in percent."""
         return self.feed.evaluate(self.setting.plan.predictor(), "val")
@@ -231,24 +185,34 @@ def open_run(
     notify: Notify = print,
     trial: TrialOf | None = None,
 ) -> Opened | RunResult:
-    """Give student and teachers their weights and know the run by its hash; the result of a finished run where ``resume``."""
+    """Know the run by its hash and give student and teachers their weights; the result of a finished run where ``resume``.
+
+    What can go wrong without training does so here: a store that does not answer, a folder that cannot be written.
+    """
     bench, method = setting.bench, setting.method
-    feed = feed_of(setting, session)
+    if session.machine.is_first:
+        require_store(output)
+    identity = session.identify(setting)
+    folder = trial.folder(output, bench.bench) if trial else folder_of(setting, identity.run, output)
+    if resume and (done := finished_result(setting, session, identity, folder, output, notify, trial)) is not None:
+        return done
+    if session.machine.is_first:
+        if resume and not trial:
+            tell_nearest(identity, folder, method.method, notify)
+        write_identity(identity, folder)
+    feed = session.feed(setting)
+    session.inspect(feed, notify)
     fill_weights(bench.student, setting.detectors["student"])
     teachers = provide_teachers(setting, session, feed, () if trial else hooks, notify)
-    identity = _identity(setting, feed, {owner: found[0] for owner, found in teachers.items()})
-    name = f"{method.method}-s{setting.seed}-{identity[:8]}"
-    folder = trial.folder(output, bench.bench) if trial else output / bench.bench / name
-    if resume and (done := _finished(folder)) is not None:
-        notify(f"{method.method}: this run is finished; its result is in {folder}")
-        return done
     inherit(method.init, setting.detectors)
     setting.plan.copy_weights()
-    facts = _facts(setting, identity, folder, teachers)
-    if trial:
-        own_hash = digest({"run": identity, "study": trial.study, "trial": trial.number})
-        facts = replace(facts, kind="trial", parent=trial.parent, run_hash=own_hash)
-    return Opened(setting, feed, identity, folder, MlflowTracker(facts, output), trial is not None)
+    tracker = MlflowTracker(facts_of(setting, identity, folder, teachers, trial), output)
+    return Opened(setting, feed, identity.run, folder, tracker, trial is not None)
+
+
+def folder_of(setting: Setting, run_hash: str, output: Path) -> Path:
+    """Where everything that a run leaves behind goes."""
+    return output / slug(setting.bench.bench) / f"{setting.method.method}-s{setting.seed}-{run_hash[:8]}"
 
 
 def _run(
@@ -264,80 +228,33 @@ def _run(
     if isinstance(opened, RunResult):
         return opened
     feed = opened.feed
-    result = fit(
-        setting.plan,
-        feed.training,
-        setting.bench.recipe,
-        folder=opened.folder,
-        total_steps=feed.total_steps,
-        steps_per_epoch=feed.steps_per_epoch,
-        seed=setting.seed,
-        run_hash=opened.identity,
-        hooks=[opened.tracker, *hooks],
-        evaluate=opened.evaluate,
-        measure=opened.measure,
-        metric=setting.bench.evaluation.metric,
-        phases=setting.method.phases,
-        passes=feed.one_pass,
-        resume=resume,
-        device=session.machine,
-    )
-    return record(opened, result, notify)
+    refuse_silent(setting, feed)
+    with opened.work(resume):
+        result = fit(
+            setting.plan,
+            feed.training,
+            setting.bench.recipe,
+            folder=opened.folder,
+            total_steps=feed.total_steps,
+            steps_per_epoch=feed.steps_per_epoch,
+            seed=setting.seed,
+            run_hash=opened.identity,
+            hooks=[opened.tracker, *hooks],
+            evaluate=opened.evaluate,
+            measure=opened.measure,
+            metric=setting.bench.evaluation.metric,
+            phases=setting.method.phases,
+            passes=feed.one_pass,
+            resume=resume,
+            device=session.machine,
+        )
+        return record(opened, result, notify)
 
 
-def _identity(setting: Setting, feed: Feed, teachers: Mapping[str, str]) -> str:
-    """Hash of all that determines this run's result."""
-    bench = setting.bench.model_dump(mode="json", exclude={"title", "floor", "teacher", "teachers"})
-    return digest(
-        {
-            "method": setting.method.model_dump(mode="json", exclude={"title", "paper", "search", "variants", "bench"}),
-            "bench": bench,
-            "teachers": teachers,
-            "start": weights_hash(setting.detectors["student"]) if setting.bench.student.weights else "",
-            **feed.facts(),
-            "code": _code(setting),
-            "threads": torch.get_num_threads() if feed.machine.device.type == "cpu" else 0,
-        }
-    )
-
-
-def _code(setting: Setting) -> str:
-    """Hash of the code of the student and of the ops in use."""
-    return digest({"student": detector_code([setting.bench.student.detector]), "ops": op_code(setting.plan.graph)})
-
-
-def _facts(setting: Setting, identity: str, folder: Path, teachers: Mapping[str, Found]) -> RunFacts:
-    """What the store keeps of this run, to be found and compared by."""
-    plan, method, bench = setting.plan, setting.method, setting.bench
-    filled = {"method": method.model_dump(mode="json"), "bench": bench.model_dump(mode="json")}
-    return RunFacts(
-        method=method.method,
-        bench=bench.bench,
-        seed=setting.seed,
-        run_hash=identity,
-        definition=digest({**filled, "code": _code(setting)}),
-        bench_hash=digest(filled["bench"]),
-        dataset=bench.data.format,
-        title=method.title,
-        paper=method.paper.arxiv or method.paper.doi,
-        fidelity=method.fidelity,
-        families={owner: detector.family for owner, detector in setting.detectors.items()},
-        detectors={owner: detector.name for owner, detector in setting.detectors.items()},
-        student=str(bench.student.options.get("backbone", "")),
-        terms={term.name: term.nodes for term in plan.terms},
-        rewires=plan.report.rewires,
-        knowledge=knowledge(plan.graph),
-        needs=needs(plan.graph, method),
-        overrides={path: value for path, value in setting.overrides.items() if not is_bench_path(path)},
-        bench_overrides={path: value for path, value in setting.overrides.items() if is_bench_path(path)},
-        params={
-            **{f"{owner}_AP50": metrics.get("AP50") for owner, (_, metrics) in teachers.items()},
-            "threads": torch.get_num_threads(),
-            "torch": torch.__version__,
-        },
-        spec=filled,
-        artifacts=tuple(write_spec(setting, folder)),
-    )
+def refuse_silent(setting: Setting, feed: Feed) -> None:
+    """Raise SpecError when a term counts at no step of the run, whose length is known now that the data are open."""
+    if silent := silent_terms(setting.method, setting.plan, setting.document, feed.total_steps, feed.steps_per_epoch):
+        raise SpecError(silent)
 
 
 def record(opened: Opened, result: FitResult, notify: Notify = print) -> RunResult:
@@ -369,16 +286,12 @@ def record(opened: Opened, result: FitResult, notify: Notify = print) -> RunResu
         reason=result.reason,
         notes=(*result.notes, *(f"not seen alive: {t}" for t in result.unproven), *export_notes(setting.plan.predictor())),
         added_parameters=sum(setting.plan.report.adapters.values()),
+        run_hash=opened.identity,
     )
     if finished and feed.machine.is_first:
-        write_json(folder / "result.json", done.as_json())
-    if finished and is_trial and feed.machine.is_first:
-        tracker.finish(done.validation, [folder / "result.json"], "val")
-    if path is not None and feed.machine.is_first:
-        tracker.finish(
-            metrics, [folder / "result.json", folder / "student.py", path], "val" if feed.source.two_splits else "test"
-        )
-        notify(f"{done.method}: test AP {metrics['AP']:.1f}, mAP@0.5 {metrics['voc_ap50']:.1f}; student in {path}")
+        publish(opened.tracker, done, feed.source.two_splits, is_trial)
+        if path is not None:
+            notify(f"{done.method}: test AP {metrics['AP']:.1f}, mAP@0.5 {metrics['voc_ap50']:.1f}; student in {path}")
     return done
 
 
@@ -386,14 +299,3 @@ def _validation(result: FitResult) -> dict[str, float]:
     """Metrics of the evaluation that chose the exported student, else of the last one."""
     step = result.best.get("step")
     return dict(next((e.metrics for e in result.evaluations if e.step == step), result.metrics))
-
-
-def _finished(folder: Path) -> RunResult | None:
-    """The result of a run that is done already."""
-    file = folder / "result.json"
-    if not file.is_file():
-        return None
-    content = json.loads(file.read_text())
-    lists = ("teacher_stages_run", "teacher_stages_pruned", "notes")
-    fields: dict[str, Any] = {key: tuple(value) if key in lists else value for key, value in content.items()}
-    return RunResult(**fields)

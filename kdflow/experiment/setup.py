@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -13,20 +12,24 @@ import torch
 
 from kdflow.data.formats import describe
 from kdflow.detectors.weights import load_weights
+from kdflow.engine.phases import lay_out
 from kdflow.errors import Fault, KdflowError, SpecError, UsageError, choices
 from kdflow.experiment.shelf import Row, Shelf
+from kdflow.folders import name_problem
 from kdflow.graph.classes import ClassOrder
 from kdflow.graph.compile import compile_method
+from kdflow.graph.everywhere import faults_everywhere
 from kdflow.graph.plan import Plan
 from kdflow.graph.runtime import stream_key
+from kdflow.plugins import load_plugin
 from kdflow.ports import DETECTORS, Detector, DetectorFamily
 from kdflow.registry import UnknownNameError
 from kdflow.resources import specs_folder
-from kdflow.spec.bench import Bench, DetectorSpec
+from kdflow.spec.bench import Bench, DetectorSpec, TeacherSpec
 from kdflow.spec.faults import validate
 from kdflow.spec.load import Document, read
 from kdflow.spec.method import Method
-from kdflow.spec.resolve import BENCH_PATHS, MethodSpec, bench_of, load_method
+from kdflow.spec.resolve import BENCH_PATHS, MethodSpec, bench_of, faults_of, read_spec
 
 Teachers = dict[tuple[str, str, tuple[str, ...]], Detector]
 """Teachers by owner, specification and the data's classes."""
@@ -88,39 +91,45 @@ def names_in(folder: Path) -> list[str]:
 
 def read_method(name: str | Path) -> MethodSpec:
     """Load a method and the plugins that it names; raises SpecError or UsageError."""
-    spec = load_method(find_method(name), find_method)
-    load_plugins(spec)
+    spec = read_spec(find_method(name), find_method)
+    faults = faults_of(spec)
+    if faults:  # in one round with what is wrong with the names and kinds of the rest
+        faults += plugin_faults(spec.document)
+        raise SpecError([*faults, *_elsewhere(faults, faults_everywhere(spec, known_benches()))])
+    if faults := plugin_faults(spec.document):
+        raise SpecError(faults)
     return spec
 
 
-def load_plugins(spec: MethodSpec) -> None:
-    """Import the files in ``plugins:``, found beside the spec; they register ops. Nothing is imported unless it is named."""
-    for index, plugin in enumerate(spec.resolve().plugins):
+def known_benches() -> list[str]:
+    """Names of the benches that come with kdflow."""
+    return names_in(specs_folder() / "benches")
+
+
+def _elsewhere(faults: Sequence[Fault], more: Sequence[Fault]) -> list[Fault]:
+    """What is found in other places than what is known already."""
+    places = {(fault.file, fault.line, fault.column) for fault in faults}
+    return [fault for fault in more if (fault.file, fault.line, fault.column) not in places]
+
+
+def plugin_faults(document: Document) -> list[Fault]:
+    """Import the files in ``plugins:``, found beside the file that names them; what cannot be imported is a fault at its line."""
+    faults, plugins = [], document.data.get("plugins")
+    for index, plugin in enumerate(plugins if isinstance(plugins, list) else ()):
         try:
-            load_plugin(Path(spec.document.file).parent / plugin)
+            load_plugin(Path(document.file).parent / str(plugin))
         except UsageError as error:
-            raise SpecError([spec.document.fault(("plugins", index), str(error))]) from error
+            faults.append(document.fault(("plugins", index), str(error)))
+    return faults
 
 
-def load_plugin(path: Path) -> None:
-    """Import one Python file with ops, once; raises UsageError when it cannot be imported."""
-    import sys
-
-    name = f"kdflow_plugin_{path.resolve().as_posix().strip('/').replace('/', '_').removesuffix('.py')}"
-    if name in sys.modules:
-        return
-    if not path.is_file():
-        raise UsageError(f'there is no file "{path}"')
-    found = importlib.util.spec_from_file_location(name, path)
-    if found is None or found.loader is None:
-        raise UsageError(f'"{path}" is no Python file')
-    module = importlib.util.module_from_spec(found)
-    sys.modules[name] = module
-    try:
-        found.loader.exec_module(module)
-    except Exception as error:
-        del sys.modules[name]
-        raise UsageError(f'"{path}" cannot be imported: {type(error).__name__}: {error}') from error
+def read_bench(path: str | Path, overrides: Mapping[str, Any] | None = None) -> tuple[Bench, Document]:
+    """A bench with its plugins imported, and its document; raises SpecError with all that is wrong with the text."""
+    document = read(path)
+    bench = _named(bench_of(document, overrides), document)
+    if faults := plugin_faults(document):
+        raise SpecError(faults)
+    return bench, document
 
 
 def prepare(
@@ -147,14 +156,22 @@ def prepare(
         UsageError: No such bench, detector or data format.
     """
     overrides = dict(overrides or {})
-    document = read(_bench_file(spec, bench))
-    setting = bench_of(document, overrides)
+    setting, document = read_bench(_bench_file(spec, bench), overrides)
     classes = classes_of(setting, document)
     method = spec.resolve(context_of(setting), {k: v for k, v in overrides.items() if not is_bench_path(k)})
     row = shelf.row(setting, classes, seed) if shelf else Row()
     detectors = build_detectors(method, setting, document, classes, seed, row, teachers)
     canvas = canvas_of(setting, detectors)
-    plan = compile_method(method, spec.document, detectors, canvas=canvas, seed=seed, fakes=row.fakes)
+    benches, context = [*known_benches(), setting.bench], context_of(setting)
+    try:
+        plan = compile_method(method, spec.document, detectors, canvas=canvas, seed=seed, fakes=row.fakes)
+    except SpecError as error:
+        raise SpecError([*error.faults, *_elsewhere(error.faults, faults_everywhere(spec, benches, context))]) from None
+    faults = faults_everywhere(spec, benches, context)
+    if setting.recipe.steps is not None:
+        faults += silent_terms(method, plan, spec.document, setting.recipe.steps, setting.recipe.steps)
+    if faults:
+        raise SpecError(faults)
     return Setting(method, setting, spec.document, classes, detectors, plan, seed, overrides)
 
 
@@ -165,10 +182,42 @@ def _bench_file(spec: MethodSpec, bench: str | Path | None) -> Path:
     name = spec.resolve().bench
     if name is None:
         raise SpecError([spec.document.fault((), "no bench: name one with bench: or --bench")])
+    beside = Path(spec.document.file).parent / name
     try:
-        return find_bench(name)
+        return beside if name.endswith((".yaml", ".yml")) and beside.is_file() else find_bench(name)
     except UsageError as error:
         raise SpecError([spec.document.fault(("bench",), str(error))]) from None
+
+
+def _named(bench: Bench, document: Document) -> Bench:
+    """The bench, whose name becomes a folder; raises SpecError where it cannot be one."""
+    if problem := name_problem(bench.bench):
+        raise SpecError([document.fault(("bench",), problem)])
+    return bench
+
+
+def silent_terms(method: Method, plan: Plan, document: Document, steps: int, per_epoch: int) -> list[Fault]:
+    """Terms whose schedule is 0 at every step of a run that they count at.
+
+    Args:
+        method: The resolved method.
+        plan: Its plan.
+        document: Where its lines stand.
+        steps: Length of the run.
+        per_epoch: Steps of an epoch.
+    """
+    try:
+        phases = lay_out(method.phases, steps)
+    except UsageError:
+        return []  # the run says so, with the length that it was given
+    silent = []
+    for term in plan.terms:
+        spans = [(phase.start, phase.end) for phase in phases if phase.counts(term.name)]
+        if term.is_distillation and spans and not any(term.schedule.ever_counts(end, per_epoch, begin) for begin, end in spans):
+            path = ("terms", term.name.partition("/")[2], "schedule")
+            problem = f"the schedule is 0 at each of the {steps} steps, so nothing is learned from this term"
+            silent.append(document.fault(path, problem))
+    return silent
 
 
 def check_bench(
@@ -179,8 +228,7 @@ def check_bench(
     Raises:
         SpecError: All faults of the file.
     """
-    document = read(path)
-    bench = bench_of(document, overrides)
+    bench, document = read_bench(path, overrides)
     classes = classes_of(bench, document)
     row = shelf.row(bench, classes, 0) if shelf else Row()
     return bench, build_detectors(_ANY_METHOD, bench, document, classes, 0, row)
@@ -219,7 +267,7 @@ def context_of(bench: Bench) -> dict[str, str]:
     for owner, spec in {"student": bench.student, **bench.all_teachers}.items():
         context[f"{owner}.detector"] = spec.detector
         if spec.detector in DETECTORS:
-            context[f"{owner}.family"] = DETECTORS.get(spec.detector).family
+            context[f"{owner}.family"] = DETECTORS.get(spec.detector).family_of(spec.options)
     return context
 
 
@@ -248,7 +296,8 @@ def build_detectors(
     for owner, spec in bench.all_teachers.items() if method.teacher == "required" else ():
         path = ("teacher",) if owner == "teacher" else ("teachers", owner)
         learns = any(phase.names(owner) for phase in method.phases)
-        if spec.weights is None and spec.recipe is None and not learns:
+        detects = (made := built.get(owner)) is None or made.detects
+        if spec.weights is None and spec.recipe is None and not learns and detects:
             document.report(path, f"the {owner} has neither weights: nor a recipe: that trains it")
         if _missing_file(spec.weights):
             document.report((*path, "weights"), f'there is no file "{spec.weights}"')
@@ -257,7 +306,9 @@ def build_detectors(
                 (*path, "classes"), "classes: is for teachers with weights:; a recipe trains on the data's classes"
             )
     detectors = {owner: detector for owner, detector in built.items() if detector is not None}
-    if "student" in detectors and detectors["student"].classes != classes:
+    if "student" in detectors and not detectors["student"].detects:
+        document.report(("student", "detector"), f"{bench.student.detector} offers features only, so it can be a teacher alone")
+    if "student" in detectors and detectors["student"].detects and detectors["student"].classes != classes:
         document.report(
             ("student", "weights"),
             f"these weights do not know all classes of the data. They know: {', '.join(detectors['student'].classes)}. "
@@ -289,6 +340,8 @@ def build_detector(
     options = {key: getattr(checked, key) for key in checked.model_fields_set}
     if brings_architecture(spec):
         options["weights"] = spec.weights
+    if family.takes("size") and isinstance(spec, TeacherSpec) and spec.size is not None:
+        options["size"] = spec.size
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream_key(seed if owner == "student" else 0, 0, f"init/{owner}"))
         try:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
-from kdflow.experiment.identity import digest
+from kdflow.experiment.hashes import digest
 from kdflow.graph.passes.fakes import Fakes
 from kdflow.ports import Detector
 from kdflow.spec.bench import Bench

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import itertools
-import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from kdflow.engine.hooks import Hook
 from kdflow.errors import KdflowError
-from kdflow.experiment.export import write_json
-from kdflow.experiment.identity import detector_code, digest, op_code
-from kdflow.experiment.run import RunResult, feed_of, run, with_length
-from kdflow.experiment.session import Session
+from kdflow.experiment.result import RESULT, RunResult
+from kdflow.experiment.run import run, with_length
+from kdflow.experiment.session import Preview, Session
 from kdflow.experiment.setup import prepare, read_method
-from kdflow.experiment.together import Request, run_together, stream_of
+from kdflow.experiment.shelf import Shelf
+from kdflow.experiment.together import Request, run_together
+from kdflow.files import read_json, write_json
 from kdflow.spec.resolve import MethodSpec
 
 Notify = Callable[[str], None]
@@ -102,9 +100,9 @@ def plan_jobs(
     *,
     points: Sequence[Mapping[str, Any]] | None = None,
     steps: int | None = None,
-    session: Session | None = None,
+    session: Session | Preview | None = None,
 ) -> list[Job]:
-    """All combinations, each compiled; equal runs are listed once.
+    """All combinations, each compiled once for all of its seeds; equal runs are listed once.
 
     Args:
         specs: Methods.
@@ -113,48 +111,48 @@ def plan_jobs(
         values: Dotted path -> values to go through.
         points: The combinations of values, where they are not all of them.
         steps: Length of every run, in place of the recipe's.
-        session: Counts the steps of recipes that say epochs, because it can open the data.
+        session: What the runs will be carried out in, or a preview of it; none previews one that chooses its device.
     """
     chosen = grid(values) if points is None else list(points)
     several = {path for point in chosen for path in point if any(other.get(path) != point[path] for other in chosen)}
-    seeds, found = list(seeds), []
+    seeds, found, shelf = list(seeds), [], Shelf()
+    looks = session or Preview()
     for spec, bench, point in itertools.product(specs, benches, chosen):
-        overrides = with_length(point, steps)
         shown = {path: value for path, value in point.items() if path in several}
-        found += [checked_job(Job(spec, bench, seed, overrides, shown), session) for seed in seeds]
+        job = Job(spec, bench, 0, with_length(point, steps), shown)
+        found += checked_jobs(job, seeds, looks, shelf)
     return list({job.hash or job.name: job for job in found}.values())
 
 
-def checked_job(job: Job, session: Session | None = None, spec: MethodSpec | None = None) -> Job:
-    """The job with hash and cost, or with the problem that keeps it from running."""
+def checked_jobs(
+    job: Job, seeds: Sequence[int], session: Session | Preview, shelf: Shelf, spec: MethodSpec | None = None
+) -> list[Job]:
+    """The job with each seed, with hash and cost, or with the problem that keeps it from running; it is compiled once.
+
+    Nothing that can be wrong with a run depends on its seed.
+    """
     try:
         method = spec or read_method(job.spec)
-        setting = prepare(method, job.bench, overrides=job.overrides, seed=job.seed)
-        recipe = setting.bench.recipe
-        steps = recipe.steps or (feed_of(setting, session).total_steps if session else None)
+        setting = prepare(method, job.bench, overrides=job.overrides, shelf=shelf)
+        recipe, steps = setting.bench.recipe, session.steps(setting)
+        first = session.identify(setting)
     except KdflowError as error:
-        return replace(job, problem=str(error))
-    parts = {
-        "method": setting.method.model_dump(mode="json", exclude={"title", "paper", "search", "variants", "bench"}),
-        "bench": setting.bench.model_dump(mode="json", exclude={"title", "floor"}),
-        "seed": job.seed,
-        "code": [detector_code([setting.bench.student.detector]), op_code(setting.plan.graph)],
-        "torch": torch.__version__,
-    }
-    return replace(
-        job, hash=digest(parts), method=setting.method.method, bench_name=setting.bench.bench, steps=steps,
-        images=steps * recipe.batch * recipe.accumulate if steps else None, stream=digest(stream_of(setting)),
+        return [replace(job, seed=seed, problem=str(error)) for seed in seeds]
+    images = steps * recipe.batch * recipe.accumulate if steps else None
+    checked = replace(
+        job, method=setting.method.method, bench_name=setting.bench.bench, steps=steps, images=images,
     )
+    known = [(seed, first.with_seed(seed)) for seed in seeds]
+    return [replace(checked, seed=seed, hash=identity.run, stream=identity.stream) for seed, identity in known]
 
 
 def record_of(job: Job, output: Path) -> JobResult | None:
-    """What is known of a job from earlier sweeps; None when it never ended, or its files are gone."""
-    file = output / "sweeps" / f"{job.hash}.json"
-    if not job.hash or not file.is_file():
+    """What is known of a job from earlier sweeps; None when it never ended, or its files are gone or cannot be read."""
+    content = read_json(output / "sweeps" / f"{job.hash}.json") if job.hash else None
+    if not isinstance(content, dict) or not {"status", "metrics", "reason", "folder"} <= content.keys():
         return None
-    content = json.loads(file.read_text())
     result = JobResult(job, content["status"], content["metrics"], content["reason"], True, content["folder"])
-    gone = result.status == FINISHED and not (Path(result.folder) / "result.json").is_file()
+    gone = result.status == FINISHED and read_json(Path(result.folder) / RESULT) is None
     return None if gone else result
 
 

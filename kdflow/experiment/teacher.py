@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -11,14 +9,18 @@ from typing import Any
 
 import torch
 
-from kdflow.engine.checkpoint import read
+from kdflow.engine import ranks
+from kdflow.engine.checkpoint import BrokenCheckpointError, read
 from kdflow.engine.hooks import Hook
 from kdflow.engine.invariants import require_teacher
 from kdflow.engine.loop import fit
 from kdflow.errors import KdflowError
 from kdflow.experiment.feed import Feed
-from kdflow.experiment.identity import detector_code, digest
+from kdflow.experiment.hashes import digest, file_hash
+from kdflow.experiment.identity import TEACHER_SEED, effects, teacher_identity
 from kdflow.experiment.setup import build_detector, fill_weights
+from kdflow.files import read_json, replacing, write_json, write_text
+from kdflow.folders import home
 from kdflow.graph.compile import compile_method
 from kdflow.ports import Detector
 from kdflow.spec.bench import TeacherSpec
@@ -27,11 +29,7 @@ from kdflow.spec.method import Method
 from kdflow.tracking.lock import alone
 
 Notify = Callable[[str], None]
-
-
-def home() -> Path:
-    """Where trained teachers and drawn data are kept: ``$KDFLOW_HOME`` or ``~/.cache/kdflow``."""
-    return Path(os.environ.get("KDFLOW_HOME") or Path.home() / ".cache" / "kdflow")
+WEIGHTS, SEAL = "weights.pt", "weights.sha256"
 
 
 def provide_teacher(
@@ -54,29 +52,48 @@ def provide_teacher(
         InvariantError: It is no better than chance.
         KdflowError: Its weights do not fit, or its training was interrupted.
     """
+    identity = teacher_identity(spec, detector, feed.bench, feed.source.fingerprint)
+    if not detector.detects:
+        notify(f"{owner}: a backbone that offers features; it is used as it is")
+        return identity, {}
+    folder = home() / "teachers" / identity
     if spec.weights is not None:
         fill_weights(spec, detector)
-        identity = digest({"weights": weights_hash(detector), **feed.facts(), "code": detector_code([spec.detector])})
-        folder = home() / "teachers" / identity
     else:
-        identity = _identity(spec, detector, feed)
-        folder = home() / "teachers" / identity
         # Processes of one run train it together; others wait and find it done.
-        with alone(folder) if feed.machine.world_size == 1 else nullcontext():
-            if not (folder / "weights.pt").is_file():
+        with alone(folder, notify) if feed.machine.world_size == 1 else nullcontext():
+            if not _is_kept(folder, notify):
                 notify(f"{owner}: trained once by its recipe, then kept in {folder}")
                 _train(owner, spec, detector.classes, feed, folder, identity, hooks)
-        detector.model.load_state_dict(torch.load(folder / "weights.pt", weights_only=True))
-    metrics = _measured(folder, detector, feed)
+        detector.model.load_state_dict(torch.load(folder / WEIGHTS, weights_only=True))
+    metrics = _measured(folder, detector, feed, notify)
     notify(f"{owner}: AP {metrics.get('AP', 0):.1f}, AP50 {metrics.get('AP50', 0):.1f} on the validation split")
     require_teacher(metrics, owner)
     return identity, metrics
 
 
-def untrained_teacher(owner: str, detector: Detector, notify: Notify = print) -> tuple[str, Mapping[str, float]]:
+def untrained_teacher(owner: str, identity: str, notify: Notify = print) -> tuple[str, Mapping[str, float]]:
     """Identity of a teacher that a phase of the method trains from random weights; a recipe of the bench is not used."""
     notify(f"{owner}: starts untrained, a phase of the method trains it")
-    return digest({"untrained": weights_hash(detector)}), {}
+    return digest({"untrained": identity}), {}
+
+
+def _is_kept(folder: Path, tell: Notify) -> bool:
+    """Whether the folder holds a trained teacher, with the content that was written; what is not whole counts as absent."""
+    weights, seal = folder / WEIGHTS, folder / SEAL
+    if not weights.is_file():
+        return False
+    if seal.is_file() and seal.read_text(encoding="utf-8").strip() == file_hash(weights):
+        return True
+    tell(f"{weights} is not what was written there, so it counts as absent")
+    return False
+
+
+def _keep(folder: Path, detector: Detector) -> None:
+    """Write a trained teacher; the hash of its content comes last."""
+    (folder / SEAL).unlink(missing_ok=True)
+    save_atomically(folder / WEIGHTS, detector.model.state_dict())
+    write_text(folder / SEAL, file_hash(folder / WEIGHTS) + "\n")
 
 
 def measure_learned(owner: str, detector: Detector, feed: Feed) -> Mapping[str, float]:
@@ -90,30 +107,7 @@ def measure_learned(owner: str, detector: Detector, feed: Feed) -> Mapping[str, 
     return metrics
 
 
-def _identity(spec: TeacherSpec, detector: Detector, feed: Feed) -> str:
-    return digest(
-        {
-            "spec": spec.model_dump(mode="json"),
-            "classes": detector.classes,
-            **feed.facts(),
-            "seed": TEACHER_SEED,  # its training does not depend on the run's seed
-            "code": detector_code([spec.detector]),
-        }
-    )
-
-
-def weights_hash(detector: Detector) -> str:
-    """Hash of a model's state dict."""
-    import hashlib
-
-    state = hashlib.sha256()
-    for name, value in detector.model.state_dict().items():
-        state.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
-    return state.hexdigest()[:16]
-
-
 PLAIN = Method(kdflow=1, method="teacher", teacher="none")
-TEACHER_SEED = 0
 
 
 def _train(
@@ -152,33 +146,35 @@ def _train(
     if result.status != "finished":
         raise KdflowError(f"{owner}: its training was {result.status}; run again to go on from step {result.step}")
     if feed.machine.is_first:
-        save_atomically(folder / "weights.pt", best_student(folder / "training", learner).model.state_dict())
+        _keep(folder, best_student(folder / "training", learner))
+    ranks.wait()
 
 
 def best_student(folder: Path, detector: Detector) -> Detector:
-    """The detector with the weights of its best evaluation, where one was kept."""
+    """The detector with the weights of its best evaluation, where one was kept; raises KdflowError for a damaged one."""
     if (best := folder / "best.pt").is_file():
-        detector.model.load_state_dict(read(best)["student"])
+        try:
+            detector.model.load_state_dict(read(best)["student"])
+        except BrokenCheckpointError as fault:
+            raise KdflowError(f"{best}: {fault}. Next: delete the folder and run this again, without --resume") from fault
     return detector
 
 
-def _measured(folder: Path, detector: Detector, feed: Feed) -> Mapping[str, float]:
-    """Metrics on the validation split, measured once per identity and input size."""
-    file = folder / f"val-{digest(feed.facts())}.json"
-    if file.is_file():
-        found: dict[str, float] = json.loads(file.read_text())
-        return found
+def _measured(folder: Path, detector: Detector, feed: Feed, tell: Notify) -> Mapping[str, float]:
+    """Metrics on the validation split, measured once per identity, input size and way to evaluate."""
+    seen = {key: value for key, value in feed.facts().items() if key not in ("seed", "flip")}
+    file = folder / f"val-{digest({**seen, 'evaluation': effects(feed.bench.evaluation)})}.json"
+    found = read_json(file, tell)
+    if isinstance(found, dict) and found:
+        return {str(name): float(value) for name, value in found.items()}
     detector.model.to(feed.machine.device)
     metrics = feed.evaluate(detector, "val")
     if feed.machine.is_first:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(dict(metrics), indent=1))
+        write_json(file, dict(metrics))
     return metrics
 
 
 def save_atomically(path: Path, state: Any) -> None:
-    """Write a state dict so that a reader sees the old file or the whole new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    torch.save({k: v.detach().cpu().clone() for k, v in state.items()}, temporary)
-    os.replace(temporary, path)
+    """Write a state dict so that a reader sees the old file or the whole new one; raises WriteError."""
+    with replacing(path) as draft, draft.open("wb") as file:
+        torch.save({k: v.detach().cpu().clone() for k, v in state.items()}, file)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,15 +12,16 @@ from kdflow.engine.hooks import Hook
 from kdflow.engine.loop import FitResult
 from kdflow.engine.together import Member, fit_together
 from kdflow.errors import UsageError
-from kdflow.experiment.run import OUTPUT, Opened, RunResult, TrialOf, feed_of, open_run, record, with_length
+from kdflow.experiment.identity import stream_of
+from kdflow.experiment.result import RunResult
+from kdflow.experiment.run import Opened, TrialOf, open_run, record, refuse_silent, with_length
 from kdflow.experiment.session import Session, open_session
 from kdflow.experiment.setup import Setting, Teachers, prepare, read_method
+from kdflow.folders import runs_folder
 from kdflow.graph.share import Shared
 from kdflow.spec.resolve import MethodSpec
 
 Notify = Callable[[str], None]
-SHARED = ("batch", "accumulate", "precision", "compile", "channels_last")
-"""What of a recipe decides the batches, and how the common pass computes."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ def run_together(
     device: str = "auto",
     precision: str | None = None,
     compiled: bool = False,
-    output: Path = OUTPUT,
+    output: str | Path | None = None,
     resume: bool = False,
     notify: Notify = print,
     session: Session | None = None,
@@ -66,7 +68,7 @@ def run_together(
         device: ``auto``, ``cpu`` or ``cuda``.
         precision: In place of the recipes'.
         compiled: Use torch.compile on what is dense, whatever the recipes say.
-        output: Folder of all runs.
+        output: Folder of all runs; none takes ``$KDFLOW_RUNS``, else ``kdflow-runs``.
         resume: Go on from the last checkpoints; finished runs are reported, not repeated.
         notify: Receives one line per phase of the work.
         session: Device, data and teachers to share with other runs; none opens them for this group.
@@ -79,10 +81,11 @@ def run_together(
         InvariantError: A teacher is no better than chance.
     """
     settings = prepare_together(requests, steps, precision, compiled)
+    place = runs_folder(output)
     if session is not None:
-        return _run(requests, settings, session, output, resume, notify)
+        return _run(requests, settings, session, place, resume, notify)
     with open_session(device) as own:
-        return _run(requests, settings, own, output, resume, notify)
+        return _run(requests, settings, own, place, resume, notify)
 
 
 def prepare_together(
@@ -116,18 +119,6 @@ def why_apart(first: Setting, other: Setting) -> str:
     return ", ".join(f"{key} is {one.get(key)} and {two.get(key)}" for key in keys if one.get(key) != two.get(key))
 
 
-def stream_of(setting: Setting) -> dict[str, Any]:
-    """All that decides which batches a run sees, and how the common pass computes on them."""
-    bench = setting.bench
-    data = bench.data.model_dump(mode="json", exclude={"workers", "resident"})
-    return {
-        **{f"data.{key}": value for key, value in data.items()},
-        **{f"recipe.{key}": getattr(bench.recipe, key) for key in SHARED},
-        "seed": setting.seed,
-        "the multiple that image sides are padded to": max(d.size_divisor for d in setting.detectors.values()),
-    }
-
-
 def _run(
     requests: Sequence[Request],
     settings: Sequence[Setting],
@@ -144,19 +135,23 @@ def _run(
     todo = [opened for opened in found if isinstance(opened, Opened)]
     hooks = {id(opened): request.hooks for opened, request in zip(found, requests)}
     trained: dict[int, FitResult] = {}
-    if todo:
-        feed = feed_of(todo[0].setting, session)
-        notify(f"training {len(todo)} students together: {', '.join(o.setting.method.method for o in todo)}")
-        members = [_member(opened, hooks[id(opened)]) for opened in todo]
-        results = fit_together(
-            members, feed.training, Shared, session.machine, steps_per_epoch=feed.steps_per_epoch, resume=resume
-        )
-        trained = {id(opened): result for opened, result in zip(todo, results)}
-    return [record(one, trained[id(one)], notify) if isinstance(one, Opened) else one for one in found]
+    with ExitStack() as stack:
+        for opened in todo:
+            stack.enter_context(opened.work(resume))
+        if todo:
+            feed = todo[0].feed
+            notify(f"training {len(todo)} students together: {', '.join(o.setting.method.method for o in todo)}")
+            members = [_member(opened, hooks[id(opened)]) for opened in todo]
+            results = fit_together(
+                members, feed.training, Shared, session.machine, steps_per_epoch=feed.steps_per_epoch, resume=resume
+            )
+            trained = {id(opened): result for opened, result in zip(todo, results)}
+        return [record(one, trained[id(one)], notify) if isinstance(one, Opened) else one for one in found]
 
 
 def _member(opened: Opened, hooks: Sequence[Hook]) -> Member:
     setting, feed = opened.setting, opened.feed
+    refuse_silent(setting, feed)
     return Member(
         setting.plan,
         setting.bench.recipe,

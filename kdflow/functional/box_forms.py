@@ -50,3 +50,17 @@ def decode_deltas(deltas: Tensor, anchors: Tensor, weights: Sequence[float] = (1
     base = to_center(anchors).to(deltas.dtype)
     center = base[..., :2] + moves[..., :2] * base[..., 2:]
     return to_corners(torch.cat([center, base[..., 2:] * moves[..., 2:].clamp(max=LARGEST_LOG_SIZE).exp()], dim=-1))
+
+
+def encode_deltas(boxes: Tensor, anchors: Tensor, weights: Sequence[float] = (1, 1, 1, 1), least: float = 1.0) -> Tensor:
+    """(dx, dy, dw, dh) * weights that make boxes of anchors: the inverse of :func:`decode_deltas`.
+
+    Args:
+        boxes: (N, 4) xyxy.
+        anchors: (N, 4) xyxy.
+        weights: Factors of the four numbers.
+        least: Lower bound of all sides, pixels.
+    """
+    wanted, base = to_center(boxes), to_center(anchors)
+    sides, own = wanted[:, 2:].clamp(min=least), base[:, 2:].clamp(min=least)
+    return torch.cat([(wanted[:, :2] - base[:, :2]) / own, (sides / own).log()], dim=1) * boxes.new_tensor(weights)

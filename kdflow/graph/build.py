@@ -11,6 +11,7 @@ from torch.nn import ModuleDict
 
 from kdflow.errors import choices
 from kdflow.graph.calls import Calls
+from kdflow.graph.names import check_names
 from kdflow.graph.node import Graph, Node, Operand, Role, Value
 from kdflow.graph.rewire import DETECTIONS, OwnWiring
 from kdflow.graph.terms import add_terms
@@ -32,6 +33,7 @@ class Builder:
         document: Where its lines stand; receives the faults.
         detectors: Owner (``student``, ``teacher``, ...) -> detector.
         given: Reference -> value, for evaluations on given values: the graph is cut at these places.
+        kinds: Reference -> kind of a given value, where it is said.
     """
 
     def __init__(
@@ -40,11 +42,13 @@ class Builder:
         document: Document,
         detectors: Mapping[str, Detector],
         given: Mapping[str, Any] | None = None,
+        kinds: Mapping[str, Kind] | None = None,
     ) -> None:
         self.method = method
         self.document = document
         self.detectors = detectors
         self.given = dict(given or {})
+        self.given_kinds = dict(kinds or {})
         self.graph = Graph()
         self.own = OwnWiring(method, document, {} if given else detectors, self.reference)
         self.wiring = Wiring(self.graph, detectors, self.given, self._source, self.own)
@@ -63,6 +67,7 @@ class Builder:
             if not any(key == name or key.startswith(f"{name}.") for key in self.given):
                 self._node(name)
         add_terms(self)
+        check_names(self.method, self.document)
         return self.graph
 
     # references
@@ -143,6 +148,7 @@ class Builder:
         value = Value(spec.kind if spec else ANY, strides=spec.strides if spec else (), form=spec.form if spec else "")
         if spec is None and text in BATCH_PORTS:
             value.kind = BATCH_PORTS[text]
+        value.kind = self.given_kinds.get(text, value.kind)
         owner = text.split(".")[0]
         return self.graph.add(
             Node(
@@ -219,7 +225,11 @@ class Builder:
             self.document.report(path, f'"{name}" is the name of a detector or batch value; choose another')
             return None
         if entry.call is not None:
+            if entry.share:
+                self.document.report((*path, "share"), "share: is for ops; a call's stages have the weights of their detector")
             return self.calls.rewiring(name, entry, path)
+        if entry.share and entry.op is not None and entry.op in OPS and not OPS.get(entry.op).is_module:
+            self.document.report((*path, "share"), f"{entry.op} has no weights to share; leave share: out")
         options, operation, weights = dict(entry.arguments), entry.op, name
         if entry.module is not None:
             if entry.module not in self.method.modules:
@@ -231,6 +241,9 @@ class Builder:
             if shared.op is None:
                 self.document.report((*path, "module"), f'"{entry.module}" is a copy; write call: {entry.module}')
                 return None
+            for key in ("op", *shared.arguments):
+                if key not in options:  # what the module says is wrong, if it is, where the module says it
+                    self.document.marks[*path, key] = self.document.mark(("modules", entry.module, key))
             options, operation, weights = {**shared.arguments, **options}, shared.op, entry.module
         return self.op(name, operation or "", options, path, share=entry.share == "levels", weights=weights)
 

@@ -24,7 +24,7 @@ class ClassOrder:
     @staticmethod
     def of(detectors: Mapping[str, Detector], owner: str) -> ClassOrder | None:
         """The order of an owner; None where it is the student's own. Raises UsageError when the label sets differ."""
-        if owner == "student" or "student" not in detectors:
+        if owner == "student" or "student" not in detectors or not detectors[owner].detects:
             return None
         ours, theirs = detectors["student"].classes, detectors[owner].classes
         if ours == theirs:
@@ -58,7 +58,7 @@ class ClassOrder:
 
     def labels(self, graph: Graph, node: str, *, inward: bool) -> str:
         """Class numbers of the student for the teacher (inward), or of the teacher for the student."""
-        options = {"table": self._table(inward=inward)}
+        options: dict[str, object] = {"table": self._table(inward=inward)}
         return self._op(graph, node, "tap.class_labels", "labels", options, "~theirs" if inward else "~classes")
 
     def _table(self, *, inward: bool) -> tuple[int, ...]:

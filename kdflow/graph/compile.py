@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from kdflow.errors import UsageError, choices
 from kdflow.graph.build import Builder
 from kdflow.graph.given import given_detectors
 from kdflow.graph.idle import idle_parameters
@@ -18,6 +19,7 @@ from kdflow.graph.passes.search import check_search
 from kdflow.graph.passes.taxonomy import place_terms, rewired_nodes
 from kdflow.graph.plan import Plan, PlanReport, TermInfo, op_weights
 from kdflow.graph.runtime import Streams
+from kdflow.kinds import KINDS, Kind
 from kdflow.ports import Detector
 from kdflow.spec.load import Document
 from kdflow.spec.method import Method, TermEntry
@@ -32,6 +34,7 @@ def compile_method(
     canvas: tuple[int, int] = (128, 128),
     seed: int | None = 0,
     given: Mapping[str, Any] | None = None,
+    kinds: Mapping[str, Kind] | None = None,
     fakes: Fakes | None = None,
 ) -> Plan:
     """The plan of a method on these detectors.
@@ -43,13 +46,14 @@ def compile_method(
         canvas: (height, width) of the padded input that shapes are inferred for.
         seed: Seed of adapters' initial weights and of all random streams; None draws from torch's global generator.
         given: Values that replace ports or nodes, see :func:`compile_given`.
+        kinds: Kinds of given values, where they are said.
         fakes: What earlier plans on the same detectors inferred; none infers everything.
 
     Raises:
         SpecError: With every fault found.
     """
     found = Document(document.file, document.data, document.marks)
-    graph = Builder(method, found, detectors, given).build()
+    graph = Builder(method, found, detectors, given, kinds).build()
     if given is None:
         check_search(method, found)
         check_learners(method, detectors, found)
@@ -78,13 +82,33 @@ def compile_given(method: Method, document: Document, values: Mapping[str, Any],
         method: The resolved method.
         document: Where its lines stand.
         values: Reference as written in the spec (``student.neck``, ``shared.logits``, ``objects``) -> value.
-        options: ``families`` (owner -> family), ``strides`` (reference -> strides), ``detectors`` (owner -> detector, where the
-            method calls stages), ``seed``.
+        options: ``families`` (owner -> family), ``strides`` (reference -> strides), ``kinds`` (reference -> word for its kind),
+            ``detectors`` (owner -> detector, where the method calls stages), ``seed``.
+
+    Raises:
+        UsageError: An unknown option or kind, or one for a value that is not given.
+        SpecError: With every fault found.
     """
+    for option in options:
+        if option not in _GIVEN_OPTIONS:
+            raise UsageError(f'no option "{option}" beside values.{choices(option, _GIVEN_OPTIONS)}')
     detectors = given_detectors(
         values, options.get("families", {}), options.get("strides", {}), options.get("detectors", {})
     )
-    return compile_method(method, document, detectors, seed=options.get("seed", 0), given=values)
+    kinds = {reference: _kind_of(reference, word, values) for reference, word in options.get("kinds", {}).items()}
+    return compile_method(method, document, detectors, seed=options.get("seed", 0), given=values, kinds=kinds)
+
+
+_GIVEN_OPTIONS = ("families", "strides", "kinds", "detectors", "seed")
+
+
+def _kind_of(reference: str, word: str, values: Mapping[str, Any]) -> Kind:
+    """The kind that is said for a given value."""
+    if reference not in values:
+        raise UsageError(f'a kind is said for "{reference}", which is not given.{choices(reference, values)}')
+    if word not in KINDS:
+        raise UsageError(f'no kind "{word}" for "{reference}".{choices(word, KINDS)}')
+    return KINDS[word]
 
 
 def _terms(graph: Graph, method: Method, document: Document) -> list[TermInfo]:
@@ -96,7 +120,7 @@ def _terms(graph: Graph, method: Method, document: Document) -> list[TermInfo]:
             continue  # checked like all others, and costs nothing
         own = read_schedule(entry.schedule, document, (*node.path, "schedule"))
         schedule = Schedule((*shared.parts, *own.parts)) if node.name.startswith("kd/") else own
-        terms.append(TermInfo(node.name, node.taxonomy, entry.weight, schedule, node.auxiliary))
+        terms.append(TermInfo(node.name, node.taxonomy, entry.signed_weight, schedule, node.auxiliary))
     return sorted(terms, key=lambda term: term.is_distillation)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import networkx as nx
 
-from kdflow.graph.lower import python_name
+from kdflow.escape import mermaid, one_line
 from kdflow.graph.node import Graph, Node, Role, what
 from kdflow.graph.passes.infer import show
 from kdflow.graph.plan import Plan
@@ -26,9 +26,17 @@ def as_json(plan: Plan, shares: Mapping[str, float] | None = None) -> dict[str, 
     shares = shares or {}
     return {
         "method": plan.method.method,
-        "detectors": {owner: {"name": d.name, "family": d.family} for owner, d in plan.detectors.items()},
+        "detectors": {
+            owner: {"name": d.name, "family": d.family, "licence": d.licence} for owner, d in plan.detectors.items()
+        },
         "terms": [
-            {"name": t.name, "node": t.nodes[0] if t.nodes else None, "nodes": list(t.nodes), "weight": t.weight}
+            {
+                "name": t.name,
+                "node": t.nodes[0] if t.nodes else None,
+                "nodes": list(t.nodes),
+                "weight": t.weight,
+                "reduce": reduction(plan.graph, t.name) if t.is_distillation else None,
+            }
             for t in plan.terms
         ],
         "taps": [
@@ -75,7 +83,8 @@ def as_text(plan: Plan, shares: Mapping[str, float] | None = None) -> str:
     """Taps, nodes, terms and the teacher's cost, for a terminal."""
     facts = as_json(plan, shares)
     lines = [f"{plan.method.method}: {plan.method.title}".rstrip(": ")]
-    lines += [f"  {owner}: {d['name']} ({d['family']})" for owner, d in facts["detectors"].items()]
+    for owner, d in facts["detectors"].items():
+        lines.append(f"  {owner}: {d['name']} ({d['family']}{', licence ' + d['licence'] if d['licence'] else ''})")
     lines += ["", "taps"] + [
         f"  {t['name']:<28} {t['kind']:<12} {t['shape']:<34} {t['node'] or ''}" for t in facts["taps"]
     ]
@@ -83,6 +92,8 @@ def as_text(plan: Plan, shares: Mapping[str, float] | None = None) -> str:
     lines += ["", "terms"]
     for term in plan.terms:
         lines.append(f"  {term.name:<28} {', '.join(term.nodes) or 'detector':<30} weight {term.weight:g}")
+        if term.is_distillation:
+            lines.append(f"  {'':<28} {reduction(plan.graph, term.name)}")
     lines += ["", "teacher stages"]
     for stage in plan.report.teacher_stages_run:
         lines.append(f"  runs    {stage}{_share(shares, stage)}")
@@ -98,13 +109,39 @@ def as_text(plan: Plan, shares: Mapping[str, float] | None = None) -> str:
     return "\n".join(lines)
 
 
+_JOINED = {"sum": "summed", "mean": "averaged", "pooled": "pooled: all numerators over all divisors"}
+
+
+def reduction(graph: Graph, term: str) -> str:
+    """How the elements of a term become one number, in words.
+
+    ``sum / elements in each of 5 levels, which are summed``.
+    """
+    node = graph[term]
+    entry, value = node.term, graph[str(node.inputs["value"])].value
+    if entry is None:
+        return ""
+    reduce = entry.reduce
+    parts = [f"{p:g}" if isinstance(p, float) else str(p) for p in reduce.over]
+    head = "sum" if reduce.sum == "all" else f"sum over {', '.join(reduce.sum)}, mean over the rest"
+    head = f"root of the sum over {', '.join(reduce.root)}, then {head}" if reduce.root else head
+    divisor = " x ".join(parts)
+    if divisor and reduce.floor is not None:
+        divisor = f"{divisor} (at least {reduce.floor:g})"
+    text = f"{head} / {divisor}" if divisor else head
+    text += " per image, averaged" if reduce.scope == "image" else ""
+    if value.kind.stack is None or not isinstance(value.fake, (list, tuple)) or len(value.fake) < 2:
+        return text
+    return f"{text} in each of {len(value.fake)} {value.kind.stack}, which are {_JOINED[reduce.levels]}"
+
+
 def _share(shares: Mapping[str, float] | None, stage: str) -> str:
     return f"  {shares[stage]:.0%}" if shares and stage in shares else ""
 
 
 def _line(node: Node) -> str:
     options = ", ".join(f"{k}={v}" for k, v in node.options.items() if v is not None)
-    return f"{node.name:<28} {what(node)}({', '.join(node.operands())})" + (f"  [{options}]" if options else "")
+    return one_line(f"{node.name:<28} {what(node)}({', '.join(node.operands())})" + (f"  [{options}]" if options else ""))
 
 
 def method_view(graph: Graph) -> nx.DiGraph:
@@ -133,11 +170,12 @@ def _box(node: Node) -> str:
 
 
 def _label(node: Node) -> str:
+    name = one_line(node.name)
     if node.role is Role.TERM and node.term is not None:
-        return f"{node.name}\n{', '.join(node.taxonomy)}\nweight {node.term.weight:g}"
+        return f"{name}\n{one_line(', '.join(node.taxonomy))}\nweight {node.term.signed_weight:g}"
     if node.role in (Role.OP, Role.SLICE):
-        return f"{node.name}\n{what(node)}"
-    return str(node.inputs["stage"]) if node.role is Role.PICK else node.name
+        return f"{name}\n{one_line(what(node))}"
+    return one_line(str(node.inputs["stage"])) if node.role is Role.PICK else name
 
 
 def _group(node: Node) -> str:
@@ -152,10 +190,11 @@ def as_mermaid(plan: Plan) -> str:
     """The method as a Mermaid flow chart."""
     view = method_view(plan.graph)
     lines = ["flowchart LR"]
+    keys = {name: f"n{number}" for number, name in enumerate(view.nodes)}
     for name, data in view.nodes(data=True):
-        label = str(data["label"]).replace("\n", "<br/>").replace('"', "'")
-        lines.append(f'  {python_name(name)}["{label}"]:::{data["group"]}')
-    lines += [f"  {python_name(a)} --> {python_name(b)}" for a, b in view.edges]
+        label = "<br/>".join(map(mermaid, str(data["label"]).split("\n")))
+        lines.append(f'  {keys[name]}["{label}"]:::{data["group"]}')
+    lines += [f"  {keys[a]} --> {keys[b]}" for a, b in view.edges]
     lines += [f"  classDef {group} fill:{colour},stroke:#6b7280" for group, colour in _COLOURS.items()]
     return "\n".join(lines) + "\n"
 

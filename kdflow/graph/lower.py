@@ -25,13 +25,13 @@ def lower(graph: Graph, outputs: Sequence[str], inputs: Sequence[str]) -> fx.Gra
         env[name] = traced.placeholder(python_name(name))
     for node in graph.ordered():
         if node.role is not Role.INPUT:
-            env[node.name] = _emit(traced, root, node, env)
+            env[node.name] = _emit(traced, root, node, env, graph)
     traced.output({name: env[name] for name in outputs})
     traced.lint()
     return fx.GraphModule(root, traced, class_name="Plan")
 
 
-def _emit(traced: fx.Graph, root: nn.Module, node: Node, env: dict[str, fx.Node]) -> fx.Node:
+def _emit(traced: fx.Graph, root: nn.Module, node: Node, env: dict[str, fx.Node], graph: Graph) -> fx.Node:
     def value(operand: Operand) -> Any:
         return env[operand] if isinstance(operand, str) else [env[name] for name in operand]
 
@@ -43,7 +43,10 @@ def _emit(traced: fx.Graph, root: nn.Module, node: Node, env: dict[str, fx.Node]
         if hasattr(root, target):  # a node may be called like a method of nn.Module, such as half
             target += "_"
         root.add_module(target, node.module)
-        made = traced.call_module(target, (), {key: value(operand) for key, operand in node.inputs.items()})
+        inputs = {key: value(operand) for key, operand in node.inputs.items()}
+        if node.run and node.run.selective:
+            inputs["wanted"] = graph.taken(node.name)
+        made = traced.call_module(target, (), inputs)
     made._rename(python_name(node.name))
     return made
 

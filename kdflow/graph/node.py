@@ -154,6 +154,11 @@ class Graph:
         """Nodes of one role, ordered."""
         return [node for node in self.ordered() if node.role is role]
 
+    def taken(self, stage: str) -> tuple[str, ...]:
+        """Keys of a stage's result that nodes of this graph pick."""
+        users = (self[name] for name in self.dag.successors(stage))
+        return tuple(sorted({node.key for node in users if node.role is Role.PICK}))
+
     def upstream(self, name: str) -> set[str]:
         """Everything that ``name`` needs in a training step (what a preparation observes is not part of it)."""
         found: set[str] = set()

@@ -31,7 +31,7 @@ class TermInfo:
     Attributes:
         name: ``det/<loss>`` or ``kd/<term>``.
         nodes: Taxonomy nodes, the first one primary; empty for the detector's own losses.
-        weight: Weight before schedules.
+        weight: Weight before schedules, negative for a term with ``sign: minus``.
         schedule: Factor over time.
         auxiliary: It trains modules of the method alone, so no gradient of it has to reach the student.
     """
@@ -130,6 +130,7 @@ class Plan(nn.Module):
         self._lowered: dict[str, GraphModule] = {}
         self._cut: tuple[str, ...] = ()
         self._weights: dict[str, Tensor] = {t.name: torch.tensor(t.weight) for t in terms}
+        self._factors: dict[str, float] = {}
         for name in detectors["student"].optional if "student" in detectors else ():
             self.student.get_parameter(name).requires_grad_(name not in report.frozen)
         for detector in self._hidden:
@@ -208,7 +209,13 @@ class Plan(nn.Module):
         phase = self._declared_phase
         for term in self.terms:
             active = phase is None or phase.counts(term.name)
-            self._weights[term.name].fill_(term.weight * term.schedule.factor(progress) if active else 0.0)
+            self._factors[term.name] = term.schedule.factor(progress) if active else 0.0
+            self._weights[term.name].fill_(term.weight * self._factors[term.name])
+
+    @property
+    def resting(self) -> frozenset[str]:
+        """Terms that count nothing at the present step, by schedule or phase."""
+        return frozenset(name for name, factor in self._factors.items() if factor == 0)
 
     def copy_weights(self) -> None:
         """Give every copied stage the weights that its detector has now; called before training, after weights were loaded."""

@@ -83,6 +83,11 @@ class OwnWiring:
         """Detectors that are rewired."""
         return tuple(dict.fromkeys(owner for owner, _ in self._wanted))
 
+    @property
+    def places(self) -> tuple[Place, ...]:
+        """All places that are rewired."""
+        return tuple(self._wanted)
+
     def replaces(self, owner: str, place: str) -> bool:
         """True where the method says what stands at this place."""
         return (owner, place) in self._wanted

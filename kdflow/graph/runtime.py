@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from kdflow.functional.reduce import Axes, Named, mean_over_ranks, quotient, total, weigh
+from kdflow.functional.taps import joined, tapped
 from kdflow.kinds import Kind
 from kdflow.spec.method import Reduce
 
@@ -63,42 +64,12 @@ class StageCall(nn.Module):
     def forward(self, **inputs: Any) -> dict[str, Any]:
         """The stage's named values, and those of tapped modules under ``@path``."""
         with self.streams.of(self.name) if self.streams else contextlib.nullcontext():
+            given = {**self.options, **inputs}
             if not self.taps:
-                return self.run(**inputs, **self.options)
+                return self.run(**given)
             with tapped(self.taps) as seen:
-                result = dict(self.run(**inputs, **self.options))
-            return {**result, **seen()}
-
-
-@contextlib.contextmanager
-def tapped(taps: Mapping[str, nn.Module]) -> Iterator[Callable[[], dict[str, Any]]]:
-    """Collect outputs of modules called inside the context, keyed ``@path``.
-
-    A module that runs once gives its output, one that runs per level gives the list in order of the calls. Raises RuntimeError
-    when a tapped tensor was overwritten in place afterwards, which would silently change what the method compares.
-    """
-    calls: dict[str, list[tuple[Any, int]]] = {path: [] for path in taps}
-
-    def keep(path: str) -> Callable[..., None]:
-        return lambda _module, _inputs, output: calls[path].append((output, getattr(output, "_version", 0)))
-
-    def results() -> dict[str, Any]:
-        found: dict[str, Any] = {}
-        for path, outputs in calls.items():
-            if any(getattr(output, "_version", 0) != version for output, version in outputs):
-                raise RuntimeError(
-                    f'the output of "{path}" is overwritten in place by the next layer; tap that layer instead'
-                )
-            values = [output for output, _ in outputs]
-            found[f"@{path}"] = values[0] if len(values) == 1 else values
-        return found
-
-    handles = [module.register_forward_hook(keep(path)) for path, module in taps.items()]
-    try:
-        yield results
-    finally:
-        for handle in handles:
-            handle.remove()
+                result = dict(self.run(**given))
+            return {**result, **{f"@{path}": joined(outputs) for path, outputs in seen().items()}}
 
 
 class FunctionOp(nn.Module):
@@ -312,14 +283,14 @@ class TermCall(nn.Module):
                 count *= 1 if i in features or (per_image and axes[i] == "b") else size
             return float(count)
         varying = selected.expand([1 if i in features else size for i, size in enumerate(value.shape)]).to(value.dtype)
-        return mean_over_ranks(varying.flatten(1).sum(1) if per_image else varying.sum())
+        return mean_over_ranks(_per_image(varying) if per_image else varying.sum())
 
     def _join(self, numerators: list[Tensor], divisors: list[Tensor | float]) -> Tensor:
-        floor = self.reduce.floor
+        floor, eps = self.reduce.floor, self.reduce.eps
         if self.reduce.levels == "pooled":
             pooled = sum(divisors[1:], start=divisors[0])
-            return quotient(torch.stack(numerators).sum(0), pooled, floor).mean()
-        quotients = [_mean(quotient(n, d, floor)) for n, d in zip(numerators, divisors)]
+            return quotient(torch.stack(numerators).sum(0), pooled + eps, floor).mean()
+        quotients = [_mean(quotient(n, d + eps, floor)) for n, d in zip(numerators, divisors)]
         joined = quotients[0] if len(quotients) == 1 else torch.stack(quotients).sum()
         return joined / len(quotients) if self.reduce.levels == "mean" else joined
 
@@ -344,5 +315,10 @@ def _sum(value: Any, kind: Kind, per_image: bool) -> Tensor:
     value = value.detach()
     value = value if value.is_floating_point() else value.float()
     if per_image and kind.axes and kind.axes[0] == "b":
-        return value.flatten(1).sum(1)
+        return _per_image(value)
     return value.sum()
+
+
+def _per_image(value: Tensor) -> Tensor:
+    """Sums over all axes but the first."""
+    return value.reshape(value.shape[0], -1).sum(1)

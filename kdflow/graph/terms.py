@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 from kdflow.errors import choices
@@ -23,17 +24,41 @@ def is_word(divisor: str) -> bool:
 
 def add_terms(builder: Builder) -> None:
     """Add the method's terms (``kd/<name>``), then the student's own losses (``det/<name>``) as the method wants them."""
+    add_method_terms(builder)
+    if "student" in builder.detectors and not builder.given:
+        check_detector_terms(builder)
+        _add_detector_terms(builder)
+
+
+def add_method_terms(builder: Builder) -> None:
+    """Add the method's terms."""
     for name, entry in builder.method.distillation_terms.items():
         _add_term(builder, name, entry)
-    if "student" in builder.detectors:
-        _add_detector_terms(builder)
+
+
+_DETECTOR_KEYS = {"weight", "sign", "schedule", "drop"}
+
+
+def check_detector_terms(builder: Builder) -> None:
+    """Names and keys of what the method changes in the student's own losses."""
+    losses = builder.detectors["student"].losses
+    for name, entry in builder.method.detector_terms.items():
+        path: Steps = ("terms", f"det.{name}")
+        if name not in losses:
+            builder.document.report(path, f'the student has no loss "{name}".{choices(name, losses)}')
+        for key in sorted({*entry.model_dump(exclude_defaults=True)} - _DETECTOR_KEYS):
+            problem = f'"{key}" has no effect on a loss of the detector.{choices(key, _DETECTOR_KEYS)}'
+            builder.document.report((*path, key), problem)
 
 
 def _add_term(builder: Builder, name: str, entry: TermEntry) -> None:
     path: Steps = ("terms", name)
     if (entry.loss is None) == (entry.value is None):
-        builder.document.report(path, "a term has exactly one of loss: and value:")
+        alike = next((key for key in entry.arguments if get_close_matches(key, ("loss", "value"), n=1, cutoff=0.75)), None)
+        builder.document.report((*path, alike) if alike else path, "a term has exactly one of loss: and value:")
         return
+    if entry.drop:
+        builder.document.report((*path, "drop"), "drop: is for the detector's own losses (det.NAME); remove this term instead")
     if entry.loss is not None and entry.loss in OPS and not entry.loss.startswith("loss."):
         builder.document.report(
             (*path, "loss"), f"{entry.loss} is no loss (those are called loss.*); make it a node and compare its value"
@@ -69,11 +94,6 @@ def _operands(builder: Builder, entry: TermEntry, path: Steps) -> dict[str, Oper
 
 def _add_detector_terms(builder: Builder) -> None:
     losses, changes = builder.detectors["student"].losses, builder.method.detector_terms
-    for name in changes:
-        if name not in losses:
-            builder.document.report(
-                ("terms", f"det.{name}"), f'the student has no loss "{name}".{choices(name, losses)}'
-            )
     for name, port in losses.items():
         entry = changes.get(name, TermEntry())
         if not entry.drop:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from kdflow.errors import UsageError, choices
+from kdflow.escape import csv_cell, markdown, one_line
 from kdflow.results.query import Answer, Group, Line, Summary
 from kdflow.results.record import METRICS
 
@@ -83,10 +84,10 @@ def _nested(answer: Answer) -> list[_Row]:
         for line in group.lines:
             place = (line.record.origin, line.record.bench, line.record.bench_hash)
             if place != previous:
-                rows.append(_Row("bench", f"  {line.record.place}", {}))
+                rows.append(_Row("bench", f"  {one_line(line.record.place)}", {}))
             previous = place
             sort = "plain" if line.record.is_baseline else "method"
-            rows.append(_Row(sort, f"    {line.label}", _cells(line, answer.metric)))
+            rows.append(_Row(sort, f"    {one_line(line.label)}", _cells(line, answer.metric)))
     return rows
 
 
@@ -111,7 +112,7 @@ def caption_of(answer: Answer) -> str:
 
 def _heading(group: Group) -> str:
     name = f"{group.key}  {group.title}" if group.title != group.key else group.key
-    return "  " * group.depth + name
+    return "  " * group.depth + one_line(name)
 
 
 def _sum(summary: Summary) -> str:
@@ -124,7 +125,7 @@ def _cells(line: Line, metric: str) -> dict[str, str]:
     """What a person reads, by column."""
     record = line.record
     known = line.literature
-    return {
+    cells = {
         "bench": record.place,
         "method": line.label,
         "origin": record.origin + ("" if record.verified else SECOND_HAND),
@@ -136,6 +137,7 @@ def _cells(line: Line, metric: str) -> dict[str, str]:
         "seeds": "" if record.origin == "published" else str(line.runs),
         "source": record.source,
     }
+    return {name: one_line(words) for name, words in cells.items()}
 
 
 def _range(low: float, high: float) -> str:
@@ -186,18 +188,18 @@ def _text(answer: Answer) -> str:
 def _markdown(answer: Answer) -> str:
     lines = [f"**{_title(answer)}**", ""]
     for group in answer.groups:
-        lines += [f"{'#' * (3 + group.depth)} {_heading(group).strip()}", ""]
+        lines += [f"{'#' * (3 + group.depth)} {markdown(_heading(group).strip())}", ""]
         if group.summaries:
             lines += ["; ".join(map(_sum, group.summaries)), ""]
         if group.lines:
             lines.append(_markdown_row(COLUMNS))
             lines.append(_markdown_row(["---:" if name in NUMERIC else "---" for name in COLUMNS]))
-            lines += [_markdown_row(list(_cells(line, answer.metric).values())) for line in group.lines] + [""]
+            lines += [_markdown_row(list(map(markdown, _cells(line, answer.metric).values()))) for line in group.lines] + [""]
     return "\n".join([*lines, caption_of(answer)]) + "\n"
 
 
 def _markdown_row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
+    return "| " + " | ".join(cells) + " |"
 
 
 def _flat(group: Group, line: Line) -> dict[str, Any]:
@@ -233,7 +235,10 @@ def _json(answer: Answer) -> str:
 
 
 def _csv(answer: Answer) -> str:
-    """One row per group and line; per metric the mean, its deviation and the gain. Lists are joined by blanks."""
+    """One row per group and line; per metric the mean, its deviation and the gain. Lists are joined by blanks.
+
+    What a spreadsheet would take for a formula has an apostrophe before it.
+    """
     found = {name for _, line in answer.lines for name in (*line.mean, *line.gain)}
     metrics = [*(name for name in METRICS if name in found), *sorted(found - set(METRICS))]
     out = io.StringIO()
@@ -245,8 +250,8 @@ def _csv(answer: Answer) -> str:
             flat[f"{name}_std"] = line.spread.get(name, "")
             flat[f"gain_{name}"] = line.gain.get(name, "")
         if number == 0:
-            writer.writerow(flat)
-        writer.writerow(flat.values())
+            writer.writerow(map(csv_cell, flat))
+        writer.writerow(map(csv_cell, flat.values()))
     return out.getvalue()
 
 

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from kdflow.experiment.run import OUTPUT
 from kdflow.search.outcome import Outcome
 from kdflow.search.sampling import PrunerName, SamplerName
 from kdflow.search.study import Request
@@ -33,7 +32,7 @@ def search(
     join: bool = False,
     together: int = 1,
     device: str = "auto",
-    output: str | Path = OUTPUT,
+    output: str | Path | None = None,
     write: str | Path | None = None,
     notify: Callable[[str], None] = print,
 ) -> Outcome:
@@ -62,7 +61,7 @@ def search(
         join: Begin the study, or join whoever has begun it.
         together: Up to so many trials are trained side by side, on one pass of the teacher.
         device: ``auto``, ``cpu`` or ``cuda``.
-        output: Folder of runs.
+        output: Folder of runs; none takes ``$KDFLOW_RUNS``, else ``kdflow-runs``.
         write: Where to write the method with the best values filled in.
         notify: Receives a line per trial.
 
@@ -73,7 +72,7 @@ def search(
     request = Request(
         trials=trials, bench=bench, study=study, storage=storage, sampler=sampler, pruner=pruner,
         metrics=(metric,) if isinstance(metric, str) else tuple(metric), include=tuple(texts), overrides=dict(overrides or {}),
-        steps=steps, seed=seed, timeout=timeout, resume=resume, join=join, together=together, device=device, output=Path(output),
+        steps=steps, seed=seed, timeout=timeout, resume=resume, join=join, together=together, device=device, output=output,
         write=None if write is None else Path(write),
     )
     return run_search(spec, request, notify)

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import optuna
 from optuna.storages import RDBStorage
 
 from kdflow.errors import UsageError, choices
-from kdflow.experiment.identity import digest
-from kdflow.experiment.setup import Setting
 from kdflow.search.objective import COSTS
 
 KEY = "kdflow"
+SCHEME = 2
+"""What the content of a study is made of now."""
 METRICS = ("AP", "AP50", "AP75", "AP_S", "AP_M", "AP_L", "voc_ap50", "voc07_ap50", *COSTS)
 CHOOSES_BEST = ("AP", "AP50", "voc_ap50")
 """Metrics that the engine can choose the best checkpoint by."""
@@ -28,7 +28,7 @@ class Definition:
     Attributes:
         method: Slug.
         bench: Name of the bench.
-        content: Hash of the resolved method and bench.
+        content: Hash of method, bench, data, weights and code: the definition of a run without the trial's values.
         metrics: Objectives.
         seed: Seed of every trial's run.
         overrides: What was set for all trials.
@@ -40,6 +40,7 @@ class Definition:
         trials: Trials in all; may grow.
         sampler: Name; may change.
         pruner: Name; may change.
+        scheme: What ``content`` is made of; studies of older versions have 1, and their content is not compared.
     """
 
     method: str
@@ -56,6 +57,7 @@ class Definition:
     trials: int = 0
     sampler: str = "tpe"
     pruner: str = "median"
+    scheme: int = 1
 
     @classmethod
     def read(cls, study: optuna.Study, patience: float = 30.0) -> Definition:
@@ -69,7 +71,8 @@ class Definition:
             if time.monotonic() > end:
                 raise UsageError(f'the study "{study.study_name}" was not made by kdflow search; choose another --study')
             time.sleep(0.2)
-        content = dict(study.user_attrs[KEY])
+        kept, known = study.user_attrs[KEY], {field.name for field in fields(cls)}
+        content = {key: value for key, value in kept.items() if key in known}
         return cls(**{**content, "metrics": tuple(content["metrics"])})
 
     def write(self, study: optuna.Study) -> None:
@@ -78,7 +81,8 @@ class Definition:
 
     def check(self, other: Definition, name: str) -> None:
         """Refuse to go on with a study that searched something else; raises UsageError that says what differs."""
-        fixed = ("method", "bench", "metrics", "seed", "overrides", "space", "content")
+        comparable = ("content",) if self.scheme == other.scheme else ()
+        fixed = ("method", "bench", "metrics", "seed", "overrides", "space", *comparable)
         changed = [f for f in fixed if _plain(getattr(self, f)) != _plain(getattr(other, f))]
         if changed:
             words = "; ".join(_difference(f, getattr(self, f), getattr(other, f)) for f in changed)
@@ -87,12 +91,6 @@ class Definition:
     def grown(self, trials: int, sampler: str, pruner: str) -> Definition:
         """The same study with more trials, or searched in another way."""
         return replace(self, trials=max(trials, self.trials), sampler=sampler, pruner=pruner)
-
-
-def content_of(setting: Setting) -> str:
-    """Hash of what every trial has in common."""
-    method = setting.method.model_dump(mode="json", exclude={"title", "paper", "search", "variants", "bench"})
-    return digest({"method": method, "bench": setting.bench.model_dump(mode="json", exclude={"title", "floor"})})
 
 
 def check_metrics(metrics: Sequence[str]) -> None:
@@ -142,7 +140,7 @@ def _plain(value: Any) -> Any:
 
 def _difference(name: str, was: Any, now: Any) -> str:
     if name == "content":
-        return "the method or the bench has changed since"
+        return "the method, the bench, its data, weights or code have changed since"
     if name == "space":
         return f"it searches {', '.join(was)} in other ranges" if set(was) == set(now) else f"it searches {', '.join(was)}"
     return f"its {name} {'are' if name in ('metrics', 'overrides') else 'is'} {_plain(was)}, not {_plain(now)}"

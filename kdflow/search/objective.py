@@ -14,7 +14,8 @@ import torch
 
 from kdflow.engine.hooks import EvaluationEvent, RunStarted, Silent, StopRun
 from kdflow.errors import InvariantError
-from kdflow.experiment.run import RunResult, TrialOf, run
+from kdflow.experiment.result import RunResult
+from kdflow.experiment.run import TrialOf, run
 from kdflow.experiment.session import Session
 from kdflow.experiment.together import Request, run_together
 from kdflow.search.space import Space

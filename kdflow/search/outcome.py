@@ -10,11 +10,12 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
-from kdflow.errors import KdflowError
-from kdflow.experiment.export import write_json
+from kdflow.errors import KdflowError, without_passwords
 from kdflow.experiment.run import measure_trial
 from kdflow.experiment.session import Session
 from kdflow.experiment.setup import context_of, prepare
+from kdflow.files import write_json, write_text
+from kdflow.folders import slug
 from kdflow.search.definition import Definition
 from kdflow.search.objective import COSTS, RunObjective
 from kdflow.search.plots import draw, importances_of
@@ -118,7 +119,7 @@ def conclude(
         measures = was_complete or _last(queue) in mine
         test = _measured(queue, best[0], measures, spec, session, objective, notes)
     text = best_yaml(best[0].values, wanted, queue.study.study_name) if best else ""
-    out = Path(objective.settings["output"]) / wanted.bench / "trials" / objective.study
+    out = Path(objective.settings["output"]) / slug(wanted.bench) / "trials" / objective.study
     files, importances = _files(queue, best, wanted, out, text, complete, notes)
     if write is not None and best:
         files.append(_write(write, spec, best[0], wanted, objective, queue.study.study_name))
@@ -207,7 +208,7 @@ def _files(
     if not best:
         return [], {}
     out.mkdir(parents=True, exist_ok=True)
-    (out / "best.yaml").write_text(text)
+    write_text(out / "best.yaml", text)
     importances = importances_of(queue.study, wanted.metrics)
     plots = draw(queue.study, wanted.metrics, out, notes) if complete else []
     return [out / "best.yaml", *plots], importances
@@ -238,6 +239,6 @@ def _track(wanted: Definition, outcome: Outcome, files: list[Path], output: Path
             if outcome.complete:
                 client.set_terminated(wanted.parent, "FINISHED")
     except Exception as error:  # the store is foreign code, and everything it would keep lies in files
-        notify(f"the tracking store did not take the search's outcome: {str(error).splitlines()[0]}")
+        notify(without_passwords(f"the tracking store did not take the search's outcome: {str(error).splitlines()[0]}"))
 
 

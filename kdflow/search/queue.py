@@ -22,6 +22,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from kdflow.errors import KdflowError, UsageError
+from kdflow.urls import require_answer
 
 BEAT, GRACE = 10.0, 60.0
 """Seconds between two signs of life, and after the last one until a trial is given to another worker."""
@@ -39,6 +40,7 @@ def open_storage(url: str) -> RDBStorage:
     """
     if not url.partition("://")[2]:
         raise UsageError(f'--storage {url}: write a database URL such as sqlite:///search.db or postgresql+psycopg://host/name')
+    require_answer(url, "the search storage")
     options = {"connect_args": {"timeout": 120}} if url.startswith("sqlite") else {"pool_pre_ping": True}
     pauses = iter(PAUSES)
     while True:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -14,10 +13,12 @@ from typing import Any
 import optuna
 
 from kdflow.errors import UsageError, choices
-from kdflow.experiment.identity import digest
-from kdflow.experiment.run import OUTPUT, feed_of, provide_teachers, with_length
+from kdflow.experiment.hashes import digest
+from kdflow.experiment.run import provide_teachers, with_length
 from kdflow.experiment.session import Session, open_session
 from kdflow.experiment.setup import Setting, prepare, read_method
+from kdflow.files import in_words
+from kdflow.folders import checked_name, runs_folder, slug
 from kdflow.search import definition as about
 from kdflow.search.definition import Definition
 from kdflow.search.objective import COSTS, RunObjective
@@ -28,6 +29,8 @@ from kdflow.search.space import Space, read_includes, space_of
 from kdflow.search.worker import Notify, Worker, worker_name
 from kdflow.spec.resolve import MethodSpec
 from kdflow.tracking.mlflow import study_run
+from kdflow.tracking.store import require_store
+from kdflow.urls import sqlite_url
 
 EVALUATIONS = 5
 """Evaluations of a trial, the last one included, where the bench names no interval and a pruner asks for some."""
@@ -54,7 +57,7 @@ class Request:
         join: Begin the study, or join whoever has begun it.
         together: Up to so many trials are trained side by side on one pass of the teacher; fewer where memory does not suffice.
         device: ``auto``, ``cpu`` or ``cuda``.
-        output: Folder of runs.
+        output: Folder of runs; none takes ``$KDFLOW_RUNS``, else ``kdflow-runs``.
         write: Where to write the method with the best values.
         beat: Seconds between signs of life of a running trial.
         grace: Seconds without one after which a trial goes to another worker.
@@ -76,7 +79,7 @@ class Request:
     join: bool = False
     together: int = 1
     device: str = "auto"
-    output: Path = OUTPUT
+    output: str | Path | None = None
     write: Path | None = None
     beat: float = BEAT
     grace: float = GRACE
@@ -103,11 +106,16 @@ def search(spec: str | Path | MethodSpec, request: Request, notify: Notify = pri
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     method = spec if isinstance(spec, MethodSpec) else read_method(spec)
     _check(request)
-    request.output.mkdir(parents=True, exist_ok=True)
-    storage = open_storage(request.storage or f"sqlite:///{(request.output / 'search.db').absolute()}")
     name = request.study or _default_name(method, request.bench)
+    output = runs_folder(request.output)
+    require_store(output)
+    with in_words(output):
+        output.mkdir(parents=True, exist_ok=True)
+    storage = open_storage(request.storage or sqlite_url(output / "search.db"))
     known = about.find_study(storage, name)
-    request = _completed(request, known, name)
+    if known is None:
+        checked_name(name, "--study")
+    request = replace(_completed(request, known, name), output=output)
     overrides = with_length(request.overrides, request.steps)
     setting = prepare(method, request.bench, overrides=overrides, seed=request.seed or 0)
     space = space_of(setting, read_includes(request.include))
@@ -119,7 +127,9 @@ def search(spec: str | Path | MethodSpec, request: Request, notify: Notify = pri
     for path in space.ignored:
         notify(f"{path}: not part of the method on this bench, so it is not searched")
     with open_session(request.device) as session:
-        provide_teachers(setting, session, feed_of(setting, session), notify=notify)
+        feed = session.feed(setting)
+        session.inspect(feed, notify, request.metrics)
+        provide_teachers(setting, session, feed, notify=notify)
         wanted = _definition(setting, session, request, space)
         study, wanted = _enter(known, storage, name, wanted, request)
         queue = Queue(study, storage, wanted.trials, worker_name(), request.beat, request.grace)
@@ -195,20 +205,20 @@ def _end(value: float | None) -> float | int | None:
 
 def _default_name(method: MethodSpec, bench: str | Path | None) -> str:
     place = Path(str(bench)).stem if bench is not None else method.resolve().bench
-    return f"{method.name}-{place}" if place else method.name
+    return slug(f"{method.name}-{place}" if place else method.name)
 
 
 def _definition(setting: Setting, session: Session, request: Request, space: Space) -> Definition:
-    total = feed_of(setting, session).total_steps
+    total = session.feed(setting).total_steps
     every = setting.bench.recipe.evaluate_every
     if every is None and request.pruner != "none":
         every = max(1, math.ceil(total / EVALUATIONS))
     return Definition(
-        method=setting.method.method, bench=setting.bench.bench, content=about.content_of(setting),
+        method=setting.method.method, bench=setting.bench.bench, content=session.identify(setting).definition,
         metrics=tuple(request.metrics), seed=request.seed or 0, overrides=dict(setting.overrides),
         include={path: entry.model_dump(mode="json") for path, entry in read_includes(request.include).items()},
         space=space.as_json(), evaluate_every=every, total_steps=total, trials=request.trials or TRIALS,
-        sampler=str(request.sampler), pruner=str(request.pruner),
+        sampler=str(request.sampler), pruner=str(request.pruner), scheme=about.SCHEME,
     )
 
 
@@ -230,7 +240,7 @@ def _enter(
         if joined != was:
             joined.write(known)
         return known, joined
-    parent = study_run(wanted.bench, name, request.output)
+    parent = study_run(wanted.bench, name, runs_folder(request.output))
     wanted = replace(wanted, parent=parent)
     wanted.write(study)
     return study, wanted
@@ -249,6 +259,5 @@ def _objective(
         overrides["recipe.evaluate_every"] = wanted.evaluate_every
     if wanted.metrics[0] in about.CHOOSES_BEST:
         overrides["evaluation.metric"] = wanted.metrics[0]
-    settings = {"bench": request.bench, "seed": wanted.seed, "output": request.output}
-    folder = re.sub(r"[^\w.-]", "_", name)
-    return RunObjective(method, space, wanted.metrics, folder, wanted.parent, session, settings, overrides, notify=notify)
+    settings = {"bench": request.bench, "seed": wanted.seed, "output": runs_folder(request.output)}
+    return RunObjective(method, space, wanted.metrics, slug(name), wanted.parent, session, settings, overrides, notify=notify)

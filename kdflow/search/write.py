@@ -11,6 +11,7 @@ import yaml
 
 from kdflow.errors import UsageError
 from kdflow.experiment.setup import find_method, is_bench_path
+from kdflow.files import write_text
 from kdflow.spec.method import Method
 from kdflow.spec.resolve import Context, MethodSpec, parse_method, steps_of
 
@@ -62,9 +63,7 @@ def write_best(
     source = Path(spec.document.file)
     if not source.is_file():
         raise UsageError(f"{path} is not written: the method was not read from a file")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(filled(spec, source.read_text(encoding="utf-8"), values, context, overrides, reason), encoding="utf-8")
-    return path
+    return write_text(path, filled(spec, source.read_text(encoding="utf-8"), values, context, overrides, reason))
 
 
 def _resolved(text: str, spec: MethodSpec, context: Context) -> Method:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
 from kdflow.errors import choices, repr_name
+from kdflow.spec.bench import SLUG
 from kdflow.spec.load import Document, Steps
 
 M = TypeVar("M", bound=BaseModel)
@@ -24,16 +26,60 @@ def validate(model: type[M], data: Any, document: Document, at: Steps = ()) -> M
         at: Path of ``data`` inside the document.
     """
     try:
-        return model.model_validate(data)
+        found = model.model_validate(data)
+        for place in _truths_as_numbers(data, found):
+            document.report((*at, *place), f"{_EXPECTED}a number (got {_shown(_at(data, place))})")
+        return found
     except ValidationError as error:
         said: dict[Steps, list[str]] = {}
         for complaint in error.errors():
+            if complaint["type"] == "too_short" and complaint.get("input"):
+                continue  # its entries are at fault, and that is said
             place, problem = _say(model, complaint)
             said.setdefault((*at, *place), []).append(problem)
         for place, problems in said.items():
             for problem in _joined(problems):
-                document.report(place, problem)
+                alike = None if problem.startswith("unknown key") else _misspelt(model, data, place[len(at) :], at)
+                document.report(alike or place, problem)
         return None
+
+
+def _misspelt(model: type[BaseModel], data: Any, place: Steps, at: Steps) -> Steps | None:
+    """The key of an entry that is most likely meant for one of the model's own: where "op is missing" is best said."""
+    try:
+        entry = _at(data, place)
+    except (KeyError, IndexError, TypeError):
+        return None
+    fields = _fields_at(model, place)
+    for key in entry if isinstance(entry, dict) and fields else ():
+        if isinstance(key, str) and key not in fields and difflib.get_close_matches(key, fields, n=1, cutoff=0.75):
+            return (*at, *place, key)
+    return None
+
+
+def _truths_as_numbers(data: Any, found: Any) -> Iterator[Steps]:
+    """Places where true or false was written and taken for 1 or 0."""
+    if isinstance(data, bool):
+        if isinstance(found, (int, float)) and not isinstance(found, bool):
+            yield ()
+        return
+    pairs: list[tuple[Any, Any, Any]] = []
+    if isinstance(data, Mapping) and isinstance(found, BaseModel):
+        names = {info.alias or name: name for name, info in type(found).model_fields.items()}
+        pairs = [(key, value, getattr(found, names[key])) for key, value in data.items() if key in names]
+    elif isinstance(data, Mapping) and isinstance(found, Mapping):
+        pairs = [(key, value, found[key]) for key, value in data.items() if key in found]
+    elif isinstance(data, (list, tuple)) and isinstance(found, (list, tuple)) and len(data) == len(found):
+        pairs = list(zip(range(len(data)), data, found))
+    for key, value, seen in pairs:
+        for place in _truths_as_numbers(value, seen):
+            yield (key, *place)
+
+
+def _at(data: Any, place: Steps) -> Any:
+    for step in place:
+        data = data[step]
+    return data
 
 
 def _joined(problems: list[str]) -> list[str]:
@@ -60,6 +106,7 @@ _TYPES = {
     "float_parsing": "a number",
     "float_type": "a number",
     "finite_number": "a finite number",
+    "too_short": "at least one entry",
     "bool_parsing": "true or false",
     "bool_type": "true or false",
     "string_type": "a word",
@@ -95,6 +142,10 @@ def _wanted(kind: str, facts: Any) -> str | None:
         return f"a number {word} {facts[key]:g}"
     if kind == "literal_error":
         return str(facts["expected"]).replace("'", '"')
+    if kind == "string_pattern_mismatch" and facts["pattern"] == SLUG:
+        return "a name of small letters, digits and dashes"
+    if kind == "string_too_long":
+        return f"at most {facts['max_length']} letters"
     if kind == "string_pattern_mismatch":
         return f"text of the form {facts['pattern']}"
     return _TYPES.get(kind)

@@ -9,14 +9,17 @@ from typing import Any
 
 import yaml
 from yaml.error import MarkedYAMLError
+from yaml.reader import ReaderError
 
 from kdflow.errors import Fault, SpecError
 
 Steps = tuple[str | int, ...]
 Mark = tuple[int, int]
 
-MAX_BYTES = 1_000_000
+MAX_BYTES = 200_000
 MAX_DEPTH = 20
+MAX_DIGITS = 300
+"""Digits of a number; no float and no count needs more."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -40,7 +43,10 @@ def _number(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> float:
 
 
 def _integer(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
-    return int(loader.construct_scalar(node))
+    word = loader.construct_scalar(node)
+    if len(word) > MAX_DIGITS:
+        raise _RefusedError(f"a number of {len(word)} digits; at most {MAX_DIGITS} are read", node.start_mark)
+    return int(word)
 
 
 _Loader.add_constructor("tag:yaml.org,2002:float", _number)
@@ -55,13 +61,15 @@ class Document:
         file: Name shown in messages.
         data: Plain dicts, lists and scalars.
         marks: Path of every value -> (line, column), both 1-based.
-        faults: What was wrong with the text itself.
+        faults: What was wrong with the text itself, and what was found out later.
+        places: Path of each reported fault, in the order in which they were found.
     """
 
     file: str
     data: dict[str, Any] = field(default_factory=dict)
     marks: dict[Steps, Mark] = field(default_factory=dict)
     faults: list[Fault] = field(default_factory=list)
+    places: list[tuple[Steps, Fault]] = field(default_factory=list)
 
     def mark(self, path: Steps) -> Mark:
         """Place of ``path``, or of its nearest known ancestor."""
@@ -76,7 +84,9 @@ class Document:
 
     def report(self, path: Steps, problem: str) -> None:
         """Record a fault at ``path``."""
-        self.faults.append(self.fault(path, problem))
+        found = self.fault(path, problem)
+        self.faults.append(found)
+        self.places.append((path, found))
 
     def check(self) -> None:
         """Raise SpecError when faults were recorded."""
@@ -96,33 +106,43 @@ def read(path: str | Path) -> Document:
     """Parse a file; raises SpecError when it cannot be read at all."""
     shown = str(path)
     try:
-        raw = Path(path).read_bytes()
-    except OSError as error:
-        raise SpecError([Fault(shown, 0, 0, "", f"cannot be read: {error.strerror or error}")]) from None
+        with Path(path).open("rb") as file:
+            raw = file.read(MAX_BYTES + 1)
+    except (OSError, ValueError) as error:
+        words = getattr(error, "strerror", None) or error
+        raise SpecError([Fault(shown, 0, 0, "", f"cannot be read: {words}")]) from None
+    return parse(_decoded(raw, shown), shown)
+
+
+def _decoded(raw: bytes, file: str) -> str:
+    """The text of a file; raises SpecError with the line where it stops being one."""
     if len(raw) > MAX_BYTES:
-        raise SpecError([Fault(shown, 0, 0, "", f"larger than {MAX_BYTES} bytes; a spec is a page of text")])
+        raise SpecError([Fault(file, 1, 1, "", f"larger than {MAX_BYTES} bytes; a spec is a page of text")])
     try:
-        text = raw.decode("utf-8-sig")
+        return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise SpecError([Fault(shown, 0, 0, "", f"not UTF-8 text (byte {error.start})")]) from None
-    return parse(text, shown)
+        before = raw[: error.start]
+        line, column = before.count(b"\n") + 1, len(before) - (before.rfind(b"\n") + 1) + 1
+        problem = f"not UTF-8 text (byte {error.start} is 0x{raw[error.start]:02x}); save the file as UTF-8"
+        raise SpecError([Fault(file, line, column, "", problem)]) from None
 
 
 def parse(text: str, file: str = "<text>") -> Document:
     """Parse YAML text into a document; raises SpecError for text that is no YAML mapping."""
     document = Document(file)
-    loader = _Loader(text)
     try:
         _refuse_unsafe(text)
+        loader = _Loader(text)
         root = loader.get_single_node()
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
-        raise SpecError([Fault(file, line, column, "", f"not valid YAML: {error.problem or error}")]) from None
-    except (yaml.YAMLError, RecursionError) as error:
+        raise SpecError([_syntax_fault(file, error)]) from None
+    except ReaderError as error:
+        before = text[: error.position]
+        line, column = before.count("\n") + 1, len(before) - (before.rfind("\n") + 1) + 1
+        problem = f"not valid YAML: the character {_code_of(error.character)} is not allowed"
+        raise SpecError([Fault(file, line, column, "", problem)]) from None
+    except (yaml.YAMLError, RecursionError, ValueError, OverflowError) as error:  # escapes such as "\UFFFFFFFF"
         raise SpecError([Fault(file, 1, 1, "", f"not valid YAML: {error}".splitlines()[0])]) from None
-    finally:
-        loader.dispose()
     if root is None:
         raise SpecError([Fault(file, 1, 1, "", 'the file is empty; "kdflow new NAME" writes one to start from')])
     if not isinstance(root, yaml.MappingNode):
@@ -133,6 +153,19 @@ def parse(text: str, file: str = "<text>") -> Document:
     return document
 
 
+def _syntax_fault(file: str, error: MarkedYAMLError) -> Fault:
+    mark = error.problem_mark or error.context_mark
+    line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
+    return Fault(file, line, column, "", f"not valid YAML: {error.problem or error}")
+
+
+def _code_of(character: str | bytes | int) -> str:
+    """A character by its number, since it cannot be shown."""
+    if isinstance(character, int):
+        return f"#x{character:04x}"
+    return f"#x{ord(character):04x}" if len(character) == 1 else repr(character)
+
+
 class _RefusedError(MarkedYAMLError):
     """A YAML feature that specs do not use."""
 
@@ -141,11 +174,13 @@ class _RefusedError(MarkedYAMLError):
 
 
 def _refuse_unsafe(text: str) -> None:
-    """Refuse aliases (and with them exponential growth) and deep nesting before anything is built."""
+    """Refuse aliases (and with them exponential growth), tags and deep nesting before anything is built."""
     depth = 0
     for event in yaml.parse(text, Loader=_Loader):
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
             raise _RefusedError("anchors and aliases are not used in specs; use like:", event.start_mark)
+        if tag := getattr(event, "tag", None):
+            raise _RefusedError(f'tag "{_cut(tag)}" is not allowed; write plain values', event.start_mark)
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > MAX_DEPTH:
             raise _RefusedError(f"nested deeper than {MAX_DEPTH}", event.start_mark)
@@ -154,17 +189,32 @@ def _refuse_unsafe(text: str) -> None:
 def _convert(node: yaml.Node, path: Steps, document: Document, loader: _Loader) -> Any:
     """The plain value of a YAML node; marks and faults go into the document."""
     document.marks.setdefault(path, (node.start_mark.line + 1, node.start_mark.column + 1))
-    if not node.tag.startswith("tag:yaml.org,2002:") or node.tag.rpartition(":")[2] not in _TAGS:
-        document.report(path, f'tag "{node.tag}" is not allowed; write plain values')
-        return None
     if isinstance(node, yaml.MappingNode):
         return _mapping(node, path, document, loader)
     if isinstance(node, yaml.SequenceNode):
         return [_convert(item, (*path, i), document, loader) for i, item in enumerate(node.value)]
-    return loader.construct_object(node)
+    return _scalar(node, path, document, loader)
 
 
-_TAGS = {"map", "seq", "str", "int", "float", "bool", "null"}
+def _scalar(node: yaml.Node, path: Steps, document: Document, loader: _Loader) -> Any:
+    """A word, number, boolean or null."""
+    try:
+        value = loader.construct_object(node)
+    except _RefusedError as error:
+        document.report(path, str(error.problem))
+        return None
+    if isinstance(value, str) and (bad := _UNSPEAKABLE.search(value)):
+        document.report(path, f"the character {_code_of(bad[0])} is not allowed in a text")
+        return None
+    return value
+
+
+_UNSPEAKABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]")
+"""Control characters and halves of surrogate pairs: no name, path or message can hold them."""
+
+
+def _cut(text: str, limit: int = 40) -> str:
+    return text if len(text) <= limit else f"{text[:limit]}..."
 
 
 def _mapping(node: yaml.MappingNode, path: Steps, document: Document, loader: _Loader) -> dict[str, Any]:
@@ -175,6 +225,10 @@ def _mapping(node: yaml.MappingNode, path: Steps, document: Document, loader: _L
             document.faults.append(Fault(document.file, *place, dotted(path), "keys must be plain words"))
             continue
         key = str(key_node.value)
+        if bad := _UNSPEAKABLE.search(key):
+            problem = f"the character {_code_of(bad[0])} is not allowed in a key"
+            document.faults.append(Fault(document.file, *place, dotted(path), problem))
+            continue
         if key in result:
             document.faults.append(Fault(document.file, *place, dotted((*path, key)), "this key is written twice"))
             continue

@@ -7,14 +7,14 @@ is built, so entries of ``nodes`` and ``terms`` keep their remaining keys as ``a
 from __future__ import annotations
 
 from fnmatch import fnmatchcase
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from kdflow.spec.bench import Strict
+from kdflow.spec.bench import MAX_STEPS, SLUG, Strict
 
 Axis = str
-Divisor = float | str
+Divisor = Annotated[float, Field(gt=0, le=1e12)] | str
 
 
 class Paper(Strict):
@@ -24,7 +24,7 @@ class Paper(Strict):
     arxiv: str = ""
     doi: str = ""
     venue: str = ""
-    year: int | None = None
+    year: int | None = Field(default=None, ge=1900, le=2200)
     code: str = Field(default="", description="official repository")
 
 
@@ -37,7 +37,8 @@ class Reduce(Strict):
 
     sum: Literal["all"] | tuple[Axis, ...] = "all"
     over: tuple[Divisor, ...] = ()
-    floor: float | None = Field(default=None, description="the divisor is at least this")
+    floor: float | None = Field(default=None, gt=0, le=1e12, description="the divisor is at least this")
+    eps: float = Field(default=0.0, ge=0, description="added to the divisor")
     root: tuple[Axis, ...] = Field(
         default=(), description="sum over these axes first and take the square root (a norm)"
     )
@@ -50,6 +51,8 @@ class Reduce(Strict):
     )
 
 
+MAX_WEIGHT = 1e30
+"""Beyond it, and below its inverse, single-precision numbers end."""
 MEAN = Reduce(over=("elements",))
 SHORTHANDS = {"mean": MEAN, "sum": Reduce(), "batch_mean": Reduce(over=("b",))}
 
@@ -107,13 +110,30 @@ class TermEntry(BaseModel):
     model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
     loss: str | None = None
     value: str | None = Field(default=None, description="reference of a scalar, instead of a loss")
-    weight: float = 1.0
+    weight: float = Field(default=1.0, description="factor outside of everything, never negative; 0 leaves the term out")
+    sign: Literal["plus", "minus"] = Field(
+        default="plus", description="minus subtracts the term, so that the student is pushed away from what it compares"
+    )
     factors: tuple[str, ...] = ()
     rows: str | tuple[str, ...] | None = None
     reduce: Reduce = MEAN
     schedule: dict[str, Any] = Field(default_factory=dict)
     at: str | tuple[str, ...] | None = None
     drop: bool = Field(default=False, description="det.<name> only: leave this loss of the detector out")
+
+    @field_validator("weight")
+    @classmethod
+    def _sensible(cls, weight: float) -> float:
+        if weight < 0:
+            raise ValueError("a weight is not negative; where the student is to be pushed away, write sign: minus beside it")
+        if weight > MAX_WEIGHT or 0 < weight < 1 / MAX_WEIGHT:
+            raise ValueError(f"a weight is 0, or between {1 / MAX_WEIGHT:g} and {MAX_WEIGHT:g}")
+        return weight
+
+    @property
+    def signed_weight(self) -> float:
+        """The weight as it enters the sum."""
+        return -self.weight if self.sign == "minus" else self.weight
 
     @field_validator("reduce", mode="before")
     @classmethod
@@ -138,17 +158,23 @@ class SearchRange(Strict):
     low: float | None = None
     high: float | None = None
     log: bool = False
-    step: float | None = None
+    step: float | None = Field(default=None, gt=0)
     choices: tuple[Any, ...] = ()
 
     @model_validator(mode="after")
     def _range_or_choices(self) -> SearchRange:
         if self.choices:
+            if unread := [key for key in ("low", "high", "log", "step") if getattr(self, key) not in (None, False)]:
+                raise ValueError(f"{', '.join(unread)} has no effect beside choices; leave one of the two out")
             return self
+        if self.log and self.step is not None:
+            raise ValueError("a range is searched in steps or on a log scale, not both")
         if self.low is None or self.high is None:
             raise ValueError("give low and high, or choices")
         if self.low >= self.high or (self.log and self.low <= 0):
             raise ValueError("low must be below high, and above 0 with log")
+        if self.step is not None and self.step > self.high - self.low:
+            raise ValueError(f"one step of {self.step:g} already leads from {self.low:g} past {self.high:g}")
         return self
 
 
@@ -163,6 +189,14 @@ class Variant(Strict):
     drop: tuple[str, ...] = ()
     reason: str = ""
 
+    @model_validator(mode="after")
+    def _changes_something(self) -> Variant:
+        if not self.when:
+            raise ValueError("when: is empty, so this holds everywhere; write it into the method itself")
+        if not self.set and not self.drop:
+            raise ValueError("this variant changes nothing; write set: or drop:")
+        return self
+
 
 class Rewrite(Strict):
     """A rule that transforms terms. ``{term}`` stands for a term's name, ``{student}`` and other words for what is at its key."""
@@ -174,6 +208,12 @@ class Rewrite(Strict):
     terms: dict[str, dict[str, Any]] = Field(default_factory=dict, description="terms added beside each of them")
     set: dict[str, Any] = Field(default_factory=dict, description="dotted keys of the term itself: new values")
 
+    @model_validator(mode="after")
+    def _changes_something(self) -> Rewrite:
+        if not self.nodes and not self.terms and not self.set:
+            raise ValueError("this rule changes nothing; write nodes:, terms: or set:")
+        return self
+
 
 class Preparation(BaseModel):
     """Work done over the data before training or before each epoch, by an op with ``observe`` and ``finish``."""
@@ -182,7 +222,7 @@ class Preparation(BaseModel):
     op: str
     every: Literal["start", "epoch"] = "start"
     batches: int | None = Field(
-        default=None, gt=0, description="at most this many batches; none: the whole training set"
+        default=None, gt=0, le=MAX_STEPS, description="at most this many batches; none: the whole training set"
     )
 
     @property
@@ -206,7 +246,7 @@ class Phase(Strict):
     """
 
     name: str
-    steps: float = Field(gt=0, description="at most 1: a fraction of the run; above: steps")
+    steps: float = Field(gt=0, le=MAX_STEPS, description="at most 1: a fraction of the run; above: steps")
     terms: tuple[str, ...] = ("*",)
     train: tuple[str, ...] = ("*",)
     init: tuple[Inherit, ...] = Field(default=(), description="weights that the student takes over when the phase begins")
@@ -240,7 +280,7 @@ class Method(Strict):
     """One method file."""
 
     kdflow: Literal[1]
-    method: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
+    method: str = Field(pattern=SLUG, max_length=100)
     title: str = ""
     paper: Paper = Paper()
     fidelity: Literal["code", "paper", "reconstructed"] = "code"

@@ -4,25 +4,36 @@ from __future__ import annotations
 
 import copy
 import fnmatch
+import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from kdflow.errors import SpecError, UsageError, choices
+from kdflow.errors import Fault, SpecError, UsageError, choices
 from kdflow.spec.bench import Bench
 from kdflow.spec.faults import validate
-from kdflow.spec.load import Document, Steps, dotted, parse, read
+from kdflow.spec.load import Document, Mark, Steps, dotted, parse, read
 from kdflow.spec.method import Method
 from kdflow.spec.rewrite import apply_rewrites
+from kdflow.spec.salvage import GROUPS, salvage
 
 _WHEN = re.compile(r"^(bench|[a-z_]\w*\.(family|detector))$")
-_GROUPS = ("modules", "prepare", "nodes", "terms")
 BENCH_PATHS = ("data.", "student.", "teacher", "recipe.", "evaluation.")
 """Dotted paths that start so belong to the bench, all others to the method."""
+FIXED = {
+    "kdflow": "it is the version of the language that the file is written in",
+    "method": "it is the name of the file's method",
+    "bench": "name another bench with --bench",
+    "plugins": "plugins are imported before anything is set; name them in the file",
+    "wraps": "the wrapped method is read before anything is set; write a file that wraps it",
+    "rewrite": "rules are read before anything is set; write them into the file",
+    "variants": "variants are chosen by the bench; set what they change",
+}
+"""Keys of a method that neither an override nor a variant can change, and what to do instead."""
 Context = Mapping[str, str]
 Finder = Callable[[str], Path]
 
@@ -47,23 +58,56 @@ class MethodSpec:
 
         Raises:
             SpecError: With every fault of the document.
+            UsageError: An override of something that is read before anything can be set.
         """
-        document, changed = self.document, copy.deepcopy(self.document.data)
-        marks = dict(document.marks)
-        resolved = Document(document.file, changed, marks, list(document.faults))
-        _expand_dotted(resolved)
-        _apply_variants(resolved, context)
-        _expand_likes(resolved)
+        if misplaced := next((path for path in overrides or {} if path.split(".")[0] in FIXED), None):
+            raise UsageError(f'"{misplaced}" cannot be set from outside: {FIXED[misplaced.split(".")[0]]}')
         own = {steps_of(path): value for path, value in (overrides or {}).items() if not path.startswith(BENCH_PATHS)}
-        if "rewrite" in changed:  # what is set on a term counts for what a rule makes of it
-            _override(resolved, {steps: value for steps, value in own.items() if _exists(changed, steps[:2])})
-            document.marks.update(apply_rewrites(resolved, _expand_likes, must_fit=context is None))
-        _override(resolved, own)
+        resolved = self.applied(self.chosen(context), own, must_fit=context is None)
         method = validate(Method, resolved.data, resolved)
         resolved.check()
         if method is None:
             raise AssertionError("validation failed without a fault")
         return method
+
+    def chosen(self, context: Context | None) -> list[int]:
+        """Indices of the variants whose conditions hold in ``context``; None stands for no variant."""
+        if context is None:
+            return []
+        return [i for i, v in enumerate(self.variants) if isinstance(v, dict) and holds(v.get("when") or {}, context)]
+
+    @property
+    def variants(self) -> list[Any]:
+        """The variants as written."""
+        variants = self.document.data.get("variants")
+        return variants if isinstance(variants, list) else []
+
+    def check_variant(self, index: int, into: Document) -> None:
+        """Record conditions of a variant that are none, and paths that lead nowhere, into a document."""
+        variant = self.variants[index]
+        if isinstance(variant, dict):
+            _check_variant(self.document, into, index, variant)
+
+    def applied(
+        self, variants: Collection[int], own: Mapping[Steps, Any] | None = None, *, must_fit: bool = False
+    ) -> Document:
+        """The document with these variants (by index), ``like`` and ``rewrite`` applied, and what went wrong on the way.
+
+        Args:
+            variants: Which variants apply.
+            own: Path -> value set from outside.
+            must_fit: A rule of ``rewrite`` that fits no term is a fault.
+        """
+        document, changed = self.document, copy.deepcopy(self.document.data)
+        resolved = Document(document.file, changed, dict(document.marks), list(document.faults))
+        _expand_dotted(resolved)
+        _apply_variants(resolved, variants)
+        _expand_likes(resolved)
+        if "rewrite" in changed:  # what is set on a term counts for what a rule makes of it
+            _override(resolved, {steps: value for steps, value in (own or {}).items() if _exists(changed, steps[:2])})
+            document.marks.update(apply_rewrites(resolved, _expand_likes, must_fit=must_fit))
+        _override(resolved, own or {})
+        return resolved
 
     def positions(self) -> Document:
         """The document, for faults that later passes find."""
@@ -77,7 +121,16 @@ def load_method(path: str | Path, find: Finder | None = None) -> MethodSpec:
         path: File to read.
         find: Finds the file of another method by slug, for ``wraps``.
     """
-    return _checked(_wrapped(read(path), find))
+    return _checked(read_spec(path, find))
+
+
+def read_spec(path: str | Path, find: Finder | None = None) -> MethodSpec:
+    """Read a method file with what it wraps; :func:`faults_of` then says what is wrong with it.
+
+    Raises:
+        SpecError: It is no YAML, or what it wraps is faulty.
+    """
+    return _wrapped(read(path), find)
 
 
 def parse_method(text: str, file: str = "<text>", find: Finder | None = None) -> MethodSpec:
@@ -97,10 +150,30 @@ def bench_of(document: Document, overrides: Mapping[str, Any] | None = None) -> 
         if path.startswith(BENCH_PATHS):
             set_path(resolved, tuple(path.split(".")), value, create=True)
     bench = validate(Bench, resolved.data, resolved)
+    _check_owners(resolved)
     resolved.check()
     if bench is None:
         raise AssertionError("validation failed without a fault")
     return bench
+
+
+_OWNER = re.compile(r"[A-Za-z_]\w*")
+_RESERVED = ("student", "images", "image_sizes", "targets", "ops", "det", "kd")
+"""First words of references, parameters and terms that mean something else."""
+
+
+def _check_owners(document: Document) -> None:
+    """Teachers are read by their names, so these are words, and free."""
+    teachers = document.data.get("teachers")
+    single = document.data.get("teacher") is not None
+    for name in teachers if isinstance(teachers, dict) else ():
+        place = ("teachers", name)
+        if not _OWNER.fullmatch(name):
+            document.report(place, f'"{name}" cannot be read as NAME.port; use letters, digits and _, and begin with a letter')
+        elif name in _RESERVED:
+            document.report(place, f'"{name}" means something else in every method; give the teacher another name')
+        elif name == "teacher" and single:
+            document.report(place, 'there is a teacher: already; give this one another name, or leave teacher: out')
 
 
 def parse_overrides(pairs: list[str]) -> dict[str, Any]:
@@ -111,7 +184,10 @@ def parse_overrides(pairs: list[str]) -> dict[str, Any]:
         if not equals or not path.strip():
             raise UsageError(f"--set {pair}: write PATH=VALUE, for example terms.neck.weight=2")
         try:
-            result[path.strip()] = parse(f"value: {text}", "--set").data["value"]
+            read_as = parse(f"value: {text}", "--set").data
+            if list(read_as) != ["value"]:
+                raise ValueError("write one value")
+            result[path.strip()] = read_as["value"]
         except (yaml.YAMLError, ValueError) as error:
             raise UsageError(f"--set {pair}: {error}") from None
     return result
@@ -148,53 +224,84 @@ def _override(document: Document, values: Mapping[Steps, Any]) -> None:
 
 
 def _checked(spec: MethodSpec) -> MethodSpec:
-    """Report the faults of the file as written; variants are checked against it as well."""
-    method = spec.resolve()
-    for index, variant in enumerate(spec.document.data.get("variants") or []):
-        if isinstance(variant, dict):
-            _check_variant(spec.document, index, variant)
-    _check_search(spec.document, method)
-    spec.document.check()
+    if faults := faults_of(spec):
+        raise SpecError(faults)
     return spec
 
 
-def _check_variant(document: Document, index: int, variant: dict[str, Any]) -> None:
-    for key in variant.get("when") or {}:
+def faults_of(spec: MethodSpec) -> list[Fault]:
+    """The faults of the file as written: its shape, and where its variants and search ranges lead to."""
+    found = spec.applied((), must_fit=True)
+    method, _ = salvage(found)
+    for index in range(len(spec.variants)):
+        spec.check_variant(index, found)
+    _check_search(spec.document, found, method)
+    if not found.faults:
+        _check_ranges(found)
+    return found.faults
+
+
+def _check_variant(document: Document, found: Document, index: int, variant: dict[str, Any]) -> None:
+    """Conditions that are none, and paths that lead nowhere; the faults go into ``found``."""
+    when, drop, changes = variant.get("when"), variant.get("drop"), variant.get("set")
+    for key in when if isinstance(when, dict) else ():
         if not _WHEN.match(str(key)):
-            document.report(
+            found.report(
                 ("variants", index, "when", key),
                 f'unknown condition "{key}"; write bench, OWNER.family or OWNER.detector',
             )
-    for path in variant.get("drop") or []:
-        if not _exists(document.data, steps_of(str(path))):
-            document.report(("variants", index, "drop"), f'nothing is called "{path}"')
-    for path in variant.get("set") or {}:
-        _check_path(document, str(path), ("variants", index, "set", path), "variants")
+    for position, path in enumerate(drop if isinstance(drop, list) else ()):
+        place = ("variants", index, "drop", position)
+        steps = steps_of(str(path))
+        if not _exists(document.data, steps):
+            group = document.data.get(str(steps[0]))
+            known = [f"{steps[0]}.{name}" for name in group] if isinstance(group, dict) else sorted(Method.model_fields)
+            found.report(place, f'nothing is called "{path}".{choices(str(path), known)}')
+        elif steps[0] in FIXED:
+            found.report(place, f'"{path}" cannot be dropped: {FIXED[str(steps[0])]}')
+    for path in changes if isinstance(changes, dict) else ():
+        _check_path(document, found, str(path), ("variants", index, "set", path), "variants")
 
 
-def _check_search(document: Document, method: Method) -> None:
+def _check_search(document: Document, found: Document, method: Method | None) -> None:
     """Paths of ``search`` lead to something that the file, one of its variants or a rule declares."""
     search = document.data.get("search")
     for path in search if isinstance(search, dict) else ():
         steps = steps_of(str(path))
         if len(steps) < 2 or steps[1] not in getattr(method, str(steps[0]), ()):
-            _check_path(document, str(path), ("search", path), "search")
+            _check_path(document, found, str(path), ("search", path), "search")
 
 
-def _check_path(document: Document, path: str, place: Steps, purpose: str) -> None:
-    """Report a path whose group does not exist, or that goes into an entry that nothing declares."""
+def _check_ranges(found: Document) -> None:
+    """Both ends of a search range, and all choices, are values that the path takes."""
+    search = found.data.get("search")
+    for path, entry in search.items() if isinstance(search, dict) else ():
+        if path.startswith(BENCH_PATHS) or not _exists(found.data, steps_of(path)[:2]):
+            continue
+        for value in [entry[end] for end in ("low", "high") if end in entry] + list(entry.get("choices", ())):
+            trial = Document(found.file, copy.deepcopy(found.data))
+            set_path(trial, steps_of(path), value, create=True)
+            validate(Method, trial.data, trial)
+            if trial.faults:
+                found.report(("search", path), f"{value} is no value of {path}: {trial.faults[0].problem}")
+
+
+def _check_path(document: Document, found: Document, path: str, place: Steps, purpose: str) -> None:
+    """Report a path whose group does not exist or is fixed, or that goes into an entry that nothing declares."""
     if purpose == "search" and path.startswith(BENCH_PATHS):
         return
     steps, groups = steps_of(path), sorted(Method.model_fields)
     if steps[0] not in groups:
-        document.report(place, f'nothing is called "{path}".{choices(str(steps[0]), groups)}')
-    elif len(steps) > 2 and steps[0] in _GROUPS and steps[1] not in (known := _declared(document.data, str(steps[0]))):
+        found.report(place, f'nothing is called "{path}".{choices(str(steps[0]), groups)}')
+    elif steps[0] in FIXED:
+        found.report(place, f'"{path}" cannot be changed here: {FIXED[str(steps[0])]}')
+    elif len(steps) > 2 and steps[0] in GROUPS and steps[1] not in (known := declared(document.data, str(steps[0]))):
         known.discard(str(steps[1]))
         if not str(steps[1]).startswith("det."):
-            document.report(place, f'nothing is called "{path}".{choices(str(steps[1]), known)}')
+            found.report(place, f'nothing is called "{path}".{choices(str(steps[1]), known)}')
 
 
-def _declared(data: Mapping[str, Any], group: str) -> set[str]:
+def declared(data: Mapping[str, Any], group: str) -> set[str]:
     """Names of a group's entries, those that variants add included."""
     entries = data.get(group)
     names = set(entries) if isinstance(entries, dict) else set()
@@ -218,7 +325,10 @@ def _exists(data: Any, steps: Steps) -> bool:
 def _wrapped(document: Document, find: Finder | None) -> MethodSpec:
     """Merge the method named by ``wraps`` below this document, with the rules of the method named by ``rewrite``."""
     if isinstance(rules := document.data.get("rewrite"), str) and find is not None:
-        document.data["rewrite"] = _named(document, "rewrite", rules, find).data.get("rewrite", [])
+        other = _named(document, "rewrite", rules, find)
+        document.data["rewrite"] = other.data.get("rewrite", [])
+        if plugins := _plugins_of(other, document):
+            document.data["plugins"] = plugins
     base_name = document.data.get("wraps")
     if not isinstance(base_name, str):
         return MethodSpec(document)
@@ -227,15 +337,21 @@ def _wrapped(document: Document, find: Finder | None) -> MethodSpec:
         document.check()
         return MethodSpec(document)
     base = _named(document, "wraps", base_name, find)
+    _join_files(base, document)
     place = document.mark(("wraps",))  # what comes from the other file is found at the line that names it
-    marks = {**dict.fromkeys(base.marks, place), **document.marks}
+    marks = {**dict.fromkeys(base.marks, place), **_behind(base.data, document)}
     merged = Document(document.file, _merge(base.data, document.data), marks)
     _forget(merged.data, _removed(base.data, document.data))
     return MethodSpec(merged)
 
 
 def _named(document: Document, key: str, name: str, find: Finder) -> Document:
-    """The document of another method, named at ``key``; it may not lead back to itself."""
+    """The document of another method, named at ``key``; it may not lead back to itself.
+
+    A slug is found by ``find``, a file beside the one that names it.
+    """
+    if name.endswith((".yaml", ".yml")):
+        name = str(Path(document.file).parent / name)
 
     def find_others(other: str) -> Path:
         if other == name:
@@ -249,11 +365,43 @@ def _named(document: Document, key: str, name: str, find: Finder) -> Document:
         raise SpecError(document.faults) from None
 
 
+def _join_files(base: Document, own: Document) -> None:
+    """Let what a wrapped file names (plugins, a bench) be found from the file that wraps it; both files' plugins are needed."""
+    if plugins := _plugins_of(base, own):
+        own.data["plugins"] = plugins
+    bench = base.data.get("bench")
+    if isinstance(bench, str) and bench.endswith((".yaml", ".yml")):
+        base.data["bench"] = _seen_from(own, base, bench)
+
+
+def _plugins_of(other: Document, own: Document) -> list[Any]:
+    """Plugins of another file, as seen from this one, and behind them its own."""
+    theirs, ours = other.data.get("plugins"), own.data.get("plugins")
+    moved = [_seen_from(own, other, str(plugin)) for plugin in (theirs if isinstance(theirs, list) else ())]
+    return list(dict.fromkeys([*moved, *(map(str, ours) if isinstance(ours, list) else ())]))
+
+
+def _seen_from(own: Document, other: Document, name: str) -> str:
+    here, there = Path(own.file).parent, Path(other.file).parent
+    return name if here == there or Path(name).is_absolute() else os.path.relpath(there / name, here)
+
+
+def _behind(base: Mapping[str, Any], own: Document) -> dict[Steps, Mark]:
+    """Marks of a file whose variants and rules follow those of the one that it wraps."""
+    first = {key: len(value) for key in ("variants", "rewrite") if isinstance(value := base.get(key), list)}
+    return {
+        (path[0], path[1] + first[path[0]], *path[2:])
+        if len(path) > 1 and isinstance(path[1], int) and path[0] in first and isinstance(own.data.get(path[0]), list)
+        else path: mark
+        for path, mark in own.marks.items()
+    }
+
+
 def _removed(base: Mapping[str, Any], own: Mapping[str, Any]) -> set[tuple[str, str]]:
     """Entries of the wrapped method that this file sets to null."""
     return {
         (group, name)
-        for group in _GROUPS
+        for group in GROUPS
         for name, entry in (own.get(group) or {}).items()
         if entry is None and name in (base.get(group) or {})
     }
@@ -336,13 +484,11 @@ def _expand_like(document: Document, terms: dict[str, Any], name: str, seen: tup
         set_path(document, ("terms", name, *key.split(".")), value, create=True, mark=("terms", name, key))
 
 
-def _apply_variants(document: Document, context: Context | None) -> None:
+def _apply_variants(document: Document, chosen: Collection[int]) -> None:
     variants = document.data.get("variants")
-    if context is None or not isinstance(variants, list):
-        return
     dropped: set[Steps] = set()
-    for index, variant in enumerate(variants):
-        if not isinstance(variant, dict) or not _holds(variant.get("when") or {}, context):
+    for index, variant in enumerate(variants if isinstance(variants, list) else ()):
+        if index not in chosen or not isinstance(variant, dict):
             continue
         for path in variant.get("drop") or []:
             _drop(document, steps_of(str(path)))
@@ -364,7 +510,8 @@ def _inside_copy(document: Document, steps: Steps) -> Steps:
     return steps
 
 
-def _holds(when: Mapping[str, Any], context: Context) -> bool:
+def holds(when: Mapping[str, Any], context: Context) -> bool:
+    """True where all conditions of a variant hold."""
     for key, wanted in when.items():
         patterns = [wanted] if isinstance(wanted, str) else list(wanted)
         if not any(fnmatch.fnmatchcase(context.get(key, ""), str(pattern)) for pattern in patterns):
@@ -382,6 +529,8 @@ def _drop(document: Document, steps: Steps) -> None:
 
 def _move_marks(document: Document, source: Steps, target: Steps) -> None:
     """Values now found at ``target`` were written at ``source``."""
+    if source == target:
+        return
     for path in [p for p in document.marks if p[: len(target)] == target]:
         del document.marks[path]
     _copy_marks(document, source, target)

@@ -60,6 +60,7 @@ class _Application:
         for name in chosen:
             for path, value in self.rule.set.items():
                 self._set(terms[name], path.split("."), self._filled(value, words[name], "set"))
+                self._mark(("terms", name, *path.split(".")), ("set", path))
         return self.added
 
     def _fits(self, name: str, term: Mapping[str, Any]) -> bool:
@@ -78,13 +79,23 @@ class _Application:
                 self._report(group, f'{group} have a "{name}" already; put {{term}} into the name')
                 continue
             holder[name] = self._filled(entry, words, group)
-            self.added[group, name] = self.document.marks[group, name] = self.document.mark((*self.place, group))
+            written = (*self.place, group, template)
+            for path, mark in [(p, m) for p, m in self.document.marks.items() if p[: len(written)] == written]:
+                target = (group, name, *path[len(written) :])
+                self.added[target] = self.document.marks[target] = mark
 
     def _set(self, term: dict[str, Any], steps: list[str], value: Any) -> None:
         for step in steps[:-1]:
             inner = term.get(step)
             term[step] = term = dict(inner) if isinstance(inner, dict) else {}
         term[steps[-1]] = value
+
+    def _mark(self, path: Steps, written: Steps) -> None:
+        """What now stands at ``path`` was written at a key of the rule."""
+        mark = self.document.mark((*self.place, *written))
+        for old in [p for p in self.document.marks if p[: len(path)] == path]:
+            del self.document.marks[old]
+        self.document.marks[path] = self.added[path] = mark
 
     def _filled(self, value: Any, words: Mapping[str, Any], key: str) -> Any:
         """``value`` with ``{term}`` and ``{KEY}`` replaced by the term's name and by what stands at its key."""

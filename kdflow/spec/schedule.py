@@ -11,18 +11,22 @@ from __future__ import annotations
 
 import inspect
 import math
-import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, create_model
+from pydantic import BaseModel, Field
 
 from kdflow.errors import choices
+from kdflow.options import from_signature
+from kdflow.spec.bench import MAX_STEPS
 from kdflow.spec.faults import validate
 from kdflow.spec.load import Document, Steps
 
-Length = Annotated[float, Field(ge=0)]
+Length = Annotated[float, Field(ge=0, le=MAX_STEPS)]
+Some = Annotated[float, Field(gt=0, le=MAX_STEPS)]
+"""A length that is not nothing."""
+Level = Annotated[float, Field(ge=0, le=1e6)]
 
 
 @dataclass(frozen=True)
@@ -72,17 +76,21 @@ def defer(at: Progress, until: Length) -> float:
     return float(at.step >= at.at(until))
 
 
-def stop(at: Progress, after: Length) -> float:
+def stop(at: Progress, after: Some) -> float:
     """1 until ``after``, then 0."""
     return float(at.step < at.at(after))
 
 
-def drop(at: Progress, milestones: tuple[Length, ...], factor: float = 0.1) -> float:
+def drop(
+    at: Progress,
+    milestones: Annotated[tuple[Some, ...], Field(min_length=1)],
+    factor: Annotated[float, Field(ge=0, lt=1)] = 0.1,
+) -> float:
     """Times ``factor`` at every milestone."""
     return factor ** sum(at.step >= at.at(m) for m in milestones)
 
 
-def ramp(at: Progress, low: float = 0.0, high: float = 1.0) -> float:
+def ramp(at: Progress, low: Level = 0.0, high: Level = 1.0) -> float:
     """Linear from ``low`` to ``high`` over the run."""
     return low + (high - low) * at.done
 
@@ -102,6 +110,28 @@ class Schedule:
         for name, options in self.parts:
             product *= SCHEDULES[name](at, **dict(options))
         return product
+
+    def times(self, other: Schedule) -> Schedule:
+        """The product of both."""
+        return Schedule((*self.parts, *other.parts))
+
+    def ever_counts(self, total: int | None = None, per_epoch: int | None = None, first: int = 0) -> bool:
+        """False when the factor is 0 at every step.
+
+        Args:
+            total: Steps of the run; None judges what the fractions of a run say, whatever its length.
+            per_epoch: Steps of an epoch; None takes the run for one.
+            first: The first step that counts.
+        """
+        if total is None:
+            if any(isinstance(length, (int, float)) and length > 1 for _, options in self.parts for _, length in options):
+                return True  # a length in steps says nothing without the run's
+            total = _NOMINAL
+        run = (Progress(step, total, per_epoch or total) for step in range(first, total))
+        return not self.parts or any(self.factor(at) != 0 for at in run)
+
+
+_NOMINAL = 1000
 
 
 def read_schedule(declared: Mapping[str, Any], document: Document, path: Steps) -> Schedule:
@@ -125,9 +155,4 @@ def read_schedule(declared: Mapping[str, Any], document: Document, path: Steps) 
 def option_model(name: str) -> type[BaseModel]:
     """Pydantic model of a schedule's options, read off its signature."""
     function = SCHEDULES[name]
-    hints = typing.get_type_hints(function, include_extras=True)
-    fields: dict[str, Any] = {
-        key: (hints[key], ... if p.default is inspect.Parameter.empty else p.default)
-        for key, p in list(inspect.signature(function).parameters.items())[1:]
-    }
-    return create_model(name, __config__=ConfigDict(extra="forbid", allow_inf_nan=False), **fields)
+    return from_signature(name, function, without={next(iter(inspect.signature(function).parameters))})

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 
+import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 from torchvision.transforms.v2 import functional as transforms
 
@@ -18,13 +19,15 @@ class Pictures:
         max_size: Longest allowed side; a picture that would be longer is made smaller.
         fixed: Resize to exactly ``size`` x ``size``, whatever the aspect ratio.
         divisor: Padded sides are multiples of this.
+        upright: Pictures are turned as their EXIF orientation says.
     """
 
-    def __init__(self, size: int, max_size: int, fixed: bool, divisor: int) -> None:
+    def __init__(self, size: int, max_size: int, fixed: bool, divisor: int, upright: bool = False) -> None:
         self.size = size
         self.max_size = max_size
         self.fixed = fixed
         self.divisor = divisor
+        self.upright = upright
 
     def target(self, height: int, width: int) -> tuple[int, int]:
         """(height, width) after resizing a picture of ``height`` x ``width``; the aspect is kept unless ``fixed``."""
@@ -57,14 +60,23 @@ def eight_bits(picture: Tensor) -> Tensor:
     return (picture * 255).round().clamp(0, 255).to(torch.uint8) if picture.is_floating_point() else picture
 
 
-def read(picture: str | os.PathLike[str] | Image.Image | Tensor) -> Tensor:
-    """A (3, H, W) picture from a file, a PIL image, or a tensor, which stays as it is; pixels lie as they are stored."""
+def read(picture: str | os.PathLike[str] | Image.Image | Tensor, upright: bool = False) -> Tensor:
+    """A (3, H, W) picture from a file, a PIL image, or a tensor, which stays as it is.
+
+    Args:
+        picture: Of 16 bits per channel the upper 8 are taken.
+        upright: Turn it as its EXIF orientation says; else pixels lie as they are stored.
+    """
     if isinstance(picture, Tensor):
         return picture
-    if isinstance(picture, Image.Image):
-        return transforms.pil_to_tensor(picture.convert("RGB"))
-    with Image.open(picture) as file:
-        return transforms.pil_to_tensor(file.convert("RGB"))
+    if not isinstance(picture, Image.Image):
+        with Image.open(picture) as file:
+            file.load()
+            return read(file, upright)
+    turned = ImageOps.exif_transpose(picture) if upright else picture
+    if turned.mode.startswith("I"):
+        turned = Image.fromarray((np.asarray(turned).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8))
+    return transforms.pil_to_tensor(turned.convert("RGB"))
 
 
 def on_picture(boxes: Tensor, height: int, width: int) -> Tensor:

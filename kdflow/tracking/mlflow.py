@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from kdflow.errors import KdflowError, without_passwords
 from kdflow.tracking.run import End, Event, RunFacts, Scores, Start, flat, safe_name, step_metrics
 from kdflow.tracking.store import experiment_id, find_runs, is_local, open_client, quiet, store_uri
 from kdflow.tracking.writer import Writer
@@ -33,7 +35,7 @@ class MlflowTracker:
 
     Args:
         facts: The run.
-        folder: Folder of all runs, which holds the default store; none takes ``kdflow-runs``.
+        folder: Folder of all runs, which holds the default store; none takes ``$KDFLOW_RUNS``, else ``kdflow-runs``.
         uri: The store; by default ``MLFLOW_TRACKING_URI``, else ``mlflow.db`` in ``folder``.
     """
 
@@ -60,12 +62,13 @@ class MlflowTracker:
         Raises:
             KdflowError: The store cannot be opened: said before training, not after it.
         """
-        self._open(resumed=event.resumed_from_step > 0)
-        self._step = event.resumed_from_step
-        extra = {"kdflow.folder": str(Path(event.folder).absolute()), "kdflow.status": "running"}
-        if event.resumed_from_step:
-            extra["kdflow.resumed_from_step"] = str(event.resumed_from_step)
-        self._tag(extra)
+        with self._asking():
+            self._open(resumed=event.resumed_from_step > 0)
+            self._step = event.resumed_from_step
+            extra = {"kdflow.folder": str(Path(event.folder).absolute()), "kdflow.status": "running"}
+            if event.resumed_from_step:
+                extra["kdflow.resumed_from_step"] = str(event.resumed_from_step)
+            self._tag(extra)
 
     def step_ended(self, event: Event) -> None:
         """Queue the numbers of a step that the store does not have yet."""
@@ -83,15 +86,21 @@ class MlflowTracker:
             self._writer.start()
 
     def run_ended(self, event: End) -> None:
-        """Send what is queued. A finished training stays open for its result; every other end closes the MLflow run."""
+        """Send what is queued. A finished training stays open for its result; every other end closes the MLflow run.
+
+        A store that refuses is only told of: what ended the run must not be hidden by it.
+        """
         if not self._run_id:
             return
         sent = self._writer.finish()
         trained = event.status == "finished"
-        reason = {"kdflow.reason": event.reason} if event.reason else {}
-        self._tag({"kdflow.status": "trained" if trained else event.status, **reason})
-        if not trained:
-            self._terminate(_END.get(event.status, "FAILED"))
+        reason = {"kdflow.reason": without_passwords(event.reason)} if event.reason else {}
+        try:
+            self._tag({"kdflow.status": "trained" if trained else event.status, **reason})
+            if not trained:
+                self._terminate(_END.get(event.status, "FAILED"))
+        except Exception as error:  # the store is foreign code
+            _log.warning("the tracking store does not take how run %s ended: %s", self._run_id, _first_line(error))
         if not sent:
             _log.warning("the last numbers of run %s did not reach the tracking store", self._run_id)
 
@@ -106,23 +115,37 @@ class MlflowTracker:
         Raises:
             KdflowError: The store refuses them; the MLflow run is then not marked as finished.
         """
-        self._open(resumed=True)
-        known = {name: value for name, value in metrics.items() if math.isfinite(value)}
-        self._queue(self._step, {name: value for name, value in known.items() if self._reported.get(name) != value})
-        for path in artifacts:
-            self.file(path)
-        self._writer.close()
-        self._tag({"kdflow.split": split, "kdflow.status": "finished"})
-        self._terminate("FINISHED")
+        with self._asking():
+            self._open(resumed=True)
+            known = {name: value for name, value in metrics.items() if math.isfinite(value)}
+            self._queue(self._step, {name: value for name, value in known.items() if self._reported.get(name) != value})
+            for path in artifacts:
+                self.file(path)
+            self._writer.close()
+            self._tag({"kdflow.split": split, "kdflow.status": "finished"})
+            self._terminate("FINISHED")
+
+    def is_recorded(self) -> bool:
+        """Whether the store has this run as finished."""
+        with self._asking():
+            client = open_client(self.uri)
+            experiment = client.get_experiment_by_name(self.facts.bench)
+            known = find_runs(client, [experiment.experiment_id], self._condition()) if experiment is not None else ()
+            return any(run.info.status == "FINISHED" for run in known)
 
     def text(self, name: str, content: str) -> None:
         """Keep a small text as an artifact."""
-        self._open(resumed=True)
-        self._client.log_text(self._run_id, content, name)
+        with self._asking():
+            self._open(resumed=True)
+            self._client.log_text(self._run_id, content, name)
 
     def file(self, path: Path, folder: str = "") -> None:
         """Keep a file as an artifact below ``folder``; weights as the class describes. A file that is not there is named."""
-        self._open(resumed=True)
+        with self._asking():
+            self._open(resumed=True)
+            self._keep(path, folder)
+
+    def _keep(self, path: Path, folder: str) -> None:
         if not path.is_file():
             _log.warning("%s is not there, so it is not kept with the run", path)
             return
@@ -131,6 +154,19 @@ class MlflowTracker:
             self._tag({"kdflow.weights": str(path.absolute())})
         if not (weights and is_local(self.uri)):
             self._client.log_artifact(self._run_id, str(path), folder or None)
+
+    @contextmanager
+    def _asking(self) -> Iterator[None]:
+        """Turn what the store refuses into words; it is foreign code, and raises what it likes."""
+        try:
+            yield
+        except KdflowError:
+            raise
+        except Exception as error:
+            raise KdflowError(
+                f"the tracking store {self.uri} refuses: {_first_line(error)}. Next: see that it can be reached and "
+                "written, then run the same command with --resume; nothing that was trained is lost"
+            ) from error
 
     def _open(self, resumed: bool) -> None:
         """Attach to the MLflow run of this hash, or make one."""
@@ -149,8 +185,10 @@ class MlflowTracker:
     def _known_runs(self) -> list[Any]:
         if not self.facts.run_hash:
             return []
-        condition = f"tags.`kdflow.run_hash` = '{self.facts.run_hash}'"
-        return list(find_runs(self._client, [self._experiment], condition))
+        return list(find_runs(self._client, [self._experiment], self._condition()))
+
+    def _condition(self) -> str:
+        return f"tags.`kdflow.run_hash` = '{self.facts.run_hash}'"
 
     def _go_on(self, run: Any) -> None:
         self._run_id = run.info.run_id
@@ -200,6 +238,10 @@ class MlflowTracker:
 
     def _terminate(self, status: str) -> None:
         self._client.set_terminated(self._run_id, status)
+
+
+def _first_line(error: BaseException) -> str:
+    return without_passwords((str(error) or type(error).__name__).splitlines()[0])
 
 
 def study_run(bench: str, study: str, folder: Path | None = None, uri: str | None = None) -> str:

@@ -6,8 +6,11 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
+
+from kdflow.errors import without_passwords
 
 TEXTS = ("method", "bench", "dataset", "title", "paper", "fidelity", "student", "kind", "variant", "bench_variant", "pair")
 HASHES = ("run_hash", "definition", "bench_hash")
@@ -107,7 +110,7 @@ class RunFacts:
         tags |= {f"{prefix}.{value}": "true" for name, prefix in SETS.items() for value in getattr(self, name)}
         tags |= {f"family.{owner}": family for owner, family in self.families.items()}
         tags |= {f"detector.{owner}": detector for owner, detector in self.detectors.items()}
-        return {**tags, "seed": str(self.seed)}
+        return {key: without_passwords(value) for key, value in {**tags, "seed": str(self.seed)}.items()}
 
 
 def in_words(overrides: Mapping[str, Any]) -> str:
@@ -124,7 +127,7 @@ class StoredRun:
         status: ``finished``, ``running``, ``interrupted``, ``stopped`` or ``failed``.
         started: UTC time in ISO form.
         tags: As written by :meth:`RunFacts.tags`, and those of the tracker (``kdflow.split``, ``kdflow.weights``).
-        metrics: The last value of each metric. Names without a slash are the run's result.
+        metrics: The last value of each metric that is reported; names without a slash are the run's result.
     """
 
     run_id: str
@@ -146,6 +149,16 @@ class StoredRun:
 
 
 SPEED = frozenset({"lr", "step_time", "images_per_second"})
+STATUSES: Mapping[str, str] = {
+    "FINISHED": "finished", "FAILED": "failed", "KILLED": "interrupted", "RUNNING": "running", "SCHEDULED": "running",
+}
+
+
+def stored(run_id: str, status: str, start_time: int, tags: dict[str, str], metrics: Mapping[str, float]) -> StoredRun:
+    """A run in kdflow's form, from what MLflow keeps of it (milliseconds since 1970, its own words for the status)."""
+    started = datetime.fromtimestamp((start_time or 0) / 1000, UTC).isoformat(timespec="milliseconds")
+    word = tags.get("kdflow.status") or STATUSES.get(status, status.lower())
+    return StoredRun(run_id, word, started, tags, {name: value for name, value in metrics.items() if "/" not in name})
 
 
 class Event(Protocol):
@@ -293,10 +306,10 @@ def safe_name(name: str) -> str:
 
 
 def flat(value: Any, path: str = "") -> dict[str, str]:
-    """Leaves of nested mappings and lists as ``a.b[0]`` -> text."""
+    """Leaves of nested mappings and lists as ``a.b[0]`` -> text, without passwords."""
     if isinstance(value, Mapping) and value:
         named = {f"{path}.{key}" if path else str(key): item for key, item in value.items()}
         return {k: v for key, item in named.items() for k, v in flat(item, key).items()}
     if isinstance(value, (list, tuple)) and any(isinstance(item, (Mapping, list, tuple)) for item in value):
         return {k: v for number, item in enumerate(value) for k, v in flat(item, f"{path}[{number}]").items()}
-    return {path: str(value)}
+    return {path: without_passwords(str(value))}

@@ -4,44 +4,35 @@ from __future__ import annotations
 
 import logging
 import os
+import sqlite3
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
-from datetime import UTC, datetime
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from kdflow.errors import KdflowError, MissingPackageError
+from kdflow.files import in_words
+from kdflow.folders import runs_folder, slug
+from kdflow.tracking import tables
 from kdflow.tracking.lock import alone
-from kdflow.tracking.run import StoredRun
+from kdflow.tracking.run import StoredRun, stored
+from kdflow.urls import require_answer, sqlite_file, sqlite_url
+
+__all__ = ["runs_folder", "sqlite_file", "sqlite_url"]
 
 PAGE = 500
-STATUSES: Mapping[str, str] = {
-    "FINISHED": "finished", "FAILED": "failed", "KILLED": "interrupted", "RUNNING": "running", "SCHEDULED": "running",
-}
-
-
-def runs_folder() -> Path:
-    """Folder of run outputs and of the default store: ``kdflow-runs`` in the current directory, or ``$KDFLOW_RUNS``."""
-    return Path(os.environ.get("KDFLOW_RUNS") or "kdflow-runs").absolute()
 
 
 def store_uri(uri: str | None = None, folder: Path | None = None) -> str:
     """The store to use: ``uri``, else ``MLFLOW_TRACKING_URI``, else ``mlflow.db`` in ``folder`` or the runs folder."""
-    default = (folder or runs_folder()).absolute() / "mlflow.db"
-    return uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{default}"
-
-
-def sqlite_file(uri: str) -> Path | None:
-    """The file of a SQLite store, None for every other store."""
-    path = uri.removeprefix("sqlite:///").partition("?")[0]
-    return Path(path) if uri.startswith("sqlite:///") and path else None
+    return uri or os.environ.get("MLFLOW_TRACKING_URI") or sqlite_url(runs_folder(folder) / "mlflow.db")
 
 
 def is_local(uri: str) -> bool:
     """True when the store lies on this machine, so that a path is as good as a copy."""
-    return uri.startswith(("sqlite:", "file:")) or "://" not in uri
+    return uri.startswith(("sqlite", "file:")) or "://" not in uri
 
 
 @contextmanager
@@ -50,6 +41,9 @@ def quiet() -> Iterator[None]:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    # A server that fell silent is asked again for half a minute, not for five; what it did not take is kept and sent later.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
     loggers = [logging.getLogger(name) for name in ("mlflow", "alembic")]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -68,7 +62,10 @@ def open_client(uri: str) -> Any:
         MissingPackageError: MLflow is not installed.
         KdflowError: The store cannot be opened.
     """
+    require_answer(uri, "the tracking store")
     file = sqlite_file(uri)
+    if file is not None:
+        _try(file, uri)
     with quiet():
         try:
             from mlflow import MlflowClient
@@ -85,6 +82,39 @@ def open_client(uri: str) -> Any:
     return client
 
 
+def _try(file: Path, uri: str) -> None:
+    """Open a SQLite file as MLflow will, which tries for minutes where that fails; raises KdflowError."""
+    with in_words(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with closing(sqlite3.connect(file)) as connection:
+            connection.execute("PRAGMA schema_version")
+    except sqlite3.Error as error:
+        raise KdflowError(f"the tracking store {uri} cannot be opened: {error}") from error
+
+
+def require_store(folder: Path | None = None, uri: str | None = None) -> None:
+    """See that the store takes what a run will write, before anything long begins.
+
+    Args:
+        folder: Folder of all runs.
+        uri: The store; see :func:`store_uri`.
+
+    Raises:
+        KdflowError: It does not answer, cannot be opened, or cannot be written.
+    """
+    place = store_uri(uri, folder)
+    open_client(place)
+    if (file := sqlite_file(place)) is not None:
+        try:
+            with closing(sqlite3.connect(file, timeout=60)) as connection:
+                connection.execute("BEGIN IMMEDIATE")
+                connection.execute("CREATE TABLE kdflow_probe (never INTEGER)")
+                connection.rollback()
+        except sqlite3.Error as error:
+            raise KdflowError(f"the tracking store {place} cannot be written: {error}") from error
+
+
 def _first_line(error: BaseException) -> str:
     return (str(error) or type(error).__name__).splitlines()[0]
 
@@ -97,7 +127,7 @@ def experiment_id(client: Any, bench: str, uri: str) -> str:
             raise KdflowError(f'the MLflow experiment "{bench}" was deleted; restore it, or remove it with "mlflow gc"')
         return str(found.experiment_id)
     file = sqlite_file(uri)
-    place = None if file is None else (file.absolute().parent / "artifacts" / bench).as_uri()
+    place = None if file is None else (file.absolute().parent / "artifacts" / slug(bench)).as_uri()
     try:
         return str(client.create_experiment(bench, artifact_location=place, tags={"kdflow.bench": bench}))
     except Exception:  # another process may have made it in between
@@ -122,7 +152,7 @@ def find_runs(client: Any, experiments: Sequence[str], condition: str, newest_fi
 def read_runs(
     uri: str | None = None, benches: Iterable[str] = (), unfinished: bool = False, trials: bool = False
 ) -> list[StoredRun]:
-    """Runs that kdflow wrote, oldest first.
+    """Runs that kdflow wrote, oldest first, with the numbers that they are reported by (not those of single steps).
 
     Args:
         uri: The store; see :func:`store_uri`. A SQLite file that is not there holds no runs.
@@ -137,13 +167,19 @@ def read_runs(
     file = sqlite_file(place)
     if file is not None and not file.is_file():
         return []
-    client = open_client(place)
-    wanted = set(benches)
-    experiments = [e.experiment_id for e in _experiments(client) if not wanted or e.name in wanted]
-    condition = "tags.method LIKE '%'" if unfinished else "tags.method LIKE '%' AND attributes.status = 'FINISHED'"
-    runs = (stored_run(run) for run in find_runs(client, experiments, condition, newest_first=False))
-    kinds = {"run", "trial"} if trials else {"run"}
+    require_answer(place, "the tracking store")
+    kinds, wanted = {"run", "trial"} if trials else {"run"}, set(benches)
+    found = tables.read(place, wanted, unfinished) if tables.is_readable(place) else None
+    runs = _asked(open_client(place), wanted, unfinished) if found is None else found
     return [run for run in runs if run.tags.get("kind") in kinds and "kdflow.run_hash" in run.tags]
+
+
+def _asked(client: Any, benches: Collection[str], unfinished: bool) -> Iterator[StoredRun]:
+    """Runs as the store's own interface gives them, with everything that it knows of each."""
+    experiments = [e.experiment_id for e in _experiments(client) if not benches or e.name in benches]
+    condition = "tags.method LIKE '%'" if unfinished else "tags.method LIKE '%' AND attributes.status = 'FINISHED'"
+    for run in find_runs(client, experiments, condition, newest_first=False):
+        yield stored(run.info.run_id, run.info.status, run.info.start_time, dict(run.data.tags), run.data.metrics)
 
 
 def _experiments(client: Any) -> Iterator[Any]:
@@ -154,14 +190,6 @@ def _experiments(client: Any) -> Iterator[Any]:
         token = page.token
         if not token:
             return
-
-
-def stored_run(run: Any) -> StoredRun:
-    """An MLflow run in kdflow's form."""
-    tags = dict(run.data.tags)
-    status = tags.get("kdflow.status") or STATUSES.get(run.info.status, run.info.status.lower())
-    started = datetime.fromtimestamp(run.info.start_time / 1000, UTC).isoformat(timespec="milliseconds")
-    return StoredRun(run.info.run_id, status, started, tags, dict(run.data.metrics))
 
 
 Curve = tuple[tuple[int, float], ...]

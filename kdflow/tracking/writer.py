@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Generic, TypeVar
 
-from kdflow.errors import KdflowError
+from kdflow.errors import KdflowError, without_passwords
 
 V = TypeVar("V")
 
@@ -82,7 +82,7 @@ class Writer(Generic[V]):
             try:
                 self._send(values[first:first + BATCH])
             except Exception as error:  # the store is foreign code, and training must not stop for it
-                problem = (str(error) or type(error).__name__).splitlines()[0]
+                problem = without_passwords((str(error) or type(error).__name__).splitlines()[0])
                 if problem != self._problem:
                     _log.warning("the tracking store refuses values, they are kept and sent again: %s", problem)
                 self._problem = problem

@@ -12,7 +12,6 @@ from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
 
 from kdflow.ports import DETECTORS
 from tests.data.conftest import save_image
-from tests.detectors.hf_tiny import CASES, SHARED
 
 CATEGORY_IDS: tuple[str, ...] = tuple(FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"])
 """Names by category id, 0 to 90; ids without a class read ``N/A``."""
@@ -84,7 +83,8 @@ def save_pretrained(detector: str, folder: Path, seed: int) -> str:
     if detector == "rt-detr":
         names = [OLDER.get(name, name) for name in COCO_CLASSES]
     torch.manual_seed(seed)
-    built: Any = DETECTORS.get(detector).build([f"{i}" for i in range(len(names))], **{**SHARED, **CASES[detector]})
+    family = DETECTORS.get(detector)
+    built: Any = family.build([f"{i}" for i in range(len(names))], **family.tiny)
     built.model.config.id2label = dict(enumerate(names))
     built.model.save_pretrained(folder)
     return str(folder)

@@ -34,7 +34,15 @@ def test_json_is_data(call, tiny, shares):
     facts = json.loads(call("explain", "fitnet", "--bench", tiny, "--json").out)
     pruned = facts["teacher"]["pruned"]
     assert facts["teacher"]["pruned_share_of_flops"] == pytest.approx(sum(shares[stage] for stage in pruned))
-    assert {"name": "kd/hint", "node": "cnn/neck", "nodes": ["cnn/neck"], "weight": 1.0} in facts["terms"]
+    hint = next(term for term in facts["terms"] if term["name"] == "kd/hint")
+    assert (hint["node"], hint["nodes"], hint["weight"]) == ("cnn/neck", ["cnn/neck"], 1.0)
+
+
+def test_how_the_levels_of_a_term_are_joined_is_said(call, tiny):
+    for levels, words in (("sum", "summed"), ("mean", "averaged"), ("pooled", "pooled")):
+        sets = ("--set", f"terms.hint.reduce.levels={levels}", "--set", "terms.hint.reduce.over=[elements]")
+        out = call("explain", "fitnet", "--bench", tiny, *sets).out
+        assert f"sum / elements in each of 5 levels, which are {words}" in out
 
 
 def test_svg_is_a_picture(call, tiny, tmp_path):

@@ -107,8 +107,8 @@ def priors(level: int) -> Tensor:
 def kinds_of(op: Op, free: Kind) -> dict[str, Kind]:
     """Kind of every input of the op; ``free``, or what its example says, stands in where the op takes any tensor."""
     kinds = {name: free if i.kind is k.TENSOR else i.kind for name, i in (op.observes or op.inputs).items()}
-    said = {name: k.of_axes(tuple(axes.split()), None) for name, axes in op.example.items() if name in kinds}
-    return {**kinds, **said}
+    said = {name: [axis.strip("23") for axis in text.split()] for name, text in op.example.items() if name in kinds}
+    return {**kinds, **{name: k.of_axes(tuple(axes), None) for name, axes in said.items()}}
 
 
 def free_kinds(op: Op) -> list[Kind]:
@@ -124,9 +124,19 @@ def inputs_of(op: Op, kinds: Mapping[str, Kind], examples: Examples) -> dict[str
     """A value for every input, optional ones included."""
     wanted = op.observes or op.inputs
     return {
-        name: [examples.of(kind, name), examples.of(kind, name)] if wanted[name].many else examples.of(kind, name)
+        name: [examples.of(kind, name), examples.of(kind, name)]
+        if wanted[name].many
+        else wider(examples.of(kind, name), str(op.example.get(name, "")))
         for name, kind in kinds.items()
     }
+
+
+def wider(value: Any, axes: str) -> Any:
+    """A tensor three times as long where its axis is written ``3c``."""
+    for dim, axis in enumerate(axes.split()):
+        if axis[0] in "23":
+            value = torch.cat([value] * int(axis[0]), dim=dim)
+    return value
 
 
 def options_of(op: Op) -> dict[str, Any]:

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from kdflow.detectors.hf_build import class_rows
 from kdflow.ops.taps.classes import class_detections, class_labels, class_scores
-from kdflow.ports import DETECTORS, Batch, Detector, Port
-from tests.contracts.tiny_detectors import batch_for, detector_of
+from kdflow.ports import Batch, Detector, Port
+from tests.contracts.tiny_detectors import NAMES, batch_for, detector_of
 from tests.detectors.staging import run_stages
 
-each = pytest.mark.parametrize("name", DETECTORS.names())
+each = pytest.mark.parametrize("name", NAMES)
 
 
 def distinct(detector: Detector) -> Detector:

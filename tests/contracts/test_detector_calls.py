@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from kdflow.kinds import PYRAMID
-from kdflow.ports import DETECTORS, Detector
-from tests.contracts.tiny_detectors import batch_for, detector_of
+from kdflow.ports import Detector
+from tests.contracts.tiny_detectors import NAMES, batch_for, detector_of
 from tests.detectors.staging import run_call, run_stages
 
-each = pytest.mark.parametrize("name", DETECTORS.names())
+each = pytest.mark.parametrize("name", NAMES)
 
 
 def port_behind(detector: Detector, target: str) -> str:

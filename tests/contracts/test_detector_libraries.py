@@ -12,11 +12,11 @@ import transformers
 from kdflow.engine.evaluate import evaluate, judge
 from kdflow.errors import UsageError
 from kdflow.ports import DETECTORS, Batch
-from tests.contracts.tiny_detectors import RAGGED, SQUARE, batch_for, detector_of
+from tests.contracts.tiny_detectors import NAMES, RAGGED, SQUARE, batch_for, detector_of
 from tests.detectors.library import library_inputs, make_batch
 from tests.detectors.staging import run_stages
 
-each = pytest.mark.parametrize("name", DETECTORS.names())
+each = pytest.mark.parametrize("name", NAMES)
 
 
 def library_model(detector: Any) -> Any:

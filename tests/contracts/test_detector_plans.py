@@ -14,12 +14,12 @@ from kdflow import api
 from kdflow.graph.compile import compile_method
 from kdflow.graph.draw import as_json, as_text
 from kdflow.graph.plan import Plan
-from kdflow.ports import DETECTORS, Batch, Detector
+from kdflow.ports import Batch, Detector
 from kdflow.spec.resolve import parse_method
-from tests.contracts.tiny_detectors import batch_for, detector_of
+from tests.contracts.tiny_detectors import NAMES, batch_for, detector_of
 from tests.detectors.staging import run_stages
 
-each = pytest.mark.parametrize("name", DETECTORS.names())
+each = pytest.mark.parametrize("name", NAMES)
 ONCE_PER_LEVEL = ("faster-rcnn", "retinanet", "fcos", "gfl", "atss")
 NECK = (
     "kdflow: 1\nmethod: t\nterms:\n  neck: {loss: loss.squared_error, student: student.neck, teacher: teacher.neck}\n"

@@ -14,10 +14,9 @@ from kdflow.graph.passes.fakes import fake_mode
 from kdflow.kinds import SCALAR, Kind
 from kdflow.ports import BATCH_PORTS, DETECTORS, Detector, Port
 from kdflow.standard_ports import standard_of
-from tests.contracts.tiny_detectors import batch_for, detector_of
+from tests.contracts.tiny_detectors import NAMES, batch_for, detector_of
 from tests.detectors.staging import run_stages
 
-NAMES = DETECTORS.names()
 each = pytest.mark.parametrize("name", NAMES)
 
 

@@ -13,6 +13,8 @@ from tests.detectors import hf_tiny
 from tests.detectors.library import make_batch
 from tests.detectors.staging import run_stages
 
+NAMES = [name for name in DETECTORS.names() if DETECTORS.get(name).stands_alone]
+"""Detectors that are built without being told of a model; the others have tests of their own."""
 CLASSES = ("disc", "square", "star")
 SQUARE = ((96, 96), (96, 96))
 RAGGED = ((64, 96), (96, 64))

@@ -38,7 +38,7 @@ def write_coco(tmp_path: Path) -> Callable[..., Path]:
         split: str, images: Sequence[Any] = IMAGES, boxes: Sequence[Any] = BOXES, categories: Sequence[Any] = CATEGORIES
     ) -> Path:
         for image_id, name, height, width in images:
-            save_image(root / split / name, height, width, seed=image_id if isinstance(image_id, int) else 0)
+            save_image(root / split / name, height, width, seed=abs(image_id) if isinstance(image_id, int) else 0)
         rows = [{"id": i, "file_name": name, "height": h, "width": w} for i, name, h, w in images]
         annotations = [{"id": 100 + k, **box} for k, box in enumerate(boxes)]
         document = {"images": rows, "annotations": annotations, "categories": list(categories)}

@@ -19,18 +19,19 @@ from kdflow.errors import DataError
 from tests.data.conftest import BOXES, CATEGORIES, IMAGES
 
 
-def test_labels_are_contiguous_in_the_files_category_order(coco: DataSource):
-    assert coco.classes == ("cat", "dog", "bird")
+def test_labels_are_contiguous_in_the_order_of_the_category_ids(coco: DataSource):
+    assert [row["id"] for row in CATEGORIES] == [7, 3, 90]
+    assert coco.classes == ("dog", "cat", "bird")
     samples = {sample.image_id: sample for sample in (coco.splits["train"].dataset[i] for i in range(3))}
-    assert samples[5].labels.tolist() == [1]
-    assert samples[11].labels.tolist() == [0]
+    assert samples[5].labels.tolist() == [0]
+    assert samples[11].labels.tolist() == [1]
     assert samples[5].boxes.tolist() == [[2.5, 3.0, 12.5, 23.5]]
 
 
 def test_describe_reads_no_image(coco: DataSource, tmp_path: Path):
     for file in (tmp_path / "coco").glob("*/*.png"):
         file.unlink()
-    assert describe("coco", {"root": str(tmp_path / "coco")}) == ("cat", "dog", "bird")
+    assert describe("coco", {"root": str(tmp_path / "coco")}) == ("dog", "cat", "bird")
 
 
 def test_crowds_are_no_training_targets_and_stay_in_the_ground_truth(coco: DataSource):
@@ -54,7 +55,7 @@ def test_torchvisions_reader_gives_the_same_images_and_boxes(coco: DataSource, t
     root = tmp_path / "coco"
     with contextlib.redirect_stdout(io.StringIO()):
         reader = CocoDetection(root / "train", root / "annotations/instances_train.json")
-    category = {7: 0, 3: 1, 90: 2}
+    category = {3: 0, 7: 1, 90: 2}
     ours = {sample.image_id: sample for sample in (coco.splits["train"].dataset[i] for i in range(3))}
     assert sorted(ours) == reader.ids
     for image_id, (image, rows) in zip(reader.ids, reader):
@@ -87,10 +88,10 @@ def test_perfect_detections_on_the_ground_truth_score_one(coco: DataSource):
 def test_a_split_that_lists_its_categories_in_another_order_gets_the_same_labels(write_coco: Callable[..., Path]):
     write_coco("val")
     root = write_coco(
-        "train", categories=[{"id": 3, "name": "dog"}, {"id": 90, "name": "cat"}, {"id": 7, "name": "bird"}]
+        "train", categories=[{"id": 90, "name": "cat"}, {"id": 3, "name": "dog"}, {"id": 7, "name": "bird"}]
     )
     source = open_data("coco", {"root": str(root)})
-    assert source.classes == ("cat", "dog", "bird")
+    assert source.classes == ("dog", "cat", "bird")
     assert source.splits["train"].dataset[0].labels.tolist() == [2]
 
 
@@ -98,7 +99,7 @@ def test_a_class_that_only_the_training_file_has_is_named(write_coco: Callable[.
     write_coco("val", categories=CATEGORIES[:2], boxes=[])
     source = open_data("coco", {"root": str(write_coco("train"))})
     with pytest.raises(
-        DataError, match=r"instances_train.json  unknown class: bird \(the validation file lists cat, dog\)"
+        DataError, match=r"instances_train.json  unknown class: bird \(the validation file lists dog, cat\)"
     ):
         source.splits["train"]
 

@@ -27,7 +27,10 @@ def test_every_wrong_key_is_reported_at_once():
     with pytest.raises(UsageError) as caught:
         describe("coco", {"rot": "x", "train": {"annotations": 3, "image": "y"}, "bad_boxes": "ignore"})
     lines = str(caught.value).splitlines()
-    assert 'data.rot: unknown key. Did you mean "root"? (known: bad_boxes, root, test, train, val)' in lines
+    assert (
+        'data.rot: unknown key. Did you mean "root"? (known: bad_boxes, exif, max_pixels, root, test, train, val)'
+        in lines
+    )
     assert "data.root: this key is missing" in lines
     assert "data.train.annotations: input should be a valid string (got 3)" in lines
     assert any(line.startswith("data.train.image: unknown key") for line in lines)

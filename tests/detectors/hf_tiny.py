@@ -14,33 +14,16 @@ from tests.detectors.staging import run_stages
 
 CLASSES = ("ant", "bee", "cow", "dog", "elk")
 CANVAS = (96, 128)
-SHARED: dict[str, Any] = {
-    "backbone": "resnet18",
-    "widths": (8, 16, 24, 32),
-    "depths": (1, 1, 1, 1),
-    "d_model": 32,
-    "heads": 4,
-    "ffn": 64,
-    "queries": 10,
-    "decoder_layers": 3,
-    "dropout": 0.0,
-}
-CASES: dict[str, dict[str, Any]] = {
-    "rt-detr": {"denoising": 6},
-    "deformable-detr": {"encoder_layers": 2},
-    "detr": {"encoder_layers": 2, "layer_norms": "every"},
-    "conditional-detr": {"encoder_layers": 2, "layer_norms": "every"},
-    "dab-detr": {"encoder_layers": 2},
-    "d-fine": {"denoising": 6, "bins": 8, "quality_width": 16},
-}
-MASKED = ("deformable-detr", "detr", "conditional-detr", "dab-detr")
+FAMILIES = {name: DETECTORS.get(name) for name in DETECTORS.names() if DETECTORS.get(name).library == "transformers"}
+NAMES = tuple(FAMILIES)
+MASKED = tuple(name for name, family in FAMILIES.items() if family.ragged)
 COUNTS = ((2, 0), (0, 0), (1, 3), (0, 1))
 
 
 def build(name: str, seed: int = 0, *, uneven: bool = True, **options: Any) -> Any:
     """A tiny detector; ``uneven`` moves its weights, many of which the library starts at 0 or 1, and its queries almost equal."""
     torch.manual_seed(seed)
-    detector = DETECTORS.get(name).build(CLASSES, **{**SHARED, **CASES[name], **options})
+    detector = FAMILIES[name].build(CLASSES, **{**FAMILIES[name].tiny, **options})
     for key, parameter in detector.model.named_parameters():
         if uneven and parameter.requires_grad:
             parameter.data += torch.randn_like(parameter) * (1.0 if "query_" in key and "embeddings" in key else 0.05)
@@ -82,9 +65,9 @@ def own_losses(detector: Detector, values: dict[str, Any]) -> dict[str, torch.Te
     return {name: values[port] for name, port in detector.losses.items()}
 
 
-def weighted(name: str, output: Any, config: Any) -> dict[str, torch.Tensor]:
-    """The library's loss terms times its own weights (the RT-DETR family applies them itself)."""
-    if name in ("rt-detr", "d-fine"):
+def weighted(output: Any, config: Any) -> dict[str, torch.Tensor]:
+    """The library's loss terms times its own weights (the RT-DETR family, whose class term is another, applies them itself)."""
+    if "loss_ce" not in output.loss_dict:
         return dict(output.loss_dict)
     weights = {"loss_ce": 1, "loss_bbox": config.bbox_loss_coefficient, "loss_giou": config.giou_loss_coefficient}
     found = {key: re.sub(r"_\d+$", "", key) for key in output.loss_dict}

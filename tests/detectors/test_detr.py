@@ -21,7 +21,7 @@ def test_the_published_pass_equals_the_library_without_its_flag(name: str) -> No
     detector = build(name, layer_norms="last", auxiliary_loss=False, dropout=0.1)
     values, output, library = both(detector, make_batch((2, 1), RAGGED), training=True)
     assert torch.equal(values["decoder.logits"][-1], output.logits)
-    own, theirs = own_losses(detector, values), weighted(name, output, detector.model.config)
+    own, theirs = own_losses(detector, values), weighted(output, detector.model.config)
     assert list(own) == ["loss_ce", "loss_bbox", "loss_giou"]
     assert all(torch.equal(own[key], theirs[key]) for key in own)
     sum(own.values()).backward()
@@ -87,7 +87,7 @@ def test_dab_variants_equal_the_library_bit_for_bit(options: dict[str, Any]) -> 
     detector = build("dab-detr", dropout=0.1, **options)
     values, output, library = both(detector, make_batch((2, 1), RAGGED), training=True)
     assert torch.equal(values["decoder.boxes"][-1], output.pred_boxes)
-    own, theirs = own_losses(detector, values), weighted("dab-detr", output, detector.model.config)
+    own, theirs = own_losses(detector, values), weighted(output, detector.model.config)
     assert all(torch.equal(own[key], theirs[key]) for key in own)
     sum(own.values()).backward()
     output.loss.backward()

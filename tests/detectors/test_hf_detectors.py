@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -17,17 +17,19 @@ from torch._subclasses import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from kdflow import api
+from kdflow.detectors.hf_parts import to_labels
 from kdflow.errors import UsageError
 from kdflow.graph.compile import compile_method
 from kdflow.ports import BATCH_PORTS, DETECTORS, Detector
+from kdflow.spec.resolve import parse_method
 from kdflow.standard_ports import STANDARD_PORTS
 from tests.detectors.hf_tiny import (
     CANVAS,
-    CASES,
     CLASSES,
     COUNTS,
+    FAMILIES,
     MASKED,
-    SHARED,
+    NAMES,
     assert_same_gradients,
     both,
     build,
@@ -40,12 +42,12 @@ from tests.detectors.staging import run_call, run_stages
 
 RAGGED = [(64, 70), CANVAS]
 LAYERED = ("states", "logits", "boxes", "references")
-each = pytest.mark.parametrize("name", CASES)
+each = pytest.mark.parametrize("name", NAMES)
 
 
 @pytest.fixture(scope="module")
 def built() -> dict[str, Any]:
-    return {name: build(name) for name in CASES}
+    return {name: build(name) for name in NAMES}
 
 
 @each
@@ -54,7 +56,7 @@ def test_training_losses_and_gradients_equal_the_library_bit_for_bit(name: str, 
     detector = build(name, dropout=0.1)
     batch = make_batch(counts, RAGGED if name in MASKED else None)
     values, output, library = both(detector, batch, training=True)
-    own, theirs = own_losses(detector, values), weighted(name, output, detector.model.config)
+    own, theirs = own_losses(detector, values), weighted(output, detector.model.config)
     for key, value in theirs.items():
         assert torch.equal(own[key], value), key
     absent = set(own) - set(theirs)
@@ -85,8 +87,10 @@ def test_evaluation_equals_the_library_bit_for_bit(name: str, counts: tuple[int,
         values, output, _ = both(detector, batch, training=False)
     assert torch.equal(values["decoder.logits"][-1], output.logits)
     assert torch.equal(values["decoder.boxes"][-1], output.pred_boxes)
-    theirs = weighted(name, output, detector.model.config)
-    for key in theirs if name != "d-fine" else ("loss_vfl", "loss_bbox", "loss_giou"):
+    theirs = weighted(output, detector.model.config)
+    every = getattr(output, "intermediate_logits", None)
+    last_alone = every is not None and every.shape[1] == 1  # all that D-FINE's library computes in evaluation
+    for key in detector.stages["criterion"].run.names if last_alone else theirs:
         assert torch.equal(own_losses(detector, values)[key], theirs[key]), key
 
 
@@ -145,7 +149,7 @@ def test_it_is_a_detector_whose_ports_are_as_declared(name: str, built: dict[str
     for port, spec in detector.ports.items():
         value = values[port]
         assert spec.stage in detector.stages
-        assert spec.key in detector.stages[spec.stage].outputs
+        assert spec.key in detector.stages[spec.stage].gives
         if port in STANDARD_PORTS:
             assert (spec.kind, spec.node) == (STANDARD_PORTS[port].kind, STANDARD_PORTS[port].node[1])
         if spec.channels:
@@ -165,7 +169,7 @@ def test_stages_read_ports_of_earlier_stages(name: str, built: dict[str, Any]) -
     detector = built[name]
     order = list(detector.stages)
     for stage, described in detector.stages.items():
-        for port in described.inputs.values():
+        for port in described.reads.values():
             if port not in BATCH_PORTS:
                 assert order.index(detector.ports[port].stage) < order.index(stage), (stage, port)
 
@@ -336,7 +340,7 @@ def test_source_builds_the_same_models_without_kdflow(tmp_path: Path, built: dic
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, *arguments], cwd=tmp_path, capture_output=True, text=True, check=False
     )
-    assert done.stdout.strip() == f"loaded {len(CASES)}", done.stderr
+    assert done.stdout.strip() == f"loaded {len(NAMES)}", done.stderr
 
 
 def test_listing_detectors_imports_no_transformers() -> None:
@@ -345,7 +349,7 @@ def test_listing_detectors_imports_no_transformers() -> None:
         "assert 'rt-detr' in names; assert 'transformers' not in sys.modules; print(*names)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert set(CASES) <= set(done.stdout.split()), done.stderr
+    assert set(NAMES) <= set(done.stdout.split()), done.stderr
 
 
 @each
@@ -369,7 +373,7 @@ def test_a_folder_that_knows_more_classes_becomes_a_detector_of_those_asked_for(
     """As published models do that have a row per COCO category id, gaps included, and older names for some."""
     stored = ("N/A", "elk", "sofa", "ant", "N/A ", "dog", "bee")
     torch.manual_seed(0)
-    donor = DETECTORS.get(name).build(stored, **{**SHARED, **CASES[name]})
+    donor = FAMILIES[name].build(stored, **FAMILIES[name].tiny)
     for parameter in donor.model.parameters():
         parameter.data += torch.randn_like(parameter) * 0.05
     donor.model.config.id2label = {i: n.strip() for i, n in enumerate(stored)}
@@ -384,7 +388,7 @@ def test_a_folder_that_knows_more_classes_becomes_a_detector_of_those_asked_for(
     with torch.no_grad():
         before, after = donor.model(pixels).logits, loaded.model(pixels).logits
     columns = [3, 2, 5, *range(7, before.shape[-1])]
-    if name in ("detr", "conditional-detr", "dab-detr"):  # the others choose queries by their scores, so by the classes
+    if "encoder.indices" not in loaded.ports:  # the others choose queries by their scores, so by the classes
         torch.testing.assert_close(after, before[..., columns])
     heads = [key for key in donor.model.state_dict() if key.endswith(("class_embed.0.weight", "classifier.weight"))]
     for key in heads:
@@ -486,18 +490,124 @@ def test_options_are_checked_and_listed() -> None:
     assert {"queries", "denoising", "widths"} <= set(DETECTORS.get("rt-detr").options.model_fields)
 
 
+@each
+@pytest.mark.parametrize("counts", [(2, 0, 3), (0, 0), (14, 1)])
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_pairs_of_all_layers_are_those_of_the_librarys_own_matcher(
+    name: str, counts: tuple[int, ...], precision: torch.dtype, built: dict[str, Any]
+) -> None:
+    detector, batch = built[name], make_batch(counts)
+    detector.model.eval()
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision is torch.bfloat16):
+        values = run_stages(detector, batch)
+        labels = to_labels(batch.boxes, batch.labels, batch.image_sizes)
+        loss = detector.stages["match"].run.loss
+        predictions = zip(values["decoder.logits"], loss.clamped(values["decoder.boxes"]))
+        expected = [loss.make().matcher({"logits": x, "pred_boxes": b}, labels) for x, b in predictions]
+    assert values["decoder.logits"][0].dtype is precision
+    found = values["match.indices"]
+    assert [[len(query) for query, _ in layer] for layer in found] == [[min(n, 10) for n in counts]] * 3
+    for own, theirs in zip(found, expected, strict=True):
+        for pair, wanted in zip(own, theirs, strict=True):
+            assert all(torch.equal(a, b) for a, b in zip(pair, wanted, strict=True))
+
+
+@each
+def test_predictions_that_are_no_numbers_are_matched_last(name: str, built: dict[str, Any]) -> None:
+    detector, batch = built[name], make_batch((3, 1))
+    detector.model.eval()
+    with torch.no_grad():
+        values = run_stages(detector, batch)
+        broken = [x.clone() for x in values["decoder.logits"]]
+        for scores in broken:
+            scores[:, :6] = float("nan")
+        pairs = run_call(detector, "criterion", values, logits=broken)["pairs"]
+    assert all(bool((query >= 6).all()) for layer in pairs for query, _ in layer)
+
+
+@each
+def test_every_option_says_what_it_means_and_every_number_has_bounds(name: str) -> None:
+    for key, field in FAMILIES[name].options.model_fields.items():
+        assert field.description, key
+        numbers = {int, float} & {field.annotation, *get_args(field.annotation)}
+        assert bool(numbers) == bool(field.metadata), key
+
+
+@each
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("queries", 0), ("dropout", 1.5), ("widths", (8, 16)), ("widths", (8, 16, 0, 8)), ("heads", -1)],
+)
+def test_values_out_of_bounds_are_refused_by_name(name: str, option: str, value: Any) -> None:
+    with pytest.raises(UsageError, match=f'^{name}: option "{option}'):
+        build(name, **{option: value})
+
+
+HEADS = ("class_embed.0", "bbox_embed.0", "bbox_embed.layers.0", "pre_bbox_head", "lqe_layers.0")
+
+
+@each
+def test_heads_inside_the_decoder_stand_at_the_logits_and_its_layers_at_the_queries(name: str) -> None:
+    student, teacher = build(name), build(name, seed=1)
+    decoder, stage = student.model.model.decoder, student.stages["decoder"]
+    inside = dict(decoder.named_modules())
+    run: set[str] = set()
+    handles = [m.register_forward_hook(lambda *_, path=path: run.add(path)) for path, m in inside.items()]
+    student.model.train()
+    values = run_stages(student, make_batch((2, 1)))
+    run.clear()
+    stage.run(**{argument: values[port] for argument, port in stage.reads.items()})
+    for handle in handles:
+        handle.remove()
+    heads = [path for path in HEADS if path in run]
+    assert heads or "heads" in student.stages
+    expected = dict.fromkeys(heads, "transformer/logit") | {"layers.0": "transformer/query"}
+    paths = {path: f"model.decoder.{path}" for path in expected}
+    terms = "".join(
+        f"  t{i}: {{loss: loss.squared_error, student: student@{path}, teacher: teacher@{path}}}\n"
+        for i, path in enumerate(paths.values())
+    )
+    spec = parse_method(f"kdflow: 1\nmethod: test\nterms:\n{terms}")
+    detectors = {"student": student, "teacher": teacher}
+    plan = compile_method(spec.resolve(), spec.document, detectors, canvas=CANVAS)
+    found = {term.name: term.nodes for term in plan.terms}
+    assert [found[f"kd/t{i}"] for i in range(len(expected))] == [(node,) for node in expected.values()]
+
+
+@each
+def test_class_scores_are_compared_by_name_wherever_they_are_ports(name: str) -> None:
+    student, teacher = build(name), FAMILIES[name].build(CLASSES[::-1], **FAMILIES[name].tiny)
+    ports = ["decoder.logits", *(p for p in ("encoder.logits", "encoder.all_logits") if p in student.ports)]
+    terms = "".join(
+        f"  t{i}: {{loss: loss.squared_error, student: student.{port}, teacher: teacher.{port}, at: transformer/logit}}\n"
+        for i, port in enumerate(ports)
+    )
+    spec = parse_method(f"kdflow: 1\nmethod: test\nterms:\n{terms}")
+    detectors = {"student": student, "teacher": teacher}
+    plan = compile_method(spec.resolve(), spec.document, detectors, canvas=CANVAS)
+    names = [f"teacher.{port}" for port in ports if student.ports[port].classes]
+    assert len(names) == len(ports) - (name == "deformable-detr")  # whose tokens' first score belongs to no class
+    values = plan.evaluate(make_batch((2, 1)), [*names, *(f"{n}~classes" for n in names)])
+    order = [*range(len(CLASSES))[::-1]]
+    for port in names:
+        for raw, ours in zip(values[port], values[f"{port}~classes"]):
+            tail = [*range(len(CLASSES), raw.shape[-1])]
+            assert torch.equal(raw[..., order + tail], ours), port
+
+
 @pytest.mark.parametrize("name", ["rt-detr", "deformable-detr", "detr"])
-def test_a_compiled_plan_without_distillation_is_the_librarys_loss(name: str) -> None:
+def test_a_compiled_plan_without_distillation_has_the_librarys_losses(name: str) -> None:
     detector = build(name, **({"denoising": 0} if name == "rt-detr" else {}))
     batch = make_batch((2, 1))
     _, output, library = both(detector, batch, training=True)
     spec = api.load("baseline")
     plan = compile_method(spec.resolve(), spec.document, {"student": detector}, canvas=CANVAS)
     plan.train()
-    outcome = plan(batch)
-    assert list(outcome.raw) == [f"det/{term}" for term in detector.losses]
-    total = outcome.total
-    torch.testing.assert_close(total, output.loss, rtol=1e-6, atol=0)  # the same terms, added in another order
-    total.backward()
+    found = plan(batch)
+    expected = {f"det/{term}": value for term, value in weighted(output, detector.model.config).items()}
+    assert set(found.weighted) == set(expected)
+    assert all(torch.equal(found.weighted[term], value) for term, value in expected.items())
+    torch.testing.assert_close(found.total, output.loss)  # the plan adds in another order
+    found.total.backward()
     output.loss.backward()
     assert_same_gradients(detector.model, library)

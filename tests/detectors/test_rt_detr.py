@@ -151,22 +151,6 @@ def test_targets_are_boxes_divided_by_the_image_size() -> None:
     assert labels[0]["class_labels"].tolist() == [3]
 
 
-def test_matched_pairs_are_the_librarys(detector: Any) -> None:
-    from transformers.loss.loss_rt_detr import RTDetrHungarianMatcher
-
-    detector.model.eval()
-    batch = make_batch((2, 3))
-    values = run_stages(detector, batch)
-    labels = to_labels(batch.boxes, batch.labels, batch.image_sizes)
-    matcher = RTDetrHungarianMatcher(detector.model.config)
-    for layer, pairs in enumerate(values["match.indices"]):
-        predictions = {"logits": values["decoder.logits"][layer], "pred_boxes": values["decoder.boxes"][layer]}
-        for (own_query, own_target), (query, target) in zip(pairs, matcher(predictions, labels)):
-            assert torch.equal(own_query, query)
-            assert torch.equal(own_target, target)
-    assert [len(query) for query, _ in values["match.indices"][0]] == [2, 3]
-
-
 def test_options_that_contradict_each_other_are_reported_in_words() -> None:
     with pytest.raises(UsageError, match="RTDetrForObjectDetection refuses these options"):
         build("rt-detr", d_model=30)

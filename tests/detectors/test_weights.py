@@ -57,6 +57,19 @@ def test_what_does_not_fit_is_named(tmp_path: Path) -> None:
     assert f"has 3 classes ({', '.join(CLASSES)})" in message
 
 
+def test_an_exported_student_of_another_class_order_is_refused(tmp_path: Path) -> None:
+    detector, file = tiny(), tmp_path / "student.pt"
+    torch.save(detector.model.state_dict(), file)
+    turned = CLASSES[::-1]
+    (tmp_path / "student.py").write_text(f"import torch\n\nCLASSES = {turned!r}\n")
+    message = refusal(detector, file)
+    assert f"were trained for the classes {', '.join(turned)}, in this order" in message
+    assert f"classes: [{', '.join(turned)}]" in message
+    for text in (f"CLASSES = {CLASSES!r}", "CLASSES = names()", "CLASSES = (", ""):
+        (tmp_path / "student.py").write_text(text)
+        load_weights(detector, file)
+
+
 def test_files_and_names_that_hold_no_weights_are_refused(tmp_path: Path) -> None:
     (tmp_path / "text.pth").write_text("no tensors")
     torch.save({"step": 3}, tmp_path / "other.pth")

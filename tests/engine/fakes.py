@@ -67,6 +67,10 @@ class FakePlan(nn.Module):
         self.advanced: list[tuple[int, int]] = []
 
     @property
+    def resting(self) -> frozenset[str]:
+        return frozenset() if float(self.weight) else frozenset({"kd/neck"})
+
+    @property
     def teachers(self) -> dict[str, nn.Module]:
         return self.hidden
 

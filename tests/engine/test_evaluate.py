@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import contextlib
+import io
 from collections.abc import Sequence
 from typing import Any
 
@@ -96,6 +98,55 @@ def test_only_the_best_detections_of_an_image_count() -> None:
     detections = {1: [found(1, 3, BOX, 0.1), found(1, 3, OTHER, 0.9)], 2: []}
     assert judge(detections, document, max_detections=2)["AP50"] == pytest.approx(50)
     assert judge(detections, document, max_detections=1)["AP50"] == pytest.approx(0)
+
+
+def crowded(classes: Sequence[int] = (3, 5, 7), each: int = 50) -> tuple[dict[str, Any], dict[int, list[dict[str, Any]]]]:
+    """One image with ``each`` boxes of each class, and its perfect detections, one class scored after another."""
+    boxes = [
+        (1, category, (float(10 * (n % 20)), float(10 * (n // 20)), 8.0, 8.0))
+        for n, category in enumerate(category for category in classes for _ in range(each))
+    ]
+    document = truth(boxes, images=1)
+    document["categories"] = [{"id": category, "name": str(category)} for category in classes]
+    return document, {1: [found(*box, 1 - n / 1000) for n, box in enumerate(boxes)]}
+
+
+def test_a_class_is_not_cut_for_the_detections_of_others() -> None:
+    document, detections = crowded()
+    metrics = judge(detections, document)
+    assert (metrics["AP"], metrics["AP50"], metrics["voc_ap50"]) == pytest.approx((100, 100, 100))
+
+
+@pytest.mark.parametrize("limit", [10, 40, 100, 120])
+def test_more_detections_than_the_limit_give_what_pycocotools_gives(limit: int) -> None:
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    document, detections = crowded(each=120)
+    with contextlib.redirect_stdout(io.StringIO()):
+        reference = COCO()
+        reference.dataset = {**document, "annotations": [{**row, "id": row["id"]} for row in document["annotations"]]}
+        reference.createIndex()
+        evaluation = COCOeval(reference, reference.loadRes(detections[1]), "bbox")
+        evaluation.params.maxDets = [limit]
+        evaluation.evaluate()
+        evaluation.accumulate()
+    precision = evaluation.eval["precision"]
+    expected = 100 * precision[precision > -1].mean()
+    assert judge(detections, document, limit)["AP"] == pytest.approx(expected)
+    assert (expected > 99) == (limit >= 120)
+
+
+def test_a_detector_hands_over_all_it_finds() -> None:
+    document, detections = crowded()
+    boxes = [one["bbox"] for one in detections[1]]
+    answers = [
+        ([x / 4, y / 2, (x + w) / 4, (y + h) / 2], one["score"], one["category_id"])
+        for one, (x, y, w, h) in zip(detections[1], boxes)
+    ]
+    detector = Scripted([[(box, score, (3, 5, 7).index(label)) for box, score, label in answers]])
+    detector.classes = ("3", "5", "7")  # type: ignore[assignment]
+    assert evaluate(detector, [batch([1])], document)["AP"] == pytest.approx(100)  # type: ignore[arg-type]
 
 
 def test_nothing_found_scores_zero() -> None:

@@ -114,10 +114,35 @@ def test_term_without_gradient_to_the_student_is_named(machine: Machine, tmp_pat
 
 def test_warm_up_at_weight_zero_is_legal(machine: Machine, tmp_path: Path) -> None:
     def change(plan: FakePlan, outcome: FakeOutcome, step: int) -> FakeOutcome:
+        plan.weight.zero_()
         weighted = {**outcome.weighted, "kd/neck": outcome.raw["kd/neck"] * 0}
         return FakeOutcome(torch.stack(list(weighted.values())).sum(), outcome.raw, weighted)
 
     assert run(Broken(change), machine, tmp_path).status == "finished"
+
+
+@pytest.mark.parametrize("factor", [0.0, 1e-12], ids=["zero", "too small"])
+def test_term_that_is_not_felt_in_the_loss_is_named(factor: float, machine: Machine, tmp_path: Path) -> None:
+    def change(plan: FakePlan, outcome: FakeOutcome, step: int) -> FakeOutcome:
+        weighted = {**outcome.weighted, "kd/neck": outcome.raw["kd/neck"] * factor}
+        return FakeOutcome(torch.stack(list(weighted.values())).sum(), outcome.raw, weighted)
+
+    error = stopped(Broken(change), machine, tmp_path)
+    assert error.culprit == "kd/neck"
+    assert "what it added to the loss in 20 steps was 0, or too small to change the sum" in str(error)
+
+
+def test_a_term_that_begins_late_is_judged_once_it_counts() -> None:
+    watch, weight = LifeWatch(["a"], limit=2), nn.Parameter(torch.ones(1))
+    unfelt = FakeOutcome(weight.sum(), {"a": weight.sum()}, {"a": weight.sum() * 0})
+    for _ in range(5):
+        watch.judge(unfelt, [weight], resting=["a"])
+    assert watch.unproven == ("a",)
+    watch.judge(unfelt, [weight])
+    resumed = LifeWatch(["a"], limit=2)
+    resumed.load_state_dict(watch.state_dict())
+    with pytest.raises(InvariantError, match="too small to change the sum"):
+        resumed.judge(unfelt, [weight])
 
 
 def test_empty_groups_are_not_judged_but_reported(machine: Machine, tmp_path: Path) -> None:

@@ -12,12 +12,15 @@ import pytest
 import torch
 from PIL import Image
 
+from kdflow.data.annotations import Pixels
+from kdflow.data.images import read_pixels
 from kdflow.data.loader import Collate
 from kdflow.data.transforms import Geometry, Sample, as_boxes, resize
 from kdflow.engine.evaluate import to_disk
 from kdflow.experiment.export import export_student
 from kdflow.ports import DETECTORS, Batch, Detector
-from tests.contracts.tiny_detectors import detector_of
+from kdflow.student.pictures import read
+from tests.contracts.tiny_detectors import NAMES, detector_of
 
 SCRIPT = """
 import importlib, sys, torch
@@ -64,7 +67,7 @@ def test_every_exported_student_finds_what_the_evaluation_found(tmp_path: Path) 
         pixels = torch.randint(0, 255, (8, 12, 3), generator=draw, dtype=torch.uint8).numpy()
         Image.fromarray(pixels).resize((size[1], size[0])).save(tmp_path / file)
     expected: dict[str, list[Mapping[str, torch.Tensor]]] = {}
-    for name in DETECTORS.names():
+    for name in NAMES:
         detector, geometry = with_detections(name), geometry_of(name)
         export_student(detector, tmp_path / name.replace("-", "_"), geometry.pictures(detector.size_divisor))
         expected[name] = [as_evaluated(detector, tmp_path / f, geometry) for f in ("picture.png", "square.png")]
@@ -91,7 +94,7 @@ def test_every_exported_student_finds_what_the_evaluation_found(tmp_path: Path) 
 HOSTILE = ("'''\nimport os\nos.abort()\n'''", '"""; raise SystemExit(3) #', "it's \"so\"\\", "{braces} %s", "line\nbreak\u2028")
 
 
-@pytest.mark.parametrize("name", DETECTORS.names())
+@pytest.mark.parametrize("name", NAMES)
 def test_class_names_are_data_and_never_code(name: str, tmp_path: Path) -> None:
     family = DETECTORS.get(name)
     detector = family.build(HOSTILE, **family.tiny)
@@ -100,3 +103,24 @@ def test_class_names_are_data_and_never_code(name: str, tmp_path: Path) -> None:
     exec((tmp_path / "student.py").read_text(encoding="utf-8"), space)
     assert space["CLASSES"] == HOSTILE
     space["load"]()
+
+
+def test_a_turned_picture_is_read_as_the_bench_reads_it(tmp_path: Path) -> None:
+    pixels = torch.arange(2 * 4 * 3, dtype=torch.uint8).view(2, 4, 3).numpy()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(pixels).save(tmp_path / "turned.png", exif=exif)
+    stored = read(tmp_path / "turned.png")
+    shown = read(tmp_path / "turned.png", upright=True)
+    assert stored.shape == (3, 2, 4)
+    assert torch.equal(shown, stored.rot90(-1, (1, 2)))
+    for own, said in ((stored, "ignore"), (shown, "apply")):
+        expected = read_pixels(tmp_path / "turned.png", Pixels(said, 10_000))
+        assert torch.equal(own, read(expected))
+
+
+def test_the_upper_eight_of_sixteen_bits_count(tmp_path: Path) -> None:
+    deep = torch.tensor([[256, 65535], [4096, 255]], dtype=torch.int32).numpy().astype("uint16")
+    Image.fromarray(deep).save(tmp_path / "deep.png")
+    assert read(tmp_path / "deep.png")[0].tolist() == [[1, 255], [16, 0]]
+    assert torch.equal(read(tmp_path / "deep.png"), read(read_pixels(tmp_path / "deep.png", Pixels("ignore", 10_000))))

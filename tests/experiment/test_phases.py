@@ -52,9 +52,16 @@ def test_a_teacher_that_learned_nothing_stops_the_run_when_its_phase_ends(tiny: 
         tiny("msrlr", bench=P2)
 
 
-@pytest.mark.parametrize("method", ["icd", "maskd"])
-def test_methods_with_modules_that_learn_from_the_teacher_run(method: str, tiny: Tiny, any_teacher: None) -> None:
-    result = tiny(method, steps=3)
+@pytest.mark.parametrize(
+    ("method", "path", "schedule"),
+    [("icd", "terms.distill.schedule", {"defer": 0.3}), ("maskd", "terms.same.schedule", {"stop": 0.7})],
+)
+def test_methods_with_modules_that_learn_from_the_teacher_run(
+    method: str, path: str, schedule: dict[str, float], tiny: Tiny, any_teacher: None
+) -> None:
+    with pytest.raises(SpecError, match="the schedule is 0 at each of the 3 steps"):
+        tiny(method, steps=3)
+    result = tiny(method, steps=3, overrides={path: schedule})
     assert result.status == "finished"
     assert not [note for note in result.notes if note.startswith("not seen alive")]
     assert all(value != 0 for step in reported(result) for value in step["raw"].values())

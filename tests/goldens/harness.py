@@ -6,16 +6,19 @@ A binding ``tests/goldens/<slug>.yaml`` lists *runs*; each applies to the cases 
     equals:    key -> number; the run applies where the case's scalar is this
     drop:      dotted spec paths that are left out
     set:       dotted spec path -> literal, "$key" for a scalar of the case ("$" works inside mappings and lists as well), or
-               {make: function, of: [keys]}, or "#key" for the length of an array; "key|1" stands for 1 where the case has no
-               such key
+               {make: function, of: [keys]}, or "#key" for the length of an array; "key|1" and "$key|1" stand for 1 where the
+               case has no such key
     values:    reference in the spec -> key ("student.neck.*" gathers a list) or {make: function, of: key or [keys]}
     leaves:    references beside student.* whose gradients are compared (results of calls that are given)
     params:    key pattern with {placeholders} -> name below plan.ops ({last_k}: {k} counted from the end), or a list of
-               {to: name, part: [i, n]} where the i-th of n equal parts of the array has a name of its own
+               {to: name, part: [i, n]} where the i-th of n equal parts of the array has a name of its own (flat: true without
+               the first axis)
     detectors: owner -> function in builders.py that makes a detector from the case
     expected:  key pattern -> {term: name} | {terms: [names]} | {node: name} | {grad: reference}, with make: for a layout of
                the plan's value and layout: for one of the case's (its gradients are stored as maps);
-               with: lists keys that make: is handed as well
+               joined: true compares the sum of all keys of the pattern; {placeholders} of a pattern stand for words in its names;
+               with: lists keys that make: is handed as well; entries: numbers where the numbers in the keys are places in
+               the value as they stand (images, of which a case may leave some out), and not ranks (levels that start at 2)
     epoch:     [key of the epoch, key of the number of epochs], for schedules
     training:  key of a flag; 0 evaluates with running statistics
     strides:   reference -> key, or a list of which as many are used as there are levels
@@ -30,6 +33,7 @@ from __future__ import annotations
 
 import contextlib
 import fnmatch
+import itertools
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -100,7 +104,8 @@ def literal(run: Run, value: Any) -> Any:
     if isinstance(value, list):
         return [literal(run, v) for v in value]
     if isinstance(value, str) and value.startswith("$"):
-        return gather(run, value[1:]).tolist()
+        key, _, default = value[1:].partition("|")
+        return yaml.safe_load(default) if default and key not in run.arrays else gather(run, key).tolist()
     if isinstance(value, str) and value.startswith("#"):
         return len(gather(run, value[1:]))
     return value
@@ -216,6 +221,7 @@ def load_parameters(run: Run, plan: Plan) -> None:
                     name, (number, parts) = part["to"].format(**place), part["part"]
                     value = torch.as_tensor(run.arrays[key])
                     value = value.chunk(parts)[number] if parts > 1 else value
+                    value = value.flatten(0, 1) if part.get("flat") else value
                     assert state[name].shape == value.shape, f"{key} {value.shape} does not fit {name} {state[name].shape}"
                     state[name].copy_(value)
                     given.add(name)
@@ -272,21 +278,32 @@ def expectations(run: Run) -> dict[str, dict[str, Any]]:
     for key in run.arrays:
         plain = key.replace("expected64.", "expected.")
         for pattern, declared in run["expected"].items():
-            expression = re.escape(pattern).replace(r"\*", r"(\d+)") + "$"
-            if match := re.match(expression, plain):
-                found[key] = {**declared, "pattern": pattern, "place": [int(n) for n in match.groups()]}
+            if (words := placed(pattern, plain)) is not None:
+                own = {k: v.format(**words) if isinstance(v, str) else v for k, v in declared.items()}
+                place = [int(word) for name, word in words.items() if name.startswith("place")]
+                found[key] = {**own, "pattern": pattern, "place": place}
     for declared in found.values():
         of_pattern = [other["place"] for other in found.values() if other["pattern"] == declared["pattern"]]
         numbers = [sorted(set(column)) for column in zip(*of_pattern, strict=True)]
-        declared["entry"] = [column.index(n) for column, n in zip(numbers, declared["place"], strict=True)]
+        ranks = [column.index(n) for column, n in zip(numbers, declared["place"], strict=True)]
+        declared["entry"] = declared["place"] if declared.get("entries") == "numbers" else ranks
     return found
+
+
+def placed(pattern: str, key: str) -> dict[str, str] | None:
+    """What stands in a key for a pattern's stars (``place0``, ``place1``, ...) and {words}; None where it does not fit."""
+    numbers = itertools.count()
+    expression = re.sub(r"\\\*", lambda _: rf"(?P<place{next(numbers)}>\d+)", re.escape(pattern))
+    expression = re.sub(r"\\\{(\w+)\\\}", lambda word: rf"(?P<{word[1]}>[\w.]+?)", expression)
+    match = re.fullmatch(expression, key)
+    return match.groupdict() if match else None
 
 
 def compare(run: Run, key: str, declared: dict[str, Any], value: Any) -> None:
     """Assert that the plan's value equals the golden one."""
-    for position in declared["entry"]:
+    for position in declared["entry"] if not declared.get("joined") else []:
         value = value[position]
-    expected = torch.as_tensor(run.arrays[key])
+    expected = torch.as_tensor(joined(run, key, declared) if declared.get("joined") else run.arrays[key])
     expected = expected.float() if expected.dtype is torch.bool else expected
     if "layout" in declared:
         expected = getattr(layouts, declared["layout"])([expected])[0]
@@ -305,6 +322,26 @@ def compare(run: Run, key: str, declared: dict[str, Any], value: Any) -> None:
         atol=max(tolerance * scale, 1e-9),
         msg=lambda text: f"{run.method} {key}: {text}",
     )
+
+
+def joined(run: Run, key: str, declared: dict[str, Any]) -> np.ndarray:
+    """The sum of all arrays of the key's pattern."""
+    start = key.partition(".")[0]
+    keys = [k for k in run.arrays if k.startswith(start + ".") and placed(declared["pattern"].replace("expected", start, 1), k)]
+    return np.sum([run.arrays[k] for k in keys], axis=0)
+
+
+def verify(run: Run) -> list[str]:
+    """Assert that everything the run compares is as expected, in both precisions; the keys of what was compared."""
+    compared = expectations(run)
+    for dtype in (torch.float32, torch.float64):
+        keys = [key for key in compared if key.startswith("expected64.") == (dtype is torch.float64)]
+        if not keys:
+            continue
+        plan, raw, inputs = evaluate(run, dtype)
+        for key in keys:
+            compare(run, key, compared[key], actual(run, plan, raw, inputs, compared[key]))
+    return list(compared)
 
 
 def unbound(runs: list[Run], arrays: Arrays) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -47,7 +48,7 @@ def gfl(arrays: Arrays, parameters: dict[str, Tensor], width: int) -> tuple[nn.M
     classes, bins, strides = int(arrays["hp.num_classes"]), int(arrays["hp.reg_max"]), strides_of(arrays)
     head = GFLHead(width, classes, strides, blocks(parameters), int(arrays["hp.gn_groups"]), 8.0, bins=bins)
     head.load_state_dict(parameters)
-    outputs = head_outputs(strides, classes, distribution=(4 * (bins + 1), "distribution"))
+    outputs = head_outputs(strides, classes, {"distribution": (4 * (bins + 1), "distribution")})
     form = DenseForm(strides, classes, outputs, width, blocks(parameters))
     return head, point_stages(head, form, "distribution"), form
 
@@ -56,9 +57,9 @@ def atss(arrays: Arrays, parameters: dict[str, Tensor], width: int) -> tuple[nn.
     classes, strides = int(arrays["hp.num_classes"]), strides_of(arrays)
     head = ATSSHead(width, classes, strides, blocks(parameters), int(arrays["hp.gn_groups"]), 8.0)
     head.load_state_dict(parameters)
-    outputs = head_outputs(strides, classes, deltas=(4, "deltas"), centerness=(0, ""))
+    outputs = head_outputs(strides, classes, {"deltas": (4, "deltas"), "centerness": (0, "")})
     form = DenseForm(strides, classes, outputs, width, blocks(parameters))
-    return head, point_stages(head, form, "deltas"), form
+    return head, {**point_stages(head, form, "deltas"), "head.decode": by_coder(arrays, form)}, form
 
 
 def retinanet(arrays: Arrays, parameters: dict[str, Tensor], width: int) -> tuple[nn.Module, dict[str, Stage], DenseForm]:
@@ -73,12 +74,26 @@ def retinanet(arrays: Arrays, parameters: dict[str, Tensor], width: int) -> tupl
         else:
             state[f"{LIBRARY[branch]}.{rest}"] = value
     head.load_state_dict(state)
-    outputs = head_outputs(strides, classes, deltas=(4, "deltas"))
+    outputs = head_outputs(strides, classes, {"deltas": (4, "deltas")})
     form = DenseForm(strides, classes, outputs, width, blocks(parameters))
     towers = dense.Towers(dense.Tower(head.classification_head.conv), dense.Tower(head.regression_head.conv))
-    coder = BoxCoder(tuple(float(1 / s) for s in arrays["hp.delta_stds"]))
-    boxes = decode(dense.Decode(coder.decode_single), "deltas", form)
-    return head, {**head_stages(towers, Predict(head), form), "head.decode": boxes}, form
+    return head, {**head_stages(towers, Predict(head), form), "head.decode": by_coder(arrays, form)}, form
+
+
+def by_coder(arrays: Arrays, form: DenseForm) -> Stage:
+    return decode(dense.Decode(coder(arrays)), "deltas", form)
+
+
+def coder(arrays: Arrays) -> Callable[[Tensor, Tensor], Tensor]:
+    """torchvision's box coder with mmdetection's bound on how small a box becomes, beside the one on how large."""
+    plain = BoxCoder(tuple(float(1 / s) for s in arrays["hp.delta_stds"]))
+    least = torch.as_tensor(arrays["hp.delta_stds"][2:]).reciprocal() * -plain.bbox_xform_clip
+
+    def bounded(deltas: Tensor, priors: Tensor) -> Tensor:
+        sizes = torch.maximum(deltas[:, 2:], least.to(deltas))
+        return plain.decode_single(torch.cat([deltas[:, :2], sizes], dim=1), priors)
+
+    return bounded
 
 
 LIBRARY = {

@@ -107,6 +107,14 @@ def sizes(image_sizes: Tensor) -> list[tuple[int, int]]:
     return [(int(height), int(width)) for height, width in image_sizes]
 
 
+def convolution(kernel: Tensor, stride: Tensor, transposed: float) -> dict[str, Any]:
+    """Geometry of a layer, equal in height and width -> the adapter that has it."""
+    return {
+        "op": "adapter.conv", "features": "student.neck", "like": "teacher.neck", "kernel": int(kernel[0]),
+        "stride": int(stride[0]), "transposed": bool(transposed), "norm": "batch", "activation": "relu",
+    }
+
+
 def scores_of(instances: dict[str, list[Tensor]]) -> list[Tensor]:
     """Of an op with several outputs."""
     return instances["scores"]
@@ -461,6 +469,121 @@ def without_finest(levels: list[Tensor]) -> list[Tensor]:
 def zeros_of(values: Any) -> Any:
     """Zeros of the same shapes."""
     return [torch.zeros_like(v) for v in values] if isinstance(values, list) else torch.zeros_like(values)
+
+
+def half_zeros(image: Tensor) -> Tensor:
+    """Zeros of every other row and column."""
+    return torch.zeros_like(image[..., ::2, ::2])
+
+
+def mean_of_branches(first: Tensor, second: Tensor, maps: list[Tensor]) -> list[Tensor]:
+    """Logits (B, K, A) of two branches -> their mean, (B, R, K) per level of these maps."""
+    return one_branch((first + second) / 2, maps)
+
+
+def one_branch(logits: Tensor, maps: list[Tensor]) -> list[Tensor]:
+    """Logits (B, K, A) -> (B, R, K) per level of these maps."""
+    return values_per_level(logits.transpose(1, 2), maps)
+
+
+def rest_of_one(share: float) -> float:
+    """What a share leaves."""
+    return 1 - share
+
+
+def negative(number: float) -> float:
+    """Minus a number."""
+    return -number
+
+
+def background_last(logits: Tensor) -> Tensor:
+    """Scores whose background comes first -> last."""
+    return logits.roll(-1, 1)
+
+
+def background_first(logits: Tensor) -> Tensor:
+    """The inverse."""
+    return logits.roll(1, 1)
+
+
+def certain(labels: Tensor, logits: Tensor) -> Tensor:
+    """Labels, 0 the background -> logits that leave no doubt, the background last."""
+    return background_last(1e4 * torch.nn.functional.one_hot(labels.long(), logits.shape[1]).to(logits.dtype))
+
+
+def every_row(rows: Tensor) -> Tensor:
+    """Ones."""
+    return rows.new_ones(len(rows))
+
+
+def three_bands(levels: list[Tensor]) -> list[Tensor]:
+    """(B, 3C, h, w), band by band -> (B, C, 3, h, w)."""
+    return [level.unflatten(1, (3, -1)).transpose(1, 2) for level in levels]
+
+
+def cells_of_anchors(levels: list[Tensor], classes: Tensor) -> list[Tensor]:
+    """(B, A*C, H, W) -> (B, H*W*A, C), order y, x, anchor."""
+    return [t.permute(0, 2, 3, 1).reshape(len(t), -1, int(classes)) for t in levels]
+
+
+def as_class_maps(levels: list[Tensor], like: list[Tensor]) -> list[Tensor]:
+    """The inverse of :func:`cells_of_anchors`."""
+    return [t.reshape(len(t), *m.shape[-2:], -1).permute(0, 3, 1, 2) for t, m in zip(levels, like, strict=True)]
+
+
+def labels_by_index(index: Tensor, labels: list[Tensor], maps: list[Tensor], classes: Tensor) -> list[Tensor]:
+    """Object of each anchor, -1 for none -> its class, the number of classes for none, per level of these maps."""
+    none = torch.as_tensor([int(classes)])
+    joined = torch.stack([torch.cat([own.long(), none])[row.long()] for row, own in zip(index, labels, strict=True)])
+    return list(joined.split([m[0, 0].numel() * (m.shape[1] // int(classes)) for m in maps], dim=1))
+
+
+def boxes_for(labels: list[Tensor]) -> list[Tensor]:
+    """As many boxes per image as it has labels."""
+    return [torch.zeros(len(own), 4) for own in labels]
+
+
+def refined(corners: Tensor, reference: Tensor, bins: Tensor, scale: Tensor, up: Tensor) -> list[Tensor]:
+    """D-FINE's boxes cxcywh per layer from edge logits (L, B, N, 4(R+1)) around reference boxes (B, N, 4)."""
+    count, bound = int(bins), float(up * scale)
+    step = (bound + 1) ** (2 / (count - 2))
+    outer = [step**k - 1 for k in range(1, count // 2)]
+    places = torch.tensor([-2 * bound, *(-v for v in reversed(outer)), 0, *outer, 2 * bound], dtype=corners.dtype)
+    moves = corners.detach().unflatten(-1, (4, -1)).softmax(-1) @ places
+    width = reference[..., 2:].repeat(1, 1, 2) / scale
+    sign = torch.tensor([-1, -1, 1, 1], dtype=corners.dtype)
+    edges = reference[..., :2].repeat(1, 1, 2) + sign * (scale / 2 + moves) * width
+    return list(torch.cat([(edges[..., :2] + edges[..., 2:]) / 2, edges[..., 2:] - edges[..., :2]], -1))
+
+
+def partners_of(rows: Tensor, index: Tensor) -> list[Tensor]:
+    """(B, N', C) and the row of each query (B, N) -> one layer of (B, N, C)."""
+    return [torch.stack([own[row.long()] for own, row in zip(rows, index, strict=True)])]
+
+
+def columns_of(pairs: list[Tensor]) -> list[list[tuple[Tensor, Tensor]]]:
+    """(m, 2) query and object per image -> one layer of pairs."""
+    return [[(own[:, 0].long(), own[:, 1].long()) for own in pairs]]
+
+
+def corners_of(boxes: list[Tensor]) -> list[Tensor]:
+    """cxcywh -> xyxy."""
+    return [torch.cat([own[:, :2] - own[:, 2:] / 2, own[:, :2] + own[:, 2:] / 2], 1) for own in boxes]
+
+
+def listed_sizes(sizes: list[Tensor]) -> list[tuple[int, int]]:
+    """(height, width) of every image -> a list of pairs."""
+    return [(int(height), int(width)) for height, width in sizes]
+
+
+def half(number: float) -> float:
+    """Of a number."""
+    return number / 2
+
+
+def kept_places(draws: list[Tensor]) -> list[Tensor]:
+    """Uniform draws -> 1 at the places that DetKDS keeps."""
+    return [(draw <= 0.35).to(draw.dtype) for draw in draws]
 
 
 def gates_of(fused: dict[str, list[Tensor]]) -> list[Tensor]:

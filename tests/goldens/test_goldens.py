@@ -7,9 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
-from tests.goldens.harness import ROOT, actual, binding_runs, compare, evaluate, expectations, unbound
+from tests.goldens.harness import ROOT, binding_runs, unbound, verify
 
 HERE = Path(__file__).parent
 FOLDER = Path(os.environ.get("KDFLOW_GOLDENS", HERE))
@@ -30,12 +29,5 @@ def test_spec_reproduces_the_original_code(slug: str, case: Path) -> None:
     runs = binding_runs(slug, arrays)
     assert runs, f"no run of tests/goldens/{slug}.yaml applies to {case.name}"
     for run in runs:
-        compared = expectations(run)
-        for dtype in (torch.float32, torch.float64):
-            keys = [key for key in compared if key.startswith("expected64.") == (dtype is torch.float64)]
-            if not keys:
-                continue
-            plan, raw, inputs = evaluate(run, dtype)
-            for key in keys:
-                compare(run, key, compared[key], actual(run, plan, raw, inputs, compared[key]))
+        verify(run)
     assert not unbound(runs, arrays), f"keys of {case.name} that tests/goldens/{slug}.yaml does not bind"

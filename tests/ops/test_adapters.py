@@ -47,6 +47,34 @@ def test_identity_passes_maps_on(kernel: int, groups: int) -> None:
     torch.testing.assert_close(module(features), features)
 
 
+@pytest.mark.parametrize(("kernel", "stride"), [(4, 2), (3, 2), (2, 2), (1, 2), (3, 1), (5, 3), (2, 3)])
+def test_a_transposed_convolution_multiplies_the_size_by_its_stride(kernel: int, stride: int) -> None:
+    module = built(ConvAdapter(kernel=kernel, stride=stride, transposed=True), maps(3, 6), maps(5, 6 * stride))
+    assert module(maps(3, 6)).shape == (2, 5, 6 * stride, 6 * stride)
+    assert isinstance(module.conv, torch.nn.ConvTranspose2d)
+
+
+def test_a_transposed_convolution_is_the_one_of_the_regressor() -> None:
+    ours = built(ConvAdapter(kernel=4, stride=2, transposed=True, norm="batch", activation="relu"), maps(3, 6), maps(4, 12))
+    theirs = built(Regressor(), maps(3, 6), maps(4, 12))
+    torch.testing.assert_close(ours(maps(3, 6)), theirs(maps(3, 6), maps(4, 12)))
+
+
+def test_equal_widths_need_a_layer_where_the_size_changes() -> None:
+    assert built(ConvAdapter(stride=2, when="widths_differ"), maps(3))(maps(3)).shape == (2, 3, 4, 4)
+    assert built(ConvAdapter(when="widths_differ"), maps(3)).conv is None
+
+
+def test_identity_is_refused_where_the_size_changes_by_transposing() -> None:
+    with pytest.raises(UsageError, match="identity is not for transposed"):
+        built(ConvAdapter(kernel=4, stride=2, transposed=True, init="identity"), maps(3))
+
+
+def test_kaiming_counts_the_outputs_of_a_transposed_convolution() -> None:
+    layer = built(ConvAdapter(kernel=4, stride=2, transposed=True, init="kaiming", channels=64), maps(8)).conv
+    assert layer.weight.std().item() == pytest.approx((2 / (64 * 16)) ** 0.5, rel=0.1)  # type: ignore[union-attr]
+
+
 def test_identity_needs_equal_channels() -> None:
     with pytest.raises(UsageError, match="as many output as input channels"):
         built(ConvAdapter(init="identity"), maps(3), maps(4))

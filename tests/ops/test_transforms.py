@@ -5,12 +5,12 @@ import torch
 from torch.nn import functional
 
 from kdflow.errors import UsageError
-from kdflow.kinds import CELLS, DENSE
+from kdflow.kinds import CELLS, DENSE, EDGES
 from kdflow.operation import OPS
 from kdflow.ops.taps.same_grid import same_grid
 from kdflow.ops.transforms.cells import cells
 from kdflow.ops.transforms.confidence import confidence
-from kdflow.ops.transforms.edges import EDGES, edges
+from kdflow.ops.transforms.edges import edges
 from kdflow.ops.transforms.flatten import flatten
 from kdflow.ops.transforms.integral import integral
 from kdflow.ops.transforms.map import to_map

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kdflow.experiment.export import write_spec
+from kdflow.experiment.filled import write_spec
 from kdflow.experiment.setup import prepare, read_method
 from kdflow.results.report import write_report
 from tests.browser import Browser

@@ -108,8 +108,9 @@ def test_added_entries_may_be_searched(load) -> None:
     [
         ("rewrite: {set: {weight: 1}}\n", 4, "expected a list of rules"),
         ("rewrite:\n  - set: {weight: 1}\n    wheer: {}\n", 6, 'unknown key "wheer"'),
-        ("rewrite:\n  - where: {loss: loss.nothing}\n", 5, "no term fits; this method has one, two"),
+        ("rewrite:\n  - where: {loss: loss.nothing}\n    set: {weight: 1}\n", 5, "no term fits; this method has one, two"),
         ('rewrite:\n  - where: {term: one}\n    nodes: {n: {op: x, y: "a{labels}"}}\n', 6, 'terms.one has no "labels"'),
+        ("rewrite:\n  - where: {term: one}\n", 5, "this rule changes nothing"),
         ("rewrite:\n  - nodes: {n: {op: x}}\n", 5, 'nodes have a "n" already; put {term} into the name'),
     ],
 )

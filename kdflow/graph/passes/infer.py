@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from kdflow.graph.node import Graph, Node, Role
 from kdflow.graph.passes.fakes import Fakes
 from kdflow.graph.passes.kinds import kind_of_value, place_kinds
+from kdflow.graph.passes.promise import broken_promise
 from kdflow.graph.runtime import FunctionOp, OpCall, Prepared, StageCall, Streams, TermCall, stream_key
 from kdflow.kinds import ANY
 from kdflow.ports import BATCH_PORTS, Detector
@@ -106,11 +107,12 @@ class Inference:
         return stack[node.key]
 
     def _strides(self, node: Node) -> tuple[int, ...]:
-        """Strides of a port; where a method's op stands before it, such as a smaller copy of the images, they are measured."""
+        """Strides of a port; measured where the stage sees a copy of the images of another size (a method's, or its own)."""
         maps, height = node.value.fake, int(self.example["images"].shape[-2])
-        if not isinstance(maps, list) or not any(self.graph[n].role is Role.OP for n in self.graph.upstream(node.name)):
+        rows = [int(m.shape[-2]) for m in maps if m.dim() == 4] if isinstance(maps, list) else []
+        resized = any(self.graph[n].role is Role.OP for n in self.graph.upstream(node.name))
+        if not resized and all(abs(height / stride - r) < 1 for stride, r in zip(node.value.strides, rows)):
             return node.value.strides
-        rows = [int(m.shape[-2]) for m in maps if m.dim() == 4]
         whole = len(rows) == len(node.value.strides) and all(r and height % r == 0 for r in rows)
         return tuple(height // r for r in rows) if whole else node.value.strides
 
@@ -120,6 +122,8 @@ class Inference:
         if node.run is None:
             raise AssertionError(f"stage node without a stage: {node.name}")
         fake = self.fakes.stages(self.detectors[node.owner])[node.stage]
+        if node.run.selective:
+            node.options["wanted"] = self.graph.taken(node.name)
         node.module = StageCall(node.name, node.run.run, node.options, self.streams if node.stochastic else None)
         inputs = self._inputs(node)
         try:
@@ -135,8 +139,9 @@ class Inference:
             raise AssertionError(node.name)
         taps = _same_modules(node.run.run, fake, node.options.get("taps", {}))
         inferred: dict[str, Any] = {}
-        if node.run.infer is not None:
-            inferred = node.run.infer(**inputs, **{k: v for k, v in node.options.items() if k != "taps"})
+        rule = getattr(fake, "infer", None)
+        if rule is not None:
+            inferred = rule(**inputs, **{k: v for k, v in node.options.items() if k != "taps"})
             if not taps:
                 return inferred
         run = self._count(node.name, StageCall(node.name, fake, {**node.options, "taps": taps}, None), inputs)
@@ -172,11 +177,16 @@ class Inference:
                 options = getattr(parts[0], "options", {})
                 stand_ins = [FunctionOp(infer, options)] if infer else [self.fakes.module(p) for p in parts]
                 trial = OpCall(node.name, stand_ins, lifted, canvas, no_grad=no_grad, exact=exact)
-                return trial(**({} if node.prepared else self._inputs(node)))
+                inputs = {} if node.prepared else self._inputs(node)
+                result = trial(**inputs)
         except Exception as error:
             shapes = ", ".join(f"{name} is {show(self._operand(o))}" for name, o in node.inputs.items())
             self.document.report(node.path, f"{node.op.name} cannot take these values ({shapes}): {_first_line(error)}")
             return None
+        if problem := broken_promise(node, result, inputs):
+            words = f"{node.op.name} does not keep its declaration: {problem}; correct gives= or the function"
+            self.document.report(node.path, words)
+        return result
 
     def _axes(self, node: Node) -> tuple[str, ...]:
         """Axis names of one entry of the node's first input; empty where they are not known."""

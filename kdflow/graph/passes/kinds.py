@@ -95,7 +95,7 @@ def _op(graph: Graph, node: Node, document: Document) -> bool:
 def _result(graph: Graph, node: Node, elements: Mapping[str, Kind]) -> bool:
     if node.op is None:
         return False
-    given = node.op.output_kinds(elements)
+    given = node.op.output_kinds(elements, node.options)
     strides = _strides(graph, node)
     form = node.port.form if node.port else ""
     if isinstance(given, dict):
@@ -125,7 +125,7 @@ def _term(graph: Graph, node: Node, document: Document) -> bool:
             f"scope: image needs an axis b; {_article(value)} has {', '.join(value.axes or ())}",
         )
         return False
-    if not _axes_exist(graph, node, document, value):
+    if not _axes_exist(graph, node, document, value) or not _divisors(graph, node, document):
         return False
     return all(
         _factor(graph, node, document, (*node.path, key), operand, value)
@@ -152,6 +152,33 @@ def _axes_exist(graph: Graph, node: Node, document: Document, value: Kind) -> bo
             if word not in known:
                 problem = f'{_article(value)} has no axis "{word}"; its axes are {", ".join(value.axes) or "none"}'
                 document.report((*node.path, "reduce", key), problem)
+    return len(document.faults) == before
+
+
+_INDICES = ("labels", "levels", "indices")
+"""Last words of ports that hold numbers of classes, levels or places."""
+
+
+def _divisors(graph: Graph, node: Node, document: Document) -> bool:
+    """What a term is divided by is a mask, weights or a count: something whose sum says how much there is."""
+    if node.term is None:
+        return True
+    written = [i for i, part in enumerate(node.term.reduce.over) if isinstance(part, str) and not is_word(part)]
+    before = len(document.faults)
+    for index, operand in zip(written, node.inputs.get("over", ())):
+        kind, source = graph[operand].value.kind, graph[operand]
+        while source.role is Role.SLICE:
+            source = graph[str(source.inputs["stack"])]
+        port = source.port
+        named = port is not None and source.name.rpartition(".")[2] in _INDICES
+        measured = port is not None and (port.node is not None or bool(port.form)) and kind.name not in ("masks", "scalar")
+        places_or_names = kind.opaque or kind.name in ("boxes", "labels", "priors") or operand == "images"
+        if kind is not ANY and (places_or_names or named or measured):
+            document.report(
+                (*node.path, "reduce", "over", index),
+                f"{operand} is {_article(kind)}, and its sum says nothing about how much is compared; divide by a mask, weights "
+                "or a count, such as {op: stats.count, values: ...}",
+            )
     return len(document.faults) == before
 
 

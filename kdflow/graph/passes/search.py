@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from kdflow.errors import choices
-from kdflow.operation import OPS
+from kdflow.operation import OPS, Op
+from kdflow.spec.faults import validate
 from kdflow.spec.load import Document
-from kdflow.spec.method import Method, ModuleEntry, NodeEntry, Preparation, TermEntry
+from kdflow.spec.method import Method, ModuleEntry, NodeEntry, Preparation, SearchRange, TermEntry
 from kdflow.spec.resolve import steps_of
 
 Entry = TermEntry | NodeEntry | ModuleEntry | Preparation
@@ -27,12 +29,37 @@ def check_search(method: Method, document: Document) -> None:
         known = _keys(entry) if entry is not None else None
         if known and rest[1] not in known:
             document.report(("search", path), f'{group}.{rest[0]} has no key "{rest[1]}".{choices(rest[1], known)}')
+        elif entry is not None and known and len(rest) == 2:
+            _check_values(entry, rest[1], method.search[path], document, path)
+
+
+def _check_values(entry: Entry, key: str, wanted: SearchRange, document: Document, path: str) -> None:
+    """Both ends of a range, or all choices, are taken by the op."""
+    op = _op_of(entry)
+    if op is None or key not in op.options.model_fields:
+        return
+    given = {name: value for name, value in entry.arguments.items() if name in op.options.model_fields}
+    for value in wanted.choices or (wanted.low, wanted.high):
+        trial = Document(document.file)
+        before = validate(op.options, given, Document(document.file))
+        if before is not None and validate(op.options, {**given, key: _whole(value)}, trial) is None:
+            document.report(("search", path), f"{value} is no value of {op.name}: {trial.faults[0].problem}")
+
+
+def _whole(value: Any) -> Any:
+    """Ranges of whole numbers are read as numbers."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _op_of(entry: Entry) -> Op | None:
+    name = entry.loss if isinstance(entry, TermEntry) else entry.op
+    return OPS.get(name) if name is not None and name in OPS else None
 
 
 def _keys(entry: Entry) -> set[str]:
     """Keys that may be searched in an entry; empty where the op is not known or a stage is called."""
-    name = entry.loss if isinstance(entry, TermEntry) else entry.op
+    op = _op_of(entry)
     own = {"weight", "schedule", "reduce"} if isinstance(entry, TermEntry) else set()
-    if name is None:
-        return own
-    return own | set(OPS.get(name).options.model_fields) if name in OPS else set()
+    if op is None:
+        return own if (entry.loss if isinstance(entry, TermEntry) else entry.op) is None else set()
+    return own | set(op.options.model_fields)

@@ -13,7 +13,7 @@ Init = Literal["default", "small_normal", "zero", "identity", "kaiming"]
 
 
 @torch.no_grad()
-def initialise(layer: nn.Conv2d | nn.Linear, init: Init) -> None:
+def initialise(layer: nn.Conv2d | nn.ConvTranspose2d | nn.Linear, init: Init) -> None:
     """Set a layer's weights in place.
 
     ``default`` keeps torch's; ``small_normal`` is a normal of deviation 1e-4 cut off at two deviations, bias as torch's
@@ -26,7 +26,9 @@ def initialise(layer: nn.Conv2d | nn.Linear, init: Init) -> None:
         nn.init.trunc_normal_(layer.weight, std=1e-4, a=-2e-4, b=2e-4)
         return
     if init == "kaiming":
-        nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+        # the weights of a transposed convolution have the input channels first
+        mode: Literal["fan_in", "fan_out"] = "fan_in" if isinstance(layer, nn.ConvTranspose2d) else "fan_out"
+        nn.init.kaiming_normal_(layer.weight, mode=mode, nonlinearity="relu")
     else:
         layer.weight.zero_()
         if init == "identity":
@@ -35,8 +37,10 @@ def initialise(layer: nn.Conv2d | nn.Linear, init: Init) -> None:
         layer.bias.zero_()
 
 
-def _pass_on(layer: nn.Conv2d | nn.Linear) -> None:
+def _pass_on(layer: nn.Conv2d | nn.ConvTranspose2d | nn.Linear) -> None:
     """One at the centre of each output channel's own input."""
+    if isinstance(layer, nn.ConvTranspose2d):
+        raise UsageError("init: identity is not for transposed: true, which changes the size of a map; leave one of them out")
     weight: Tensor = layer.weight
     groups = layer.groups if isinstance(layer, nn.Conv2d) else 1
     outputs, inputs = weight.shape[0], weight.shape[1] * groups

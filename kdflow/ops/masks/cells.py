@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from kdflow.errors import UsageError
+from kdflow.functional.precision import single
 from kdflow.kinds import CellValues, Map, Mask
 from kdflow.operation import op
 
@@ -18,4 +19,4 @@ def cells(values: CellValues, like: Map) -> Mask:
     height, width = like.shape[-2:]
     if values.shape[1] % (height * width):
         raise UsageError(f"{values.shape[1]} places do not fit a grid of {height}x{width}")
-    return values.reshape(len(values), 1, height, width, -1).float().amax(-1)
+    return single(values).reshape(len(values), 1, height, width, -1).amax(-1)

@@ -20,8 +20,8 @@ class TokenMasks(nn.Module):
     """``sigmoid(E F)`` per token and place, (B, M, H, W), and softmax weights of the tokens, (B, M).
 
     The weights come from a 3x3 convolution, the mean over all places and a 1x1 convolution; ``weighted: false`` gives
-    1 / M instead. Parameters are named ``tokens``, ``look`` and ``judge``. Trained, not exported. Source: MasKD (arXiv
-    2205.14589).
+    every token a weight of 1 instead. Parameters are named ``tokens``, ``look`` and ``judge``. Trained, not exported.
+    Source: MasKD (arXiv 2205.14589).
 
     Args:
         count: Number of tokens M.
@@ -56,6 +56,6 @@ class TokenMasks(nn.Module):
         """
         masks = torch.einsum("mc,bchw->bmhw", self.tokens, features).sigmoid()
         if not self.weighted:
-            return {"masks": masks, "weights": masks.new_full(masks.shape[:2], 1 / self.count)}
+            return {"masks": masks, "weights": masks.new_ones(masks.shape[:2])}
         logits = self.judge(self.look(features).mean((2, 3), keepdim=True))
         return {"masks": masks, "weights": logits.flatten(1).softmax(1)}

@@ -7,19 +7,16 @@ from typing import Annotated
 from pydantic import Field
 
 from kdflow.errors import UsageError
-from kdflow.kinds import AnyTensor, Cells, Kind
-from kdflow.operation import op
-
-EDGES = Kind("edges", ("b", "r", "e", "c"))
-"""Bin logits ``c`` of each edge ``e`` (left, top, right, bottom) of each dense place."""
+from kdflow.kinds import AnyTensor
+from kdflow.operation import like, op
 
 
-@op("transform.edges", gives=EDGES)
-def edges(distribution: Cells, count: Annotated[int, Field(gt=0)] = 4) -> AnyTensor:
-    """(B, R, edges * bins) -> (B, R, edges, bins), axes b, r, e, c.
+@op("transform.edges", gives=like("distribution", swap={"c": "e c"}), example={"distribution": "b r c"})
+def edges(distribution: AnyTensor, count: Annotated[int, Field(gt=0)] = 4) -> AnyTensor:
+    """(B, R, edges * bins) -> (B, R, edges, bins), axes b, r, e, c; queries (B, Q, edges * bins) likewise.
 
     Args:
-        distribution: Edge-major bin logits, as ``head.distribution`` gives them.
+        distribution: Edge-major bin logits, as ``head.distribution`` and ``decoder.distribution`` give them.
         count: Edges per place.
     """
     if distribution.shape[-1] % count:

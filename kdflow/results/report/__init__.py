@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from kdflow.files import write_text
 from kdflow.results.record import BASELINE
 
 
@@ -15,7 +16,4 @@ def write_report(
     from kdflow.results.report.page import page
 
     text = page(gather(uri, where, against, metric, ablations))
-    folder.mkdir(parents=True, exist_ok=True)
-    file = folder / "index.html"
-    file.write_text(text, encoding="utf-8")
-    return file
+    return write_text(folder / "index.html", text)

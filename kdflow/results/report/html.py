@@ -5,6 +5,8 @@ from __future__ import annotations
 from html import escape
 from typing import TypeAlias
 
+from kdflow.escape import printable
+
 
 class Html(str):
     """Text that is markup already."""
@@ -57,4 +59,4 @@ def _child(child: Child) -> str:
 
 def _text(value: str | float) -> str:
     """Numbers without digits that nobody sees."""
-    return f"{value:.2f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value)
+    return f"{value:.2f}".rstrip("0").rstrip(".") if isinstance(value, float) else printable(str(value))

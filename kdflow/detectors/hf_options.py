@@ -1,0 +1,83 @@
+"""Options that the transformer families share; a keyword is that of the library's configuration."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import PositiveInt, field_validator
+
+from kdflow.options import Options, again, option
+
+TINY: dict[str, Any] = {
+    "backbone": "resnet18",
+    "widths": (8, 16, 24, 32),
+    "depths": (1, 1, 1, 1),
+    "d_model": 32,
+    "heads": 4,
+    "ffn": 64,
+    "queries": 10,
+    "decoder_layers": 3,
+    "dropout": 0.0,
+}
+"""A family's tiny form, apart from what is its own."""
+
+
+class TransformerOptions(Options):
+    """Options of every family."""
+
+    weights: str | None = option(
+        None, "State-dict file, folder of ``save_pretrained``, or hub name (the last two bring their own architecture)."
+    )
+    backbone: str = option("resnet50", "``resnet18`` ... ``resnet101`` (the library's own), or ``timm:<name>``.")
+    pretrained_backbone: str | None = option(None, "State-dict file, folder or hub name for the backbone alone.")
+    widths: tuple[PositiveInt, ...] = option((), "Channels of the backbone's four stages instead of the usual ones.")
+    depths: tuple[PositiveInt, ...] = option((), "Blocks of the backbone's four stages instead of the usual ones.")
+    d_model: int = option(256, "Width of the transformer.", "d_model", gt=0)
+    encoder_layers: int = option(6, "Encoder layers.", "encoder_layers", ge=0)
+    decoder_layers: int = option(6, "Decoder layers.", "decoder_layers", gt=0)
+    heads: int = option(8, "Attention heads.", ("encoder_attention_heads", "decoder_attention_heads"), gt=0)
+    ffn: int = option(2048, "Hidden width of the feed-forward layers.", ("encoder_ffn_dim", "decoder_ffn_dim"), gt=0)
+    queries: int = option(300, "Number of queries.", "num_queries", gt=0)
+    dropout: float = option(0.1, "Dropout rate.", "dropout", ge=0, le=1)
+    attention: Literal["sdpa", "eager"] = option("sdpa", "``eager`` offers the attention ports.")
+    normalize: Literal["imagenet", "none"] = option(
+        "imagenet", "Pixel statistics; ``none`` for models trained on values in 0..1."
+    )
+
+    @field_validator("widths", "depths")
+    @classmethod
+    def _four(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if len(value) not in (0, 4):
+            raise ValueError("give one number for each of the four stages")
+        return value
+
+
+class MaskedOptions(TransformerOptions):
+    """Options of the families that know the padding; their backbone's BatchNorms are constants."""
+
+    auxiliary_loss: bool = option(True, "Losses on every decoder layer, not on the last alone.")
+
+
+class HybridOptions(TransformerOptions):
+    """Options of RT-DETR and its relatives: a hybrid encoder, queries from its tokens, denoising."""
+
+    backbone: str = again(TransformerOptions, "backbone", "resnet18")
+    norm: Literal["batch", "frozen"] = option(
+        "batch", "``frozen`` makes the backbone's BatchNorms constants, as published (for pretrained backbones)."
+    )
+    encoder_width: int | None = option(None, "Width of the hybrid encoder; d_model where not given.", gt=0)
+    encoder_layers: int = option(1, "Attention layers on the coarsest map.", "encoder_layers", ge=0)
+    decoder_layers: int = again(TransformerOptions, "decoder_layers", 3)
+    ffn: int = again(TransformerOptions, "ffn", 1024)
+    expansion: float = option(
+        1.0, "Width factor inside the fusion blocks (0.5 in the published R18 model).", "hidden_expansion", gt=0
+    )
+    queries: int = option(300, "Number of queries; at most the number of encoder tokens.", "num_queries", gt=0)
+    points: int = option(4, "Sampled points per head and level.", "decoder_n_points", gt=0)
+    dropout: float = option(0.0, "Dropout rate.", ("dropout", "attention_dropout"), ge=0, le=1)
+    denoising: int = option(100, "Denoising queries; 0 turns them off.", "num_denoising", ge=0)
+    label_noise: float = option(
+        0.5, "Share of wrong labels among them (half of it is drawn).", "label_noise_ratio", ge=0, le=1
+    )
+    box_noise: float = option(1.0, "Size of their box shifts.", "box_noise_scale", ge=0)
+    normalize: Literal["imagenet", "none"] = again(TransformerOptions, "normalize", "none")
