@@ -118,7 +118,7 @@ def make(classes: tuple[str, ...], options: YoloxOptions) -> Detector:
     )
     model = made.build()
     head: Head = model.head
-    outputs = head_outputs(head.strides, len(classes), objectness=(0, ""), deltas=(4, "cell offsets"))
+    outputs = head_outputs(head.strides, len(classes), {"objectness": (0, ""), "deltas": (4, "cell offsets")})
     form = DenseForm(head.strides, len(classes), outputs, head.width, blocks=2)
     loss = own.YoloxLoss(options.weights_of_losses)
     found = torchvision_detector(

@@ -81,7 +81,8 @@ def simota(
     """
     near, candidates = _regions(cells, boxes, real, rule)
     usable = candidates[:, None] & real[..., None]
-    overlaps = torch.where(usable, center_iou(boxes[:, :, None], predicted[:, None]), 0.0)
+    # The overlap of a box without bounds may be no number; it overlaps nothing.
+    overlaps = torch.where(usable, center_iou(boxes[:, :, None], predicted[:, None]).nan_to_num(0.0), 0.0)
     cost = _class_cost(logits, objectness, labels) + rule.iou_cost * -torch.log(overlaps + 1e-8)
     cost = torch.where(usable, cost + OUTSIDE[rule.region] * ~near, torch.inf)
     best = min(rule.topk, len(cells))
