@@ -189,6 +189,8 @@ def of_classes(model: Any, names: Sequence[str], classes: Sequence[str]) -> tupl
         rows = state[key]
         background = torch.arange(len(known), len(rows))  # no object, or the padding of an embedding
         state[key] = rows[torch.cat([chosen, background])]
+    for key in first_rows(model):
+        state[key] = state[key][: len(chosen)]
     config = copy.deepcopy(model.config)
     narrowed = type(model)(_named(config, classes))
     narrowed.load_state_dict(state, strict=True)
@@ -196,7 +198,22 @@ def of_classes(model: Any, names: Sequence[str], classes: Sequence[str]) -> tupl
 
 
 def class_rows(model: Any) -> list[str]:
-    """Entries of the state dict with a row per class."""
+    """Entries of the state dict with a row per class, in the order of the classes."""
+    return [key for key in _counted_rows(model) if key not in first_rows(model)]
+
+
+def first_rows(model: Any) -> list[str]:
+    """Entries with as many rows as classes, of which the first alone counts, whatever the first class is.
+
+    Two-stage Deformable DETR chooses its queries by the first score of every encoder token.
+    """
+    config = model.config
+    if not getattr(config, "two_stage", False):
+        return []
+    return [key for key in model.state_dict() if f"class_embed.{config.decoder_layers}." in key]
+
+
+def _counted_rows(model: Any) -> list[str]:
     wider = _named(copy.deepcopy(model.config), [str(i) for i in range(model.config.num_labels + 1)])
     with torch.device("meta"):
         other = type(model)(wider).state_dict()
