@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from kdflow.detectors import yolox_stages as stages
 from kdflow.detectors.weights import COCO, load_weights
-from kdflow.detectors.yolox_model import Focus, YOLOX, cell_boxes, corners_of, decode
+from kdflow.detectors.yolox_model import YOLOX, Focus, cell_boxes, corners_of, decode
 from kdflow.errors import UsageError
 from kdflow.functional import simota as ota
 from kdflow.functional.simota import SimotaRule, center_iou, simota
