@@ -22,7 +22,7 @@ from tests.benches.folders import COCO_CLASSES, published, save_backbone, save_p
 REAL = {
     path.stem: path for path in sorted((specs_folder() / "benches").glob("*.yaml")) if path.stem[:4] in ("coco", "voc-")
 }
-SMALL = {"data.size": 96, "data.max_size": 128, "data.workers": 0}
+SMALL = {"data.size": 96, "data.workers": 0}
 TORCHVISION = [name for name in REAL if "detr" not in name and "yolox" not in name]
 HUB = [name for name in REAL if "detr" in name]
 slow = pytest.mark.slow
@@ -42,7 +42,7 @@ def changes(name: str, folder: Path) -> dict[str, Any]:
     """Overrides that put local folders and files in place of what would be downloaded."""
     bench = bench_named(name)
     root = write_voc(folder / "data") if bench.data.format == "voc" else write_coco(folder / "data")
-    found: dict[str, Any] = {**SMALL, "data.root": str(root)}
+    found: dict[str, Any] = {**SMALL, "data.root": str(root), **({} if bench.data.fixed else {"data.max_size": 128})}
     for seed, (owner, spec) in enumerate({"student": bench.student, "teacher": bench.teacher}.items()):
         if spec.options.get("pretrained_backbone"):
             file = folder / f"{owner}.pth"
