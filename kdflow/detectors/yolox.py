@@ -197,7 +197,9 @@ def calls(form: DenseForm, losses: tuple[str, ...]) -> dict[str, Call]:
     inputs = {**TARGETS, **{argument: f"assign:{argument}" for argument in PREDICTED}}
     outputs = {**shared["assign"].outputs, "iou": "assign.iou"}
     doc = "assignment of places to other objects, or by other predictions"
-    return {**shared, "assign": Call(inputs, outputs, doc=doc)}
+    judged = "the detector's losses on other outputs, which are assigned by them, or on a given assignment"
+    criterion = replace(shared["criterion"], doc=judged)
+    return {**shared, "assign": Call(inputs, outputs, doc=doc), "criterion": criterion}
 
 
 def load_released(detector: Detector, name: str) -> None:
