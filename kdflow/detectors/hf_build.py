@@ -18,7 +18,8 @@ from kdflow.detectors.hf_parts import Postprocess
 from kdflow.detectors.hf_stages import body_of, criterion_call, detection_stage, loss_stages
 from kdflow.detectors.normalize import IMAGENET_MEAN, IMAGENET_STD
 from kdflow.detectors.torchvision_parts import evaluating
-from kdflow.detectors.weights import fit, no_names, read_state
+from kdflow.detectors.weight_files import read_state
+from kdflow.detectors.weights import fit, no_names
 from kdflow.errors import UsageError, choices
 from kdflow.ports import Call, Detector, DetectorFamily, ImageSizes, PortEntry, Stage
 from kdflow.source import Source

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torchvision.models.detection import FCOS_ResNet50_FPN_Weights
 from torchvision.ops import FrozenBatchNorm2d
 
+from kdflow.detectors.weight_files import read_state, without_prefix
 from kdflow.errors import UsageError, choices
 from kdflow.ports import ClassRows, Detector
 
@@ -31,7 +32,7 @@ def load_weights(detector: Detector, weights: str | Path) -> None:
 
     Args:
         detector: The detector; what names mean is its library's business.
-        weights: A state-dict file (``.pth``, ``.pt``, ``.safetensors``; a dict with the entry ``model`` will do), or a weight
+        weights: A state-dict file (``.pth``, ``.pt``, ``.safetensors``, or a checkpoint with one among its entries), or a weight
             name such as ``FasterRCNN_ResNet50_FPN_Weights.COCO_V1``. Of the latter, the predictors' rows are chosen by class
             name, so a COCO model becomes a detector of the classes at hand.
 
@@ -71,26 +72,10 @@ def _exported_classes(file: Path) -> tuple[str, ...] | None:
     return tuple(map(str, found)) if isinstance(found, (tuple, list)) else None
 
 
-def read_state(file: Path) -> dict[str, Tensor]:
-    """The state dict in a file; UsageError when it holds none."""
-    if file.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        return load_file(file)
-    try:
-        state = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UsageError(f'weights "{file}" cannot be read as a file of plain tensors: {reason}') from error
-    state = state.get("model", state) if isinstance(state, dict) else state
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise UsageError(f'weights "{file}": this is no state dict (a mapping from parameter names to tensors)')
-    return state
-
-
 def fit(model: nn.Module, state: Mapping[str, Tensor], source: str, classes: Sequence[str]) -> None:
     """``load_state_dict`` whose failure is one readable message."""
     before = {key: value.shape for key, value in model.state_dict().items()}
+    state = without_prefix(state, before, source)
     wrong = [k for k, v in state.items() if k in before and v.shape != before[k]]
     if not wrong:
         try:
