@@ -8,11 +8,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import yaml
 
 from benchmarks import floors
 from benchmarks.floors import PAGES, FloorVerdict, check_floors, drawn_benches, state, student_key, suggestion, write
 from kdflow.data.formats import open_data
 from kdflow.engine.evaluate import judge
+from kdflow.experiment.session import open_session
 from kdflow.experiment.setup import find_bench
 from kdflow.spec.bench import Bench, Floor
 from kdflow.spec.load import read
@@ -68,11 +70,25 @@ def test_floor_follows_from_what_was_measured(name: str) -> None:
     assert floor.AP50 > 5
 
 
-@pytest.mark.parametrize("name", drawn_benches())
+def has_detecting_teacher(name: str) -> bool:
+    teacher = bench(name).teacher
+    return teacher is not None and teacher.detector != "features"
+
+
+@pytest.mark.parametrize("name", filter(has_detecting_teacher, drawn_benches()))
 def test_teachers_were_measured_to_know_more_than_the_plain_student(name: str) -> None:
     row = MEASURED[name]
     assert row["teacher"] is not None, "python -m benchmarks.floors --teachers --seeds 0 --write --benches " + name
     assert row["teacher"] > row["validation"]["0"]
+
+
+def test_a_teacher_without_a_head_has_no_value(home: Path, tmp_path: Path) -> None:
+    document = yaml.safe_load(find_bench("shapes-features-to-rt-detr").read_text())
+    document["data"]["images"] = {"train": 4, "val": 2, "test": 2}
+    file = tmp_path / "few.yaml"
+    file.write_text(yaml.safe_dump({**document, "bench": "few"}))
+    with open_session("cpu") as session:
+        assert floors._teacher(str(file), session) is None
 
 
 def test_benches_that_differ_in_their_teacher_alone_share_their_students() -> None:
