@@ -40,7 +40,7 @@ def test_plain_student_reaches_the_floor_and_leaves_with_its_ap(name: str, home:
 
 def exported_ap50(own: Bench, output: Path) -> float:
     """AP50 on the test split of what ``student.py`` finds in the image files, one by one."""
-    (file,) = output.rglob("student.py")
+    (file,) = output.glob(f"{own.bench}/*/student.py")
     space: dict[str, Any] = {"__name__": "student", "__file__": str(file)}
     exec(file.read_text(encoding="utf-8"), space)
     model, split = space["load"](), open_data(own.data.format, own.data.options).splits["test"]
