@@ -72,6 +72,7 @@ def test_the_benches_cover_what_users_will_run() -> None:
         ),
         "coco-fcos": ("coco", "fcos", "FCOS_ResNet50_FPN_Weights.COCO_V1", "resnet18"),
         "coco-retinanet": ("coco", "retinanet", "RetinaNet_ResNet50_FPN_Weights.COCO_V1", "resnet18"),
+        "coco-rf-detr": ("coco", "rf-detr", "Roboflow/rf-detr-medium", "Roboflow/rf-detr-nano"),
         "coco-rt-detr": ("coco", "rt-detr", "PekingU/rtdetr_r101vd", "PekingU/rtdetr_r18vd"),
         "coco-yolox": ("coco", "yolox", "yolox_l", "s"),
         "voc-faster-rcnn": ("voc", "faster-rcnn", "resnet101", "resnet50"),
