@@ -196,7 +196,7 @@ def make(classes: tuple[str, ...], options: GroupOptions) -> Detector:
     )
 
 
-TINY = {
+TINY: dict[str, Any] = {
     "windows": 1,
     "grid": 6,
     "body_width": 32,
@@ -208,5 +208,5 @@ TINY = {
 }
 DOC = "{} with query groups (a plain vision transformer below)"
 DETECTORS.add(RfDetrOptions.name, transformers_family(make, RfDetrOptions, DOC.format("RF-DETR"), **TINY))
-LW_TINY = {**TINY, "windows": 2, "windowed": (0,)}
+LW_TINY: dict[str, Any] = {**TINY, "windows": 2, "windowed": (0,)}
 DETECTORS.add(LwDetrOptions.name, transformers_family(make, LwDetrOptions, DOC.format("LW-DETR"), **LW_TINY))

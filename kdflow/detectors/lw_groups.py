@@ -42,8 +42,8 @@ class GroupMatch(Match):
         """``indices`` of the first group, ``further`` of the others, ``every`` of all; queries count on over the groups."""
         count = groups.count if groups.first is logits[-1] else 1
         every = (logits, boxes) if count == 1 else groups.every
-        parts = [[part for x in values for part in x.chunk(count, 1)] for values in every]
-        found: Pairs = super().forward(*parts, **targets)["indices"]
+        scores, places = ([part for x in values for part in x.chunk(count, 1)] for values in every)
+        found: Pairs = super().forward(scores, places, **targets)["indices"]
         layers = [found[i : i + count] for i in range(0, len(found), count)]
         number = logits[-1].shape[1]
         return {
