@@ -156,7 +156,9 @@ def calls(stages: Mapping[str, Stage]) -> dict[str, Call]:
     results, queries = decoder_results(stages), {"queries": "decoder.queries"}
     heads = {name: f"decoder.{name}" for name in ("states", "references")}
     return {
-        "transformer": Call({"features": "neck", **queries}, results, doc="selection and decoder on other maps or queries"),
+        "transformer": Call(
+            {"features": "neck", **queries}, results, doc="selection and decoder on other maps or queries"
+        ),
         "decoder": Call({**queries, "memory": "neck"}, results, doc="decoder and heads on other queries or memory"),
         "heads": Call(heads, {n: f"decoder.{n}" for n in PREDICTIONS}, doc="heads on other decoder states"),
     }

@@ -14,7 +14,9 @@ class GroupOptions(DecoderOptions):
     """Options of both families."""
 
     patch: int = option(16, "Side of a patch in pixels.", gt=0)
-    windows: int = option(2, "Windows along each side of the image; canvas sides are multiples of patch * windows.", gt=0)
+    windows: int = option(
+        2, "Windows along each side of the image; canvas sides are multiples of patch * windows.", gt=0
+    )
     grid: int = option(24, "Patches along a side of the learned position grid, resampled to the image's.", gt=0)
     body_width: int = option(384, "Width of the vision transformer.", gt=0)
     body_heads: int = option(6, "Its attention heads.", gt=0)

@@ -141,9 +141,7 @@ class Decoder(nn.Module):
         super().__init__()
         self.decoder, self.attention = decoder, attention
 
-    def forward(
-        self, queries: dict[str, Tensor], groups: Groups, tokens: Tensor, layout: Layout
-    ) -> dict[str, Any]:
+    def forward(self, queries: dict[str, Tensor], groups: Groups, tokens: Tensor, layout: Layout) -> dict[str, Any]:
         """Per layer states (B, N, D) and references (B, N, 4), which are the same in all; ``groups`` holds all groups' states."""
         own = groups.first is queries
         every, count = (groups.every, groups.count) if own else (queries, 1)

@@ -31,7 +31,14 @@ def test_ports_are_the_first_group_which_is_what_evaluation_gives(name: str) -> 
     detector, batch = build(name), make_batch((2, 1))
     training = run_stages(constant_norms(detector, training=True), batch)
     evaluation = run_stages(constant_norms(detector, training=False), batch)
-    for port in ("decoder.states", "decoder.logits", "decoder.boxes", "decoder.references", "encoder.logits", "encoder.boxes"):
+    for port in (
+        "decoder.states",
+        "decoder.logits",
+        "decoder.boxes",
+        "decoder.references",
+        "encoder.logits",
+        "encoder.boxes",
+    ):
         for ours, theirs in zip(training[port], evaluation[port], strict=True):
             assert torch.equal(ours, theirs), port
     for layer, expected in zip(training["match.indices"], evaluation["match.indices"], strict=True):
