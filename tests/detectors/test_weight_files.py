@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from kdflow.detectors.backbones import create_timm
+from kdflow.detectors.backbones import create_timm, timm_indices
 from kdflow.detectors.weight_files import read_state
 from kdflow.detectors.weights import fit
 from kdflow.errors import UsageError
@@ -163,6 +163,12 @@ def test_a_timm_backbone_takes_a_checkpoint_by_the_same_rules(tmp_path: Path) ->
     assert "state_dict" not in made.pretrained_cfg
     with pytest.raises(UsageError, match="kdflow does not choose among them"):
         create_timm("test_resnet", (1,), str(saved({"model": entries, "ema": entries}, tmp_path / "w.pth")))
+
+
+def test_a_backbone_with_channels_last_is_refused_for_that_and_not_for_its_strides() -> None:
+    with pytest.raises(UsageError, match=r"gives its maps as NHWC \(channels last\)") as raised:
+        timm_indices("swin_tiny_patch4_window7_224", (2, 3, 4, 5))
+    assert "strides" not in str(raised.value)
 
 
 few = settings(max_examples=200, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
