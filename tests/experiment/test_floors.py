@@ -75,7 +75,7 @@ def has_detecting_teacher(name: str) -> bool:
     return teacher is not None and teacher.detector != "features"
 
 
-@pytest.mark.parametrize("name", list(filter(has_detecting_teacher, drawn_benches())))
+@pytest.mark.parametrize("name", [name for name in drawn_benches() if has_detecting_teacher(name)])
 def test_teachers_were_measured_to_know_more_than_the_plain_student(name: str) -> None:
     row = MEASURED[name]
     assert row["teacher"] is not None, "python -m benchmarks.floors --teachers --seeds 0 --write --benches " + name
