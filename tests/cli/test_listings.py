@@ -115,6 +115,13 @@ def test_doctor_says_what_is_bad(call, monkeypatch, tmp_path):
     assert "bad" in done.out
 
 
+def test_a_detector_that_needs_options_is_shown_with_their_texts(call):
+    done = call("detectors", "module")
+    assert done.code == 0
+    assert "Function that makes the module" in done.out
+    assert "those that its options say" in done.out
+
+
 def test_detectors_for_programs_name_family_ports_library_and_licence(call):
     found = {one["name"]: one for one in json.loads(call("detectors", "--json").out)}
     assert len(found) >= 10
