@@ -176,4 +176,5 @@ def page(facts: dict[str, Any]) -> str:
         )
         for c in facts["calls"]
     ]
-    return "\n".join([*lines, columns(calls, indent="  ") or "  none", "", "losses", f"  {', '.join(facts['losses']) or 'those that its options say'}"])
+    losses = ", ".join(facts["losses"]) or "those that its options say"
+    return "\n".join([*lines, columns(calls, indent="  ") or "  none", "", "losses", f"  {losses}"])
