@@ -1,4 +1,4 @@
-"""Four moments of a run at which others may look: started, step ended, evaluation ended, run ended.
+"""Five moments of a run at which others may look: started, pulls known, step ended, evaluation ended, run ended.
 
 Hooks run in the first process only. Everything they receive is plain Python, already off the device.
 """
@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
+
+from kdflow.engine.pull import Pull
 
 
 class StopRun(Exception):  # noqa: N818 - a signal, not an error
@@ -70,6 +72,19 @@ class StepEvent:
 
 
 @dataclass(frozen=True)
+class PullEvent:
+    """How hard each distillation term pulls at the student is known, once in a phase.
+
+    Attributes:
+        step: Steps done.
+        pulls: One entry per term that reaches the student (:mod:`kdflow.engine.pull`).
+    """
+
+    step: int
+    pulls: tuple[Pull, ...]
+
+
+@dataclass(frozen=True)
 class EvaluationEvent:
     """The student was evaluated.
 
@@ -112,6 +127,10 @@ class Hook(Protocol):
         """Before the first step."""
         ...
 
+    def pulls_known(self, event: PullEvent) -> None:
+        """Some steps after the start, and after the start of each phase."""
+        ...
+
     def step_ended(self, event: StepEvent) -> None:
         """Every ``log_every`` steps."""
         ...
@@ -129,6 +148,9 @@ class Silent:
     """A hook that does nothing."""
 
     def run_started(self, event: RunStarted) -> None:
+        """Nothing."""
+
+    def pulls_known(self, event: PullEvent) -> None:
         """Nothing."""
 
     def step_ended(self, event: StepEvent) -> None:

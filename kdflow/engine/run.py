@@ -12,7 +12,7 @@ import torch
 
 from kdflow.engine import ranks
 from kdflow.engine.checkpoint import Checkpoints
-from kdflow.engine.hooks import EvaluationEvent, Hook, RunEnded, RunStarted, StepEvent, StopRun
+from kdflow.engine.hooks import EvaluationEvent, Hook, PullEvent, RunEnded, RunStarted, StepEvent, StopRun
 from kdflow.engine.interruption import Interruption
 from kdflow.engine.journal import Journal
 from kdflow.engine.protocols import Metrics, Passes, Preparation
@@ -95,6 +95,7 @@ class Run:
     def report_if_due(self) -> None:
         """Every ``log_every`` steps and at the end of a phase: check what must hold, then tell the hooks the means."""
         training = self.training
+        self._tell_pulls()
         if training.step % training.recipe.log_every and training.step != training.phase.end:
             return
         with self.timed():
@@ -164,6 +165,12 @@ class Run:
             self.checkpoints.save(state)
         ranks.wait()
         self.saved = (training.step, training.at)
+
+    def _tell_pulls(self) -> None:
+        """Once in a phase: how hard each term pulls."""
+        if pulls := self.training.pulls_known():
+            for hook in self.hooks:
+                hook.pulls_known(PullEvent(self.training.step, pulls))
 
     def _evaluation_due(self) -> bool:
         training, every = self.training, self.training.recipe.evaluate_every

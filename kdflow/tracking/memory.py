@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
-from kdflow.tracking.run import End, Event, RunFacts, Scores, Start, StoredRun, step_metrics
+from kdflow.tracking.run import End, Event, Pulls, RunFacts, Scores, Start, StoredRun, step_metrics
 
 
 class MemoryTracker:
@@ -37,6 +37,10 @@ class MemoryTracker:
         self.tags["kdflow.folder"] = str(event.folder)
         if event.resumed_from_step:
             self.tags["kdflow.resumed_from_step"] = str(event.resumed_from_step)
+
+    def pulls_known(self, event: Pulls) -> None:
+        """Keep them as ``pull/<term>``."""
+        self._keep(event.step, {f"pull/{one.term}": one.pull for one in event.pulls})
 
     def step_ended(self, event: Event) -> None:
         """Keep the numbers of a step that is not there yet."""

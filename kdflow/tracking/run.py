@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -214,6 +214,34 @@ class Start(Protocol):
         ...
 
 
+class Known(Protocol):
+    """What a tracker reads of one term's pull."""
+
+    @property
+    def term(self) -> str:
+        """Its name."""
+        ...
+
+    @property
+    def pull(self) -> float:
+        """How many times as hard as the detector's losses it pulls at the student."""
+        ...
+
+
+class Pulls(Protocol):
+    """What a tracker reads of the pulls of all terms."""
+
+    @property
+    def step(self) -> int:
+        """Steps done."""
+        ...
+
+    @property
+    def pulls(self) -> Sequence[Known]:
+        """One entry per term."""
+        ...
+
+
 class Scores(Protocol):
     """What a tracker reads of an evaluation."""
 
@@ -248,10 +276,14 @@ class End(Protocol):
 
 
 class Tracker(Protocol):
-    """A listener to the four moments of a run that also takes its result and its files."""
+    """A listener to the five moments of a run that also takes its result and its files."""
 
     def run_started(self, event: Start) -> None:
         """Before the first step."""
+        ...
+
+    def pulls_known(self, event: Pulls) -> None:
+        """Once in a phase; written as ``pull/<term>``."""
         ...
 
     def step_ended(self, event: Event) -> None:
