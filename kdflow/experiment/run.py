@@ -254,6 +254,7 @@ def record(opened: Opened, result: FitResult, notify: Notify = print) -> RunResu
         notes=(*result.notes, *(f"not seen alive: {t}" for t in result.unproven), *export_notes(setting.plan.predictor())),
         added_parameters=sum(setting.plan.report.adapters.values()),
         run_hash=opened.identity,
+        pulls={name: pull.pull for name, pull in result.pulls.items()},
     )
     if finished and feed.machine.is_first:
         publish(opened.tracker, done, feed.source.two_splits, is_trial)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from kdflow.errors import KdflowError, without_passwords
-from kdflow.events import EvaluationEvent, RunEnded, RunStarted, StepEvent
+from kdflow.events import EvaluationEvent, PullEvent, RunEnded, RunStarted, StepEvent
 from kdflow.tracking.run import RunFacts, flat, safe_name, step_metrics
 from kdflow.tracking.store import experiment_id, find_runs, is_local, open_client, quiet, store_uri
 from kdflow.tracking.writer import Writer
@@ -70,6 +70,10 @@ class MlflowTracker:
             if event.resumed_from_step:
                 extra["kdflow.resumed_from_step"] = str(event.resumed_from_step)
             self._tag(extra)
+
+    def pulls_known(self, event: PullEvent) -> None:
+        """Queue them as ``pull/<term>``."""
+        self._queue(event.step, {f"pull/{one.term}": one.pull for one in event.pulls})
 
     def step_ended(self, event: StepEvent) -> None:
         """Queue the numbers of a step that the store does not have yet."""

@@ -163,7 +163,7 @@ def stored(run_id: str, status: str, start_time: int, tags: dict[str, str], metr
 
 
 class Tracker(Hook, Protocol):
-    """A listener to the four moments of a run that also takes its result and its files."""
+    """A listener to the moments of a run that also takes its result and its files."""
 
     def finish(self, metrics: Mapping[str, float], artifacts: Iterable[Path] = (), split: str = "test") -> None:
         """The numbers that the run is reported by, and its files; the run is finished with them."""
