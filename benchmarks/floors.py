@@ -144,14 +144,18 @@ def _measure(
 def student_key(bench: Bench) -> str:
     """Hash of all that determines the plain student: benches that differ in nothing but their teachers share it."""
     parts = bench.model_dump(mode="json", include={"data", "student", "recipe", "evaluation"})
-    return digest({**parts, "code": detector_code([bench.student.detector])})
+    return digest({**parts, "code": detector_code(bench.student.detector)})
 
 
 def _teacher(name: str, session: Session) -> float | None:
-    """AP50 of the bench's teacher on the validation split; any method with a teacher names the detectors."""
+    """AP50 of the bench's teacher on the validation split; any method with a teacher names the detectors.
+
+    None where the teacher is a backbone alone, which detects nothing.
+    """
     setting = prepare(read_method(TAUGHT), name)
     found = provide_teachers(setting, session, feed_of(setting, session), notify=_quiet)
-    return round(found["teacher"][1]["AP50"], 2) if "teacher" in found else None
+    value = found["teacher"][1].get("AP50") if "teacher" in found else None
+    return None if value is None else round(value, 2)
 
 
 def _quiet(_: str) -> None:
@@ -180,7 +184,7 @@ HEAD = """# The plain student on every drawn bench
 
 `python -m benchmarks.floors --seeds 3 --teachers --write --state`: AP50 in percent, students by seed on the test split; the
 teacher, trained by its recipe, beside the student of seed 0 on the validation split. A floor is 85 % of the least measured
-value, or 70 % while fewer than three seeds were measured.
+value, or 70 % while fewer than three seeds were measured. A teacher that is a backbone alone detects nothing and is not measured.
 
 | bench | steps | student AP50, by seed | floor | student AP50 (val) | teacher AP50 (val) | measured |
 |---|---|---|---|---|---|---|

@@ -226,6 +226,11 @@ def detector_page(name: str) -> str:
     ]
     small = ", ".join(f"{key}: {literal(value)}" for key, value in tiny_options(name).items())
     built = f", built with `{small}`" if small else ""
+    if not ports:
+        return "\n".join([
+            f"# {name}", "", f"{facts['doc']}.", "", "## Options", "", option_table(describe_options(family.options)), "",
+            "Its ports and losses are those that its options say: {doc}`../../own-detector`.",
+        ])  # fmt: skip
     return "\n".join([
         f"# {name}", "", f"{facts['doc']}. A {facts['family']} detector of {facts['library']} ({facts['licence']}).", "",
         "## Options", "", option_table(describe_options(family.options)), "",

@@ -22,9 +22,10 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Annotated, Any, TypeVar, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, create_model
+from pydantic import BaseModel
 
 from kdflow.kinds import Kind, Meta
+from kdflow.options import from_signature
 from kdflow.registry import Registry
 
 T = TypeVar("T", bound=Callable[..., Any])
@@ -161,15 +162,7 @@ class Op:
     def options(self) -> type[BaseModel]:
         """Pydantic model of the options; unknown keys are refused."""
         source = typing.cast(Any, self.target).__init__ if self.is_module else self.target
-        fields: dict[str, Any] = {}
-        hints = typing.get_type_hints(source, include_extras=True)
-        filled_elsewhere = {"self", *_read(source, {})}
-        for name, parameter in inspect.signature(source).parameters.items():
-            if name in filled_elsewhere or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-                continue  # a module without a constructor of its own takes anything, and no option
-            default = ... if parameter.default is inspect.Parameter.empty else parameter.default
-            fields[name] = (hints[name], default)
-        return create_model(self.name, __config__=ConfigDict(extra="forbid", strict=False, frozen=True), **fields)
+        return from_signature(self.name, source, without={"self", *_read(source, {})})
 
     def output_kinds(
         self, kinds: Mapping[str, Kind], options: Mapping[str, Any] | None = None

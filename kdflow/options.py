@@ -78,7 +78,7 @@ def from_signature(name: str, source: Callable[..., Any], without: Container[str
         if key in without or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             continue
         fields[key] = (hints[key], ... if parameter.default is inspect.Parameter.empty else parameter.default)
-    return create_model(name, __config__=ConfigDict(extra="forbid", frozen=True), **fields)
+    return create_model(name, __config__=ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False), **fields)
 
 
 def checked(name: str, model: type[T], options: Mapping[str, Any]) -> T:

@@ -41,7 +41,7 @@ def _import(path: Path, file: Path) -> ModuleType:
     sys.modules[name] = module
     try:
         found.loader.exec_module(module)
-    except (Exception, SystemExit) as error:
+    except BaseException as error:  # a plugin may also try to end the program
         del sys.modules[name]
         raise UsageError(f'"{path}" cannot be imported: {type(error).__name__}: {error}') from error
     return module

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 import importlib
 import pkgutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Generic, TypeVar
 
 from kdflow.errors import KdflowError, choices
@@ -40,10 +40,6 @@ class Registry(Generic[T]):
             raise ValueError(f'{self.sort} "{name}" is registered twice: {self._parts[name]!r} and {part!r}')
         self._parts[name] = part
         return part
-
-    def register(self, name: str) -> Callable[[T], T]:
-        """Decorator form of :meth:`add`."""
-        return lambda part: self.add(name, part)
 
     def load(self) -> None:
         """Import every module of the package once, so that all its parts are registered."""

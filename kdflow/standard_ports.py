@@ -60,6 +60,7 @@ def _ports() -> dict[str, StandardPort]:
         "head.deltas": (k.DENSE, head, "(B, H*W*A, 4) box regression outputs per level"),
         "head.distribution": (k.DENSE, head, "(B, H*W, 4*(n+1)) edge distribution logits, edge-major, per level"),
         "head.centerness": (k.DENSE_VALUES, head, "(B, H*W) centerness or IoU logits per level"),
+        "head.objectness": (k.DENSE_VALUES, head, "(B, H*W) objectness logits per level"),
         "head.boxes": (k.DENSE, head, "decoded boxes, (B, H*W*A, 4) xyxy per level"),
         "head.priors": (k.PRIORS, none, "anchors or cell boxes, (H*W*A, 4) xyxy per level"),
         "assign.labels": (k.DENSE_VALUES, none, "(B, H*W*A) assigned class; K background, -1 ignored"),

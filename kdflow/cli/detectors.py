@@ -50,7 +50,7 @@ def _family(name: str) -> dict[str, Any]:
     from kdflow.ports import DETECTORS
 
     family = DETECTORS.get(name)
-    return {"family": family.family, "library": family.library, "licence": family.licence, "doc": family.doc}
+    return {"family": family.family or "any", "library": family.library, "licence": family.licence, "doc": family.doc}
 
 
 def offered(name: str) -> list[dict[str, Any]]:
@@ -98,6 +98,10 @@ def facts_of(name: str, size: int = 128, options: dict[str, Any] | None = None) 
     from kdflow.spec.load import Document
 
     family = DETECTORS.get(name)
+    described_options = [vars(option) for option in describe_options(family.options)]
+    if not family.stands_alone and not options:  # which ports it has is said by its options
+        nothing: dict[str, Any] = {"ports": [], "calls": [], "stages": [], "losses": []}
+        return {"name": name, **_family(name), "options": described_options, **nothing, "size": size}
     document = Document(name, {"student": {}})
     built = build_detector(DetectorSpec(detector=name, **(options or {})), ("a", "b"), document, "student", 0)
     document.check()
@@ -107,7 +111,7 @@ def facts_of(name: str, size: int = 128, options: dict[str, Any] | None = None) 
     return {
         "name": name,
         **_family(name),
-        "options": [vars(option) for option in describe_options(family.options)],
+        "options": described_options,
         "ports": [{**described(port, spec), "shape": shapes.get(port, "")} for port, spec in built.ports.items()],
         "calls": [
             {
@@ -161,7 +165,8 @@ def page(facts: dict[str, Any]) -> str:
         )
         for p in facts["ports"]
     ]
-    lines += [columns(ports, ("port", "kind", "taxonomy", "shape", "strides", "form", ""), "  "), "", "calls"]
+    head = ("port", "kind", "taxonomy", "shape", "strides", "form", "")
+    lines += [columns(ports, head, "  ") if ports else "  those that its options say", "", "calls"]
     calls = [
         (
             c["name"],
@@ -171,4 +176,5 @@ def page(facts: dict[str, Any]) -> str:
         )
         for c in facts["calls"]
     ]
-    return "\n".join([*lines, columns(calls, indent="  ") or "  none", "", "losses", f"  {', '.join(facts['losses'])}"])
+    losses = ", ".join(facts["losses"]) or "those that its options say"
+    return "\n".join([*lines, columns(calls, indent="  ") or "  none", "", "losses", f"  {losses}"])

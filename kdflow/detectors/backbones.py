@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 import torchvision
 from torch import Tensor, nn
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
@@ -17,6 +16,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP
 
 from kdflow.detectors.expression import Expression
 from kdflow.detectors.pyramids import P6P7, TimmPyramid
+from kdflow.detectors.weight_files import read_state, without_prefix
 from kdflow.errors import UsageError, choices
 from kdflow.ports import Port
 
@@ -182,11 +182,16 @@ def timm_indices(name: str, stages: Sequence[int]) -> tuple[int, ...]:
         raise UsageError(f'timm has no model "{name}".{choices(name, timm.list_models(), limit=8)}')
     info = timm.create_model(name, features_only=True, pretrained=False)
     reductions = list(info.feature_info.reduction())
-    missing = [2**s for s in stages if 2**s not in reductions]
-    if missing or str(getattr(info, "output_fmt", "NCHW")).rpartition(".")[2] != "NCHW":
+    if any(2**s not in reductions for s in stages):
         raise UsageError(
-            f'timm model "{name}" has maps of strides {reductions}; needed are strides {[2**s for s in stages]}, '
-            "channels first"
+            f'timm model "{name}" has maps of strides {reductions}; needed are strides {[2**s for s in stages]}. '
+            "Next: another backbone, or detector: features where it is a teacher of features only"
+        )
+    order = str(getattr(info, "output_fmt", "NCHW")).rpartition(".")[2]
+    if order != "NCHW":
+        raise UsageError(
+            f'timm model "{name}" gives its maps as {order} (channels last), as Swin transformers do; needed are maps with '
+            "channels first (NCHW). Next: another backbone, or detector: features where it is a teacher of features only"
         )
     return tuple(len(reductions) - 1 - reductions[::-1].index(2**s) for s in stages)
 
@@ -201,7 +206,10 @@ def create_timm(name: str, indices: Sequence[int], pretrained: str | None) -> An
     file = Path(pretrained).expanduser()
     try:
         if file.is_file():
-            return timm.create_model(name, pretrained=True, pretrained_cfg_overlay={"file": str(file)}, **settings)
+            state = without_prefix(read_state(file, "pretrained_backbone"), {}, pretrained)
+            model = timm.create_model(name, pretrained=True, pretrained_cfg_overlay={"state_dict": state}, **settings)
+            model.pretrained_cfg.pop("state_dict", None)  # else the model carries the file along
+            return model
         tagged = name if pretrained == "default" else f"{name}.{pretrained}"
         return timm.create_model(tagged, pretrained=True, **settings)
     except (OSError, RuntimeError, ValueError) as error:
@@ -211,8 +219,11 @@ def create_timm(name: str, indices: Sequence[int], pretrained: str | None) -> An
 def load_body(body: nn.Module, name: str, pretrained: str) -> None:
     """Give a torchvision backbone its weights: a state-dict file, ``default``, or a weight name (``IMAGENET1K_V1``)."""
     file = Path(pretrained).expanduser()
-    state = _read(file) if file.is_file() else _library_weights(name, pretrained)
     wanted = body.state_dict()
+    if file.is_file():
+        state = without_prefix(read_state(file, "pretrained_backbone"), wanted, pretrained)
+    else:
+        state = _library_weights(name, pretrained)
     # The classifier of an ImageNet model is never used in a detector, so files with or without it will do.
     own = {k: v for k, v in state.items() if k in wanted and not k.startswith(("fc.", "classifier."))}
     lacking = [
@@ -223,14 +234,6 @@ def load_body(body: nn.Module, name: str, pretrained: str) -> None:
         first = (lacking + wrong)[0]
         raise UsageError(f'pretrained_backbone "{pretrained}" is no {name}: {first} is missing or of another shape')
     body.load_state_dict(own, strict=False)
-
-
-def _read(file: Path) -> Any:
-    try:
-        return torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UsageError(f'pretrained_backbone "{file}" cannot be read as a file of plain tensors: {reason}') from error
 
 
 def _library_weights(name: str, pretrained: str) -> Any:

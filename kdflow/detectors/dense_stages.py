@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -34,21 +34,29 @@ class Tower(nn.Module):
             if isinstance(activation, nn.ReLU):
                 activation.inplace = False
 
-    def forward(self, features: Tensor) -> list[Tensor]:
-        """Output of each block before its activation, then that of the last one after it."""
+    @property
+    def blocks(self) -> int:
+        """Number of blocks."""
+        return len(self.layers)
+
+    def forward(self, features: Tensor, level: int) -> list[Tensor]:
+        """Output of each block before its activation, then that of the last one after it; alike on every level."""
+        del level
         found: list[Tensor] = []
         for layers, activation in zip(self.layers, self.activations):
             found.append(layers(features))
             features = activation(found[-1])
         return [*found, features]
 
-    def resume(self, features: Tensor, block: int | None) -> Tensor:
-        """The rest of the tower from ``block`` on, whose output before the activation is given.
+    def resume(self, features: Tensor, block: int | None, level: int) -> Tensor:
+        """The rest of the tower from ``block`` on, whose output before the activation is given; alike on every level.
 
         Args:
             features: (B, C, H, W); block 0 stands for the tower's input, None for its output.
             block: Number of finished blocks.
+            level: Where the features come from.
         """
+        del level
         if block is None:
             return features
         if block > 0:
@@ -56,6 +64,35 @@ class Tower(nn.Module):
         for layers, activation in list(zip(self.layers, self.activations))[block:]:
             features = activation(layers(features))
         return features
+
+
+class LevelTower(nn.Module):
+    """One head branch with a tower of its own for every level.
+
+    Args:
+        towers: From the finest level on.
+    """
+
+    def __init__(self, towers: Iterable[Tower]) -> None:
+        super().__init__()
+        self.towers = nn.ModuleList(towers)
+
+    @property
+    def blocks(self) -> int:
+        """Blocks per tower."""
+        return self.of(0).blocks
+
+    def of(self, level: int) -> Tower:
+        """The tower of a level."""
+        return self.towers[level]  # type: ignore[return-value]
+
+    def forward(self, features: Tensor, level: int) -> list[Tensor]:
+        """See :meth:`Tower.forward`."""
+        return self.of(level)(features, level)
+
+    def resume(self, features: Tensor, block: int | None, level: int) -> Tensor:
+        """See :meth:`Tower.resume`."""
+        return self.of(level).resume(features, block, level)
 
 
 def _split(layers: list[nn.Module]) -> list[list[nn.Module]]:
@@ -71,7 +108,7 @@ def _split(layers: list[nn.Module]) -> list[list[nn.Module]]:
 class Towers(nn.Module):
     """Both towers on every level."""
 
-    def __init__(self, classes: Tower, boxes: Tower) -> None:
+    def __init__(self, classes: Tower | LevelTower, boxes: Tower | LevelTower) -> None:
         super().__init__()
         self.classes = classes
         self.boxes = boxes
@@ -79,7 +116,7 @@ class Towers(nn.Module):
     @property
     def blocks(self) -> int:
         """Blocks per tower."""
-        return len(self.classes.layers)
+        return self.classes.blocks
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -91,7 +128,7 @@ class Towers(nn.Module):
         """``cls`` and ``box`` after the last block; ``cls.1`` ... before each block's activation. All per level."""
         found: dict[str, Any] = {}
         for branch, tower in (("cls", self.classes), ("box", self.boxes)):
-            per_block = list(zip(*(tower(m) for m in maps)))
+            per_block = list(zip(*(tower(m, level) for level, m in enumerate(maps))))
             found[branch] = list(per_block[-1])
             found |= {f"{branch}.{i + 1}": list(levels) for i, levels in enumerate(per_block[:-1])}
         return found
@@ -129,7 +166,8 @@ class Tail(nn.Module):
             )
         found: dict[str, list[Tensor]] = {name: [] for name in self.outputs}
         for level, (ours, theirs) in enumerate(zip(cls, box)):
-            classes, boxes = self.towers.classes.resume(ours, from_block), self.towers.boxes.resume(theirs, from_block)
+            classes = self.towers.classes.resume(ours, from_block, level)
+            boxes = self.towers.boxes.resume(theirs, from_block, level)
             for name, value in self.predict(classes, boxes, level).items():
                 found[name].append(value)
         return dict(found)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from kdflow.detectors.normalize import IMAGENET_MEAN, IMAGENET_STD, Normalize
+from kdflow.detectors.weight_files import read_state, without_prefix
 from kdflow.detectors.weights import no_names
 from kdflow.errors import UsageError, choices
 from kdflow.kinds import ANY, MAP, TOKENS
@@ -172,14 +173,17 @@ def timm_model(name: str, pretrained: str | None) -> Any:
     file = Path(pretrained).expanduser() if pretrained else None
     settings: dict[str, Any] = {"num_classes": 0}
     if file is not None and file.is_file():
-        settings |= {"pretrained": True, "pretrained_cfg_overlay": {"file": str(file)}}
+        state = without_prefix(read_state(file, "pretrained"), {}, str(pretrained))
+        settings |= {"pretrained": True, "pretrained_cfg_overlay": {"state_dict": state}}
     elif pretrained is not None:
         settings |= {"pretrained": True}
         name = name if pretrained == "default" else f"{name}.{pretrained}"
     # The keywords by which families take images of other sizes than they were trained on.
     for flexible in ({"dynamic_img_size": True}, {"strict_img_size": False, "dynamic_mask": True}, {}):
         try:
-            return timm.create_model(name, **settings, **flexible)
+            model = timm.create_model(name, **settings, **flexible)
+            model.pretrained_cfg.pop("state_dict", None)  # else the model carries the file along
+            return model
         except TypeError:
             continue
         except (OSError, RuntimeError, ValueError) as error:

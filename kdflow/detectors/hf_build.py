@@ -13,12 +13,13 @@ from torch import Tensor, nn
 
 from kdflow.detectors.backbones import TIMM, timm_indices
 from kdflow.detectors.hf_loss import SetLoss
-from kdflow.detectors.hf_options import TINY, TransformerOptions
+from kdflow.detectors.hf_options import TINY, DecoderOptions, TransformerOptions
 from kdflow.detectors.hf_parts import Postprocess
-from kdflow.detectors.hf_stages import body_of, criterion_call, detection_stage, loss_stages
+from kdflow.detectors.hf_stages import criterion_call, detection_stage, loss_stages, network_of
 from kdflow.detectors.normalize import IMAGENET_MEAN, IMAGENET_STD
 from kdflow.detectors.torchvision_parts import evaluating
-from kdflow.detectors.weights import fit, no_names, read_state
+from kdflow.detectors.weight_files import read_state
+from kdflow.detectors.weights import fit, no_names
 from kdflow.errors import UsageError, choices
 from kdflow.ports import Call, Detector, DetectorFamily, ImageSizes, PortEntry, Stage
 from kdflow.source import Source
@@ -89,7 +90,7 @@ def class_names(classes: Sequence[str]) -> dict[str, Any]:
 
 
 def build_model(
-    model_class: Any, options: TransformerOptions, classes: Sequence[str], backbone: Any, **settings: Any
+    model_class: Any, options: DecoderOptions, classes: Sequence[str], backbone: Any, **settings: Any
 ) -> tuple[Any, tuple[str, ...]]:
     """The library's model and its class names.
 
@@ -117,7 +118,7 @@ def build_model(
     if options.attention == "eager":
         model.set_attn_implementation({"": "eager"})  # the backbone has no attention to set
     if options.pretrained_backbone:
-        load_backbone(body_of(model.model).model, options.pretrained_backbone)
+        load_backbone(network_of(model.model), options.pretrained_backbone)
     return model, names
 
 
@@ -189,6 +190,8 @@ def of_classes(model: Any, names: Sequence[str], classes: Sequence[str]) -> tupl
         rows = state[key]
         background = torch.arange(len(known), len(rows))  # no object, or the padding of an embedding
         state[key] = rows[torch.cat([chosen, background])]
+    for key in first_rows(model):
+        state[key] = state[key][: len(chosen)]
     config = copy.deepcopy(model.config)
     narrowed = type(model)(_named(config, classes))
     narrowed.load_state_dict(state, strict=True)
@@ -196,7 +199,22 @@ def of_classes(model: Any, names: Sequence[str], classes: Sequence[str]) -> tupl
 
 
 def class_rows(model: Any) -> list[str]:
-    """Entries of the state dict with a row per class."""
+    """Entries of the state dict with a row per class, in the order of the classes."""
+    return [key for key in _counted_rows(model) if key not in first_rows(model)]
+
+
+def first_rows(model: Any) -> list[str]:
+    """Entries with as many rows as classes, of which the first alone counts, whatever the first class is.
+
+    Two-stage Deformable DETR chooses its queries by the first score of every encoder token.
+    """
+    config = model.config
+    if not getattr(config, "two_stage", False):
+        return []
+    return [key for key in model.state_dict() if f"class_embed.{config.decoder_layers}." in key]
+
+
+def _counted_rows(model: Any) -> list[str]:
     wider = _named(copy.deepcopy(model.config), [str(i) for i in range(model.config.num_labels + 1)])
     with torch.device("meta"):
         other = type(model)(wider).state_dict()
@@ -241,19 +259,20 @@ def load_backbone(module: nn.Module, source: str) -> None:
 
 def transformers_family(
     make: Callable[[tuple[str, ...], Any], Detector],
-    options: type[TransformerOptions],
+    options: type[DecoderOptions],
     doc: str,
     ragged: bool = True,
     **tiny: Any,
 ) -> DetectorFamily:
     """A family of the transformers library; ``tiny`` are options of its tiny form beside :data:`TINY`."""
+    known = {key: value for key, value in TINY.items() if key in options.model_fields}
     return DetectorFamily(
-        make, options, "transformer", "transformers", "Apache-2.0", doc, tiny={**TINY, **tiny}, ragged=ragged
+        make, options, "transformer", "transformers", "Apache-2.0", doc, tiny={**known, **tiny}, ragged=ragged
     )
 
 
 def transformers_detector(
-    options: TransformerOptions,
+    options: DecoderOptions,
     classes: Sequence[str],
     model: Any,
     stages: Mapping[str, Stage],
@@ -261,6 +280,7 @@ def transformers_detector(
     postprocess: Postprocess,
     calls: Callable[[Mapping[str, Stage]], Mapping[str, Call]],
     *,
+    matching: Mapping[str, Stage] | None = None,
     losses: Mapping[str, Stage] | None = None,
     size_divisor: int = 1,
     optional: Iterable[tuple[nn.Module, Sequence[PortEntry]]] = (),
@@ -275,11 +295,12 @@ def transformers_detector(
         loss: The set loss of the decoder layers.
         postprocess: Makes detections of the last layer.
         calls: What a method may run again of the stages, beside the criterion.
+        matching: Targets, matching and criterion where they are not the usual :func:`loss_stages`.
         losses: Stages of further losses.
         size_divisor: Canvas sides are multiples of it.
         optional: Modules that the losses never reach, with what a method may compare to train them.
     """
-    matching = loss_stages(loss, model.config.decoder_layers)
+    matching = matching or loss_stages(loss, model.config.decoder_layers)
     stages = {**stages, **matching, **(losses or {}), **detection_stage(postprocess)}
     terms = [port.name for stage in stages.values() for _, port in stage.ports if port.name.startswith("losses.")]
     return Detector(

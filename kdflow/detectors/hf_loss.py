@@ -149,9 +149,9 @@ class Given(nn.Module):
         super().__init__()
         self.pairs = list(pairs)
 
-    def forward(self, outputs: Any, targets: Any) -> list[tuple[Tensor, Tensor]]:
+    def forward(self, outputs: Any, targets: Any, group_detr: int = 1) -> list[tuple[Tensor, Tensor]]:
         """The next layer's pairs."""
-        del outputs, targets
+        del outputs, targets, group_detr
         return self.pairs.pop(0)
 
 
@@ -202,7 +202,13 @@ class Criterion(Terms):
     ) -> dict[str, Any]:
         """Weighted scalar per loss term, and ``total``, their sum."""
         labels = self.loss.targets(target_boxes, target_labels, image_sizes)
-        criterion, boxes = self.loss.make().to(logits[0].device), self.loss.clamped(boxes)
+        return self.terms(self.loss.make().to(logits[0].device), logits, boxes, pairs, labels)
+
+    def terms(
+        self, criterion: Any, logits: list[Tensor], boxes: list[Tensor], pairs: Pairs, labels: Labels
+    ) -> dict[str, Any]:
+        """What the library's ``criterion`` says of these predictions."""
+        boxes = self.loss.clamped(boxes)
         outputs: dict[str, Any] = {"logits": logits[-1], "pred_boxes": boxes[-1]}
         if self.loss.auxiliary:
             earlier = zip(logits[:-1], boxes[:-1])

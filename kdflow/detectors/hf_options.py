@@ -22,18 +22,14 @@ TINY: dict[str, Any] = {
 """A family's tiny form, apart from what is its own."""
 
 
-class TransformerOptions(Options):
-    """Options of every family."""
+class DecoderOptions(Options):
+    """Options of every family, whatever its backbone."""
 
     weights: str | None = option(
         None, "State-dict file, folder of ``save_pretrained``, or hub name (the last two bring their own architecture)."
     )
-    backbone: str = option("resnet50", "``resnet18`` ... ``resnet101`` (the library's own), or ``timm:<name>``.")
     pretrained_backbone: str | None = option(None, "State-dict file, folder or hub name for the backbone alone.")
-    widths: tuple[PositiveInt, ...] = option((), "Channels of the backbone's four stages instead of the usual ones.")
-    depths: tuple[PositiveInt, ...] = option((), "Blocks of the backbone's four stages instead of the usual ones.")
     d_model: int = option(256, "Width of the transformer.", "d_model", gt=0)
-    encoder_layers: int = option(6, "Encoder layers.", "encoder_layers", ge=0)
     decoder_layers: int = option(6, "Decoder layers.", "decoder_layers", gt=0)
     heads: int = option(8, "Attention heads.", ("encoder_attention_heads", "decoder_attention_heads"), gt=0)
     ffn: int = option(2048, "Hidden width of the feed-forward layers.", ("encoder_ffn_dim", "decoder_ffn_dim"), gt=0)
@@ -43,6 +39,15 @@ class TransformerOptions(Options):
     normalize: Literal["imagenet", "none"] = option(
         "imagenet", "Pixel statistics; ``none`` for models trained on values in 0..1."
     )
+
+
+class TransformerOptions(DecoderOptions):
+    """Options of the families with an encoder on the maps of a ResNet or a timm model."""
+
+    backbone: str = option("resnet50", "``resnet18`` ... ``resnet101`` (the library's own), or ``timm:<name>``.")
+    widths: tuple[PositiveInt, ...] = option((), "Channels of the backbone's four stages instead of the usual ones.")
+    depths: tuple[PositiveInt, ...] = option((), "Blocks of the backbone's four stages instead of the usual ones.")
+    encoder_layers: int = option(6, "Encoder layers.", "encoder_layers", ge=0)
 
     @field_validator("widths", "depths")
     @classmethod

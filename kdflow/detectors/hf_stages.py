@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from kdflow.detectors.hf_loss import Criterion, Match, SetLoss
-from kdflow.detectors.hf_options import TransformerOptions
+from kdflow.detectors.hf_options import DecoderOptions, TransformerOptions
 from kdflow.detectors.hf_parts import Backbone, Memory, Postprocess, Prepare, Projection, Targets, draws
 from kdflow.kinds import ANY, BOXES, LABELS, LAYERS, SCALAR, TOKENS
 from kdflow.ports import CLASS_DETECTIONS, CLASS_LABELS, CLASS_SCORES, Call, Classes, Port, Stage
@@ -29,6 +29,12 @@ def body_of(core: Any) -> Any:
     return getattr(core.backbone, "conv_encoder", core.backbone)
 
 
+def network_of(core: Any) -> Any:
+    """The backbone of a library model without heads."""
+    body = body_of(core)
+    return body.model if hasattr(body, "model") else body.backbone
+
+
 def strides_of(own: int, levels: int | None = None) -> tuple[int, ...]:
     """Strides of ``levels`` maps of which the ``own`` first are a backbone's last (the coarsest of those has stride 32)."""
     return tuple(2 ** (6 - own + i) for i in range(levels or own))
@@ -36,8 +42,14 @@ def strides_of(own: int, levels: int | None = None) -> tuple[int, ...]:
 
 def image_stages(core: Any, options: TransformerOptions, refuse_padding: str = "") -> dict[str, Stage]:
     """Normalising and backbone; there is a mask where padding is not refused."""
-    body = body_of(core)
-    channels = tuple(body.intermediate_channel_sizes)
+    channels = tuple(body_of(core).intermediate_channel_sizes)
+    return body_stages(core, options, channels, strides_of(len(channels)), refuse_padding)
+
+
+def body_stages(
+    core: Any, options: DecoderOptions, channels: tuple[int, ...], strides: tuple[int, ...], refuse_padding: str = ""
+) -> dict[str, Stage]:
+    """The same for maps of any strides."""
     pixels, mask = (
         Port("normalize.pixels", ANY, doc="normalised images"),
         Port("normalize.mask", ANY, doc="1 inside the images"),
@@ -49,9 +61,9 @@ def image_stages(core: Any, options: TransformerOptions, refuse_padding: str = "
             {"pixels": pixels} if refuse_padding else {"pixels": pixels, "mask": mask},
         ),
         "backbone": Stage(
-            Backbone(body.model),
+            Backbone(network_of(core)),
             {"pixels": "normalize.pixels"},
-            {"maps": Port("backbone", channels=channels, strides=strides_of(len(channels)))},
+            {"maps": Port("backbone", channels=channels, strides=strides)},
             dense=True,
         ),
     }
@@ -94,8 +106,8 @@ def masked_stages(
 
 def state_ports(config: Any, references: str, attention: bool) -> dict[str, Port]:
     """What a decoder gives of each layer: states, what boxes are relative to (in the form ``references``, or none), attention."""
-    length = config.decoder_layers
-    ports = {"states": Port("decoder.states", channels=config.hidden_size, length=length)}
+    length, width = config.decoder_layers, getattr(config, "hidden_size", None) or config.d_model
+    ports = {"states": Port("decoder.states", channels=width, length=length)}
     if references:
         ports["references"] = Port("decoder.references", length=length, form=references)
     names = ("self_attention", "cross_attention") if attention else ()

@@ -15,7 +15,6 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import permute_and_flatten
 
 from kdflow.detectors.backbones import BackboneSpec, Body, Neck
-from kdflow.detectors.normalize import Normalize
 from kdflow.detectors.weights import load_by_name
 from kdflow.errors import DataError, UsageError
 from kdflow.kinds import ANY, BOXES, LABELS, SCALAR
@@ -234,7 +233,7 @@ def pyramid(model: Any) -> tuple[nn.Module, nn.Module]:
     return Body(model.backbone.body), Neck(model.backbone.fpn)
 
 
-def feature_stages(normalize: Normalize, modules: tuple[nn.Module, nn.Module], ports: tuple[Port, Port]) -> dict[str, Stage]:
+def feature_stages(normalize: nn.Module, modules: tuple[nn.Module, nn.Module], ports: tuple[Port, Port]) -> dict[str, Stage]:
     """Images and targets to the pyramid.
 
     Args:

@@ -10,11 +10,19 @@ from typing import Any
 import torch
 import torchvision
 from torch import Tensor, nn
+from torchvision.models.detection import FCOS_ResNet50_FPN_Weights
 from torchvision.ops import FrozenBatchNorm2d
 
+from kdflow.detectors.weight_files import read_state, without_prefix
 from kdflow.errors import UsageError, choices
 from kdflow.ports import ClassRows, Detector
 
+BACKGROUND = "__background__"
+"""What torchvision calls the category of label 0."""
+COCO = tuple(
+    name for name in FCOS_ResNet50_FPN_Weights.COCO_V1.meta["categories"] if name not in (BACKGROUND, "N/A")
+)
+"""The 80 classes of COCO in the order of their numbers."""
 WITHOUT_EPS = ("FasterRCNN_ResNet50_FPN_Weights.COCO_V1", "RetinaNet_ResNet50_FPN_Weights.COCO_V1")
 """Weights trained when the library's frozen BatchNorm had no epsilon; its own builders set 0 for them too."""
 
@@ -24,7 +32,7 @@ def load_weights(detector: Detector, weights: str | Path) -> None:
 
     Args:
         detector: The detector; what names mean is its library's business.
-        weights: A state-dict file (``.pth``, ``.pt``, ``.safetensors``; a dict with the entry ``model`` will do), or a weight
+        weights: A state-dict file (``.pth``, ``.pt``, ``.safetensors``, or a checkpoint with one among its entries), or a weight
             name such as ``FasterRCNN_ResNet50_FPN_Weights.COCO_V1``. Of the latter, the predictors' rows are chosen by class
             name, so a COCO model becomes a detector of the classes at hand.
 
@@ -64,26 +72,10 @@ def _exported_classes(file: Path) -> tuple[str, ...] | None:
     return tuple(map(str, found)) if isinstance(found, (tuple, list)) else None
 
 
-def read_state(file: Path) -> dict[str, Tensor]:
-    """The state dict in a file; UsageError when it holds none."""
-    if file.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        return load_file(file)
-    try:
-        state = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UsageError(f'weights "{file}" cannot be read as a file of plain tensors: {reason}') from error
-    state = state.get("model", state) if isinstance(state, dict) else state
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise UsageError(f'weights "{file}": this is no state dict (a mapping from parameter names to tensors)')
-    return state
-
-
 def fit(model: nn.Module, state: Mapping[str, Tensor], source: str, classes: Sequence[str]) -> None:
     """``load_state_dict`` whose failure is one readable message."""
     before = {key: value.shape for key, value in model.state_dict().items()}
+    state = without_prefix(state, before, source)
     wrong = [k for k, v in state.items() if k in before and v.shape != before[k]]
     if not wrong:
         try:
@@ -152,6 +144,16 @@ def _fetch(entry: Any, name: str) -> Mapping[str, Tensor]:
         raise UsageError(f'weights "{name}" could not be fetched: {error}; give a file instead') from error
 
 
+def load_from_url(detector: Detector, name: str, url: str, categories: Sequence[str]) -> None:
+    """Weights that were released as a file under a name: those at ``model``, their predictors' rows chosen by class name."""
+    try:
+        file: Any = torch.hub.load_state_dict_from_url(url, map_location="cpu", weights_only=True, progress=False)
+    except (OSError, RuntimeError) as error:
+        raise UsageError(f'weights "{name}" could not be fetched: {error}; give a file instead') from error
+    state = choose_classes(file["model"], detector.class_rows, categories, detector.classes, name)
+    fit(detector.model, state, name, detector.classes)
+
+
 def choose_classes(
     state: Mapping[str, Tensor],
     rows: Mapping[str, ClassRows],
@@ -162,9 +164,9 @@ def choose_classes(
     """The state with only the predictor rows of ``classes``, in their order.
 
     Args:
-        state: State dict of a model trained on ``categories``; entry 0 is the background's (or an unused) slot.
+        state: State dict of a model trained on ``categories``.
         rows: Predictor -> order of its rows.
-        categories: Names behind the library's labels.
+        categories: Names behind the rows, in their order; the background's (or an unused) slot is the first, where there is one.
         classes: Names wanted.
         source: Name of the weights, for the message.
 
@@ -173,8 +175,9 @@ def choose_classes(
     """
     absent = [c for c in classes if c not in categories]
     if absent:
+        known = [name for name in categories if name != BACKGROUND]
         raise UsageError(
-            f'weights "{source}" know no class {", ".join(absent)}. They know: {", ".join(categories[1:])}. '
+            f'weights "{source}" know no class {", ".join(absent)}. They know: {", ".join(known)}. '
             f"The data has: {', '.join(classes)}"
         )
     chosen = [categories.index(c) for c in classes]

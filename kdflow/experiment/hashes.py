@@ -16,7 +16,7 @@ from typing import Any
 
 from kdflow.graph.node import Graph
 from kdflow.operation import OPS
-from kdflow.ports import DETECTORS, Detector
+from kdflow.ports import DETECTORS
 
 PACKAGE = "kdflow"
 PARTS = (f"{PACKAGE}.detectors.", f"{PACKAGE}.functional.", f"{PACKAGE}.ops.")
@@ -52,9 +52,14 @@ def _hash_of(file: Path, _changed: int, _size: int) -> str:
     return file_hash(file)
 
 
-def detector_code(name: str, detector: Detector) -> str:
-    """Hash of the code that builds a detector, a user's own included, and of the detectors' and functional modules it imports."""
-    return code_hash([DETECTORS.get(name).make.__module__, *detector.code])
+def detector_code(name: str, own: Sequence[str] = ()) -> str:
+    """Hash of the code that builds a detector, and of the detectors' and functional modules that it imports.
+
+    Args:
+        name: Registered name.
+        own: Modules of a user's own that make it (:attr:`kdflow.ports.Detector.code`).
+    """
+    return code_hash([DETECTORS.get(name).make.__module__, *own])
 
 
 def op_code(graph: Graph) -> str:

@@ -88,7 +88,10 @@ def identify(setting: Setting, data: str, threads: int = 0, processes: int = 1) 
         "weights": weights_content(student, setting.detectors["student"]),
         "data": data,
         "divisor": max(d.size_divisor for d in setting.detectors.values()),
-        "code": {"student": detector_code(student.detector, setting.detectors["student"]), "ops": op_code(setting.plan.graph)},
+        "code": {
+            "student": detector_code(student.detector, setting.detectors["student"].code),
+            "ops": op_code(setting.plan.graph),
+        },
     }
     parts = {**common, "seed": setting.seed, "threads": threads, "processes": processes}
     return Identity(plain(parts), stream_of(setting), digest(common), digest({"bench": whole, "data": data}))
@@ -106,7 +109,7 @@ def teacher_identity(spec: TeacherSpec, detector: Detector, bench: Bench, data: 
             "sight": [sight.size, sight.max_size, sight.fixed, sight.flip, detector.size_divisor],
             "evaluation": effects(bench.evaluation),
             "seed": TEACHER_SEED,
-            "code": detector_code(spec.detector, detector),
+            "code": detector_code(spec.detector, detector.code),
         }
     )
 

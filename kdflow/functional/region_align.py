@@ -8,7 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import torch
-import torchvision
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -46,7 +45,7 @@ def roi_align(features: Tensor, rois: Tensor, bins: int, scale: float, sampling:
     """
     shared = features.device.type == "cpu" and features.requires_grad and torch.get_num_threads() > 1
     if not shared or len(rois) * features.shape[1] * bins**2 < WORTH_SHARING:
-        return torchvision.ops.roi_align(features, rois, bins, scale, sampling, aligned)
+        return _library(features, rois, bins, scale, sampling, aligned)
     blocks: Tensor = _Shared.apply(features, rois.detach(), Grid(scale, bins, bins, sampling, aligned))
     return blocks
 
@@ -56,7 +55,7 @@ class _Shared(torch.autograd.Function):
     def forward(context: Any, features: Tensor, rois: Tensor, grid: Grid) -> Tensor:
         context.save_for_backward(rois)
         context.shape, context.grid = features.shape, grid
-        return torchvision.ops.roi_align(features, rois, grid.rows, grid.scale, grid.sampling, grid.aligned)
+        return _library(features, rois, grid.rows, grid.scale, grid.sampling, grid.aligned)
 
     @staticmethod
     @once_differentiable
@@ -86,3 +85,10 @@ def _groups(channels: int, count: int) -> Iterator[slice]:
 @functools.cache
 def _pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, thread_name_prefix="roi-align")
+
+
+def _library(*arguments: Any) -> Tensor:
+    """``torchvision.ops.roi_align``; its package takes a second to import, which listing ops need not wait for."""
+    from torchvision.ops import roi_align
+
+    return roi_align(*arguments)

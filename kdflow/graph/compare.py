@@ -182,17 +182,13 @@ def _ops(graph: Graph, operand: Operand) -> list[str]:
 
 
 def _upwards(graph: Graph, operand: Operand) -> Iterator[Node]:
-    """Nodes above an operand, each once, no further than the first port on each way."""
-    waiting, seen = [operand] if isinstance(operand, str) else list(operand), set[str]()
-    while waiting:
-        name = waiting.pop(0)
-        if name in seen:
-            continue
-        seen.add(name)
-        node = graph[name]
-        yield node
-        if node.port is None and node.role is not Role.INPUT and not node.prepared:
-            waiting += _carriers(graph, node)
+    """Nodes above an operand, no further than the first port on each way."""
+
+    def through(node: Node) -> list[str]:
+        ends = node.port is not None or node.role is Role.INPUT or node.prepared
+        return [] if ends else _carriers(graph, node)
+
+    return graph.upwards(*([operand] if isinstance(operand, str) else operand), through=through)
 
 
 def _carriers(graph: Graph, node: Node) -> list[str]:

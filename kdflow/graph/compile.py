@@ -125,9 +125,7 @@ def _terms(graph: Graph, method: Method, document: Document) -> list[TermInfo]:
 
 
 def _report(graph: Graph, detectors: Mapping[str, Detector], terms: Sequence[TermInfo]) -> PlanReport:
-    needed: set[str] = set()
-    for term in terms:
-        needed |= graph.upstream(term.name)
+    needed = graph.upstream(*(term.name for term in terms))
     run, pruned = [], []
     for owner, detector in detectors.items():
         if owner == "student":

@@ -147,10 +147,7 @@ def _line(node: Node) -> str:
 def method_view(graph: Graph) -> nx.DiGraph:
     """The graph as a method's author sees it: a stage and its ports are one box; parts that no term needs are left out."""
     view: nx.DiGraph = nx.DiGraph()
-    needed: set[str] = set()
-    for term in graph.of_role(Role.TERM):
-        if term.name.startswith("kd/"):
-            needed |= graph.upstream(term.name) | {term.name}
+    needed = graph.upstream(*(term.name for term in graph.of_role(Role.TERM) if term.name.startswith("kd/")))
     for node in graph.ordered():
         if node.name in needed:
             box = _box(node)

@@ -13,7 +13,7 @@ def knowledge(graph: Graph) -> tuple[str, ...]:
     """What the terms compare: ``feature``, ``response``, ``relation``, ``assignment``."""
     found = set()
     for term in _terms(graph):
-        ops = {graph[name].op.name for name in graph.upstream(term.name) if graph[name].op}  # type: ignore[union-attr]
+        ops = {node.op.name for node in graph.upwards(term.name) if node.op}
         keys = {port.key for port in compared_ports(graph, term)}
         if any(name.startswith(("relation.", "attention.")) for name in ops) or any("attention" in key for key in keys):
             found.add("relation")
@@ -28,7 +28,7 @@ def knowledge(graph: Graph) -> tuple[str, ...]:
 
 def needs(graph: Graph, method: Method) -> tuple[str, ...]:
     """What the method asks for beyond a student: a subset of the taxonomy's ``needs``."""
-    used = {name for term in _terms(graph) for name in graph.upstream(term.name)}
+    used = graph.upstream(*(term.name for term in _terms(graph)))
     stages = [graph[name] for name in used if graph[name].role is Role.STAGE]
     rerun = {stage.owner for stage in stages if not stage.name.startswith(f"{stage.owner}:") and not stage.copied}
     modules = [name for name in used if (op := graph[name].op) is not None and op.is_module]

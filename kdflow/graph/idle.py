@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from kdflow.graph.node import Graph, Node, Role
 from kdflow.ports import Detector, PortEntry
@@ -29,18 +29,20 @@ def idle_parameters(graph: Graph, terms: Sequence[str], student: Detector | None
 
 def _entries(graph: Graph, term: str) -> Iterator[tuple[str, str, int]]:
     """Stage, key and index of what a term takes from the student, in calls too; what only masks need does not count."""
-    waiting, seen = [term], set[str]()
-    while waiting:
-        node = graph[waiting.pop()]
-        if node.name in seen or node.prepared or (node.op and node.op.no_grad):
-            continue
-        seen.add(node.name)
-        if node.role is Role.SLICE and (source := graph[str(node.inputs["stack"])]).role is Role.PICK:
-            yield from _taken(source, node.key)
-        elif node.role is Role.PICK:
-            yield from _taken(node, slice(None))
-        else:
-            waiting.extend(node.operands())
+
+    def is_entry(node: Node) -> bool:
+        return node.role is Role.PICK or (node.role is Role.SLICE and _source(graph, node).role is Role.PICK)
+
+    def through(node: Node) -> Iterable[str]:
+        return () if node.prepared or (node.op and node.op.no_grad) or is_entry(node) else node.operands()
+
+    for node in graph.upwards(term, through=through):
+        if is_entry(node) and not node.prepared and not (node.op and node.op.no_grad):
+            yield from _taken(node, slice(None)) if node.role is Role.PICK else _taken(_source(graph, node), node.key)
+
+
+def _source(graph: Graph, part: Node) -> Node:
+    return graph[str(part.inputs["stack"])]
 
 
 def _taken(pick: Node, key: int | slice) -> Iterator[tuple[str, str, int]]:

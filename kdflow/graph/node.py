@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any
@@ -159,17 +160,27 @@ class Graph:
         users = (self[name] for name in self.dag.successors(stage))
         return tuple(sorted({node.key for node in users if node.role is Role.PICK}))
 
-    def upstream(self, name: str) -> set[str]:
-        """Everything that ``name`` needs in a training step (what a preparation observes is not part of it)."""
-        found: set[str] = set()
-        waiting = [name]
+    def upwards(self, *names: str, through: Callable[[Node], Iterable[str]] | None = None) -> Iterator[Node]:
+        """These nodes and everything above them, each once, the nearest first.
+
+        Args:
+            names: Where the walk begins.
+            through: Which operands of a node it follows; by default all that a training step needs, so nothing that a
+                preparation observes.
+        """
+        waiting, seen = deque(names), set[str]()
         while waiting:
-            node = self[waiting.pop()]
-            for operand in () if node.prepared else node.operands():
-                if operand not in found:
-                    found.add(operand)
-                    waiting.append(operand)
-        return found
+            name = waiting.popleft()
+            if name in seen:
+                continue
+            seen.add(name)
+            node = self[name]
+            yield node
+            waiting.extend(_in_training(node) if through is None else through(node))
+
+    def upstream(self, *names: str) -> set[str]:
+        """Names of everything that these nodes need in a training step, themselves among it."""
+        return {node.name for node in self.upwards(*names)}
 
     def downstream(self, name: str) -> set[str]:
         """Everything that uses ``name``."""
@@ -194,6 +205,10 @@ class Graph:
     def describe(self) -> str:
         """One line per node: name, what it does, its inputs."""
         return "\n".join(f"{n.name} = {what(n)}({', '.join(n.operands())})" for n in self.ordered())
+
+
+def _in_training(node: Node) -> Iterable[str]:
+    return () if node.prepared else node.operands()
 
 
 def what(node: Node) -> str:

@@ -354,5 +354,4 @@ def _copies(graph: Graph) -> dict[str, nn.Module]:
 
 def _complete(graph: Graph, names: Sequence[str]) -> bool:
     """True when every value that training needs comes from the batch or a stage, and nothing was given from outside."""
-    needed = set().union(*(graph.upstream(name) for name in names)) if names else set()
-    return all(graph[name].given is None for name in needed)
+    return all(node.given is None for node in graph.upwards(*names))

@@ -18,25 +18,13 @@ def evaluate(graph: Graph, given: Mapping[str, Any], outputs: Sequence[str]) -> 
     for name in outputs:
         if name not in graph:
             raise UsageError(f'the plan has no node "{name}".{choices(name, graph.dag)}')
-    needed = _needed(graph, given, outputs)
+    above = graph.upwards(*outputs, through=lambda node: () if node.name in given or node.prepared else node.operands())
+    needed = {node.name for node in above}
     values = dict(given)
     for node in graph.ordered():
         if node.name in needed and node.name not in values:
             values[node.name] = _value(node, values)
     return {name: _scalar(graph[name], values[name]) for name in outputs}
-
-
-def _needed(graph: Graph, given: Mapping[str, Any], outputs: Sequence[str]) -> set[str]:
-    found, waiting = set[str](), list(outputs)
-    while waiting:
-        name = waiting.pop()
-        if name in found:
-            continue
-        found.add(name)
-        node = graph[name]
-        if name not in given and not node.prepared:
-            waiting.extend(node.operands())
-    return found
 
 
 def _value(node: Node, values: Mapping[str, Any]) -> Any:

@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import inspect
 import math
-import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, create_model
+from pydantic import BaseModel, Field
 
 from kdflow.errors import choices
+from kdflow.options import from_signature
 from kdflow.spec.bench import MAX_STEPS
 from kdflow.spec.faults import validate
 from kdflow.spec.load import Document, Steps
@@ -155,9 +155,4 @@ def read_schedule(declared: Mapping[str, Any], document: Document, path: Steps) 
 def option_model(name: str) -> type[BaseModel]:
     """Pydantic model of a schedule's options, read off its signature."""
     function = SCHEDULES[name]
-    hints = typing.get_type_hints(function, include_extras=True)
-    fields: dict[str, Any] = {
-        key: (hints[key], ... if p.default is inspect.Parameter.empty else p.default)
-        for key, p in list(inspect.signature(function).parameters.items())[1:]
-    }
-    return create_model(name, __config__=ConfigDict(extra="forbid", allow_inf_nan=False), **fields)
+    return from_signature(name, function, without={next(iter(inspect.signature(function).parameters))})

@@ -15,7 +15,7 @@ class AsEvaluated(GeneralizedRCNNTransform):
     """Stands in for the library's transform, whose resize has other rounding and no antialiasing.
 
     Args:
-        library: The model's own transform, for its normalisation.
+        library: The model's own transform, for its normalisation and its padding.
         pictures: How pictures are resized and padded.
     """
 
@@ -27,11 +27,16 @@ class AsEvaluated(GeneralizedRCNNTransform):
             list(library.image_std),
             size_divisible=pictures.divisor,
         )
+        self.library = library
         self.pictures = pictures
 
     def normalize(self, image: Tensor) -> Tensor:
         """The picture resized, then normalised."""
-        return super().normalize(self.pictures.resized(image))
+        return self.library.normalize(self.pictures.resized(image))
+
+    def batch_images(self, images: list[Tensor], size_divisible: int = 32) -> Tensor:
+        """The pictures on one canvas."""
+        return self.library.batch_images(images, size_divisible)
 
     def resize(self, image: Tensor, target: Any = None) -> tuple[Tensor, Any]:
         """Nothing is left to do; ValueError for targets, whose boxes would have to be resized too."""

@@ -22,8 +22,8 @@ from tests.benches.folders import COCO_CLASSES, published, save_backbone, save_p
 REAL = {
     path.stem: path for path in sorted((specs_folder() / "benches").glob("*.yaml")) if path.stem[:4] in ("coco", "voc-")
 }
-SMALL = {"data.size": 96, "data.max_size": 128, "data.workers": 0}
-TORCHVISION = [name for name in REAL if "detr" not in name]
+SMALL = {"data.size": 96, "data.workers": 0}
+TORCHVISION = [name for name in REAL if "detr" not in name and "yolox" not in name]
 HUB = [name for name in REAL if "detr" in name]
 slow = pytest.mark.slow
 
@@ -42,7 +42,7 @@ def changes(name: str, folder: Path) -> dict[str, Any]:
     """Overrides that put local folders and files in place of what would be downloaded."""
     bench = bench_named(name)
     root = write_voc(folder / "data") if bench.data.format == "voc" else write_coco(folder / "data")
-    found: dict[str, Any] = {**SMALL, "data.root": str(root)}
+    found: dict[str, Any] = {**SMALL, "data.root": str(root), **({} if bench.data.fixed else {"data.max_size": 128})}
     for seed, (owner, spec) in enumerate({"student": bench.student, "teacher": bench.teacher}.items()):
         if spec.options.get("pretrained_backbone"):
             file = folder / f"{owner}.pth"
@@ -59,7 +59,7 @@ def test_the_benches_cover_what_users_will_run() -> None:
         pairs[name] = (
             bench.data.format,
             bench.student.detector,
-            *(spec.weights or spec.options["backbone"] for spec in (bench.teacher, bench.student)),
+            *(spec.weights or spec.options.get("backbone") or spec.options["variant"] for spec in (bench.teacher, bench.student)),
         )
     assert pairs == {
         "coco-detr": ("coco", "detr", "facebook/detr-resnet-101", "facebook/detr-resnet-50"),
@@ -72,7 +72,9 @@ def test_the_benches_cover_what_users_will_run() -> None:
         ),
         "coco-fcos": ("coco", "fcos", "FCOS_ResNet50_FPN_Weights.COCO_V1", "resnet18"),
         "coco-retinanet": ("coco", "retinanet", "RetinaNet_ResNet50_FPN_Weights.COCO_V1", "resnet18"),
+        "coco-rf-detr": ("coco", "rf-detr", "Roboflow/rf-detr-medium", "Roboflow/rf-detr-nano"),
         "coco-rt-detr": ("coco", "rt-detr", "PekingU/rtdetr_r101vd", "PekingU/rtdetr_r18vd"),
+        "coco-yolox": ("coco", "yolox", "yolox_l", "s"),
         "voc-faster-rcnn": ("voc", "faster-rcnn", "resnet101", "resnet50"),
     }
     for name in TORCHVISION[:-1]:
@@ -138,6 +140,21 @@ def test_teachers_take_the_published_weights_or_a_file_and_teach(
     fill_weights(spec.model_copy(update={"weights": str(tmp_path / "teacher.pth")}), teacher)
     assert all(torch.equal(value, loaded[key]) for key, value in teacher.model.state_dict().items())
     one_step(setting, session)
+
+
+def test_a_released_yolox_teaches(tmp_path: Path, session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = {"student.divisor": 32, "teacher.divisor": 32, "recipe.batch": 2}
+    overrides = {**changes("coco-yolox", tmp_path), **small}
+    setting = prepare(read_method("fitnet"), REAL["coco-yolox"], overrides=overrides)
+    spec, teacher = setting.bench.teacher, setting.detectors["teacher"]
+    assert spec is not None
+    assert setting.classes == COCO_CLASSES
+    state = {key: torch.full_like(value, 0.01) for key, value in teacher.model.state_dict().items()}
+    files = {"yolox_l.pth": {"start_epoch": 300, "model": state}}
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", lambda url, **_: files[url.rpartition("/")[2]])
+    fill_weights(spec, teacher)
+    assert all(torch.equal(value, state[key]) for key, value in teacher.model.state_dict().items())
+    one_step(setting, session, boxes=range(2, 5))
 
 
 @slow

@@ -61,7 +61,7 @@ def test_one_detector_in_full(call):
     assert ports["neck"]["node"] == "cnn/neck"
     assert ports["roi.logits"]["form"] == "softmax"
     assert "roi" in [called["name"] for called in facts["calls"]]
-    assert {"name": "neck", "type": "whole number"}.items() <= next(
+    assert {"name": "neck", "type": "whole number above 0"}.items() <= next(
         o for o in facts["options"] if o["name"] == "neck"
     ).items()
 
@@ -115,15 +115,23 @@ def test_doctor_says_what_is_bad(call, monkeypatch, tmp_path):
     assert "bad" in done.out
 
 
+def test_a_detector_that_needs_options_is_shown_with_their_texts(call):
+    done = call("detectors", "module")
+    assert done.code == 0
+    assert "Function that makes the module" in done.out
+    assert "those that its options say" in done.out
+
+
 def test_detectors_for_programs_name_family_ports_library_and_licence(call):
     found = {one["name"]: one for one in json.loads(call("detectors", "--json").out)}
     assert len(found) >= 10
-    assert {one["family"] for one in found.values()} == {"two-stage", "dense", "transformer"}
-    assert {one["library"] for one in found.values()} == {"torchvision", "transformers"}
-    for one in found.values():
-        assert one["licence"]
+    assert {one["family"] for one in found.values()} == {"two-stage", "dense", "transformer", "any"}
+    assert {"torchvision", "transformers"} <= {one["library"] for one in found.values()}
+    assert all(one["licence"] for one in found.values())
+    for one in (family for name, family in found.items() if name not in ("module", "features")):
         ports = {port["name"]: port for port in one["ports"]}
         assert {"backbone", "neck", "detections"} <= set(ports), one["name"]
         assert len(ports["neck"]["channels"]) == len(ports["neck"]["strides"]) > 0
-    forms = {name: next(p["form"] for p in one["ports"] if p["name"].endswith(".logits")) for name, one in found.items()}
+    logits = {name: [p for p in one["ports"] if p["name"].endswith(".logits")] for name, one in found.items()}
+    forms = {name: ports[0]["form"] for name, ports in logits.items() if ports}
     assert (forms["detr"], forms["rt-detr"], forms["gfl"]) == ("softmax", "sigmoid", "sigmoid")

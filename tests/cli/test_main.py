@@ -30,6 +30,25 @@ def test_importing_kdflow_loads_nothing_heavy():
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
+def test_listing_ops_loads_no_library_of_detectors():
+    heavy = ("torchvision", "transformers", "timm", "mlflow", "optuna", "lightning_fabric")
+    code = (
+        "import sys\nfrom kdflow.cli.main import main\ncode = main(['ops'])\n"
+        f"loaded = [name for name in {heavy!r} if name in sys.modules]\n"
+        "assert code == 0, code\nassert not loaded, loaded\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "loss.squared_error" in done.stdout
+
+
+def test_the_package_runs_as_a_module():
+    done = subprocess.run(
+        [sys.executable, "-m", "kdflow", "--version"], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stdout.startswith("kdflow ")) == (0, True), done.stderr
+
+
 def test_version(call):
     assert call("--version").out.startswith("kdflow 0.")
 

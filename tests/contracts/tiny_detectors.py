@@ -6,10 +6,12 @@ import copy
 from typing import Any
 
 import torch
+from torch import nn
 
 from kdflow.ports import DETECTORS, Batch
 from tests.detectors import hf_tiny
 from tests.detectors.library import make_batch
+from tests.detectors.staging import run_stages
 
 NAMES = [name for name in DETECTORS.names() if DETECTORS.get(name).stands_alone]
 """Detectors that are built without being told of a model; the others have tests of their own."""
@@ -32,7 +34,20 @@ def _built(name: str, seed: int) -> Any:
     if family.library == "transformers":
         return hf_tiny.build(name, seed)
     torch.manual_seed(seed)
-    return family.build(CLASSES, **family.tiny)
+    return settled(family.build(CLASSES, **family.tiny))
+
+
+def settled(detector: Any) -> Any:
+    """The detector with the statistics of a batch in its BatchNorms: fresh ones let hardly any signal through in evaluation."""
+    norms = [m for m in detector.model.modules() if isinstance(m, nn.BatchNorm2d)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 1.0
+    with torch.no_grad():
+        run_stages(detector, batch_for(detector.name), seed=0)
+    for norm, momentum in zip(norms, momenta):
+        norm.momentum = momentum
+    return detector
 
 
 def batch_for(name: str, counts: tuple[int, int] = (3, 1)) -> Batch:

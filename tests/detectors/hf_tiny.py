@@ -48,6 +48,8 @@ def both(detector: Any, batch: Batch, training: bool, seed: int = 5) -> tuple[di
     """The ports by stages, the library's output, and the copy of the model that made it, from equal random states."""
     detector.model.train(training)
     library = copy.deepcopy(detector.model)
+    if not training and hasattr(library.config, "group_detr"):
+        library.config.group_detr = 1  # its criterion takes every loss for one of training
     torch.manual_seed(seed)
     values = run_stages(detector, batch)
     pixels = detector.stages["normalize"].run(batch.images, batch.image_sizes)
@@ -69,8 +71,9 @@ def weighted(output: Any, config: Any) -> dict[str, torch.Tensor]:
     """The library's loss terms times its own weights (the RT-DETR family, whose class term is another, applies them itself)."""
     if "loss_ce" not in output.loss_dict:
         return dict(output.loss_dict)
-    weights = {"loss_ce": 1, "loss_bbox": config.bbox_loss_coefficient, "loss_giou": config.giou_loss_coefficient}
-    found = {key: re.sub(r"_\d+$", "", key) for key in output.loss_dict}
+    boxes = {"loss_bbox": config.bbox_loss_coefficient, "loss_giou": config.giou_loss_coefficient}
+    weights = {"loss_ce": getattr(config, "class_loss_coefficient", 1), **boxes}
+    found = {key: re.sub(r"(_\d+|_enc)$", "", key) for key in output.loss_dict}
     return {key: output.loss_dict[key] * weights[base] for key, base in found.items() if base in weights}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 
 from kdflow.detectors.hf_parts import to_labels
 from kdflow.errors import UsageError
+from kdflow.ports import DETECTORS
 from tests.detectors.hf_tiny import CANVAS, assert_same_gradients, both, build, make_batch, own_losses, weighted
 from tests.detectors.staging import run_call, run_stages
 
@@ -164,3 +166,17 @@ def test_widths_that_the_group_norms_refuse_are_reported() -> None:
         build("deformable-detr", d_model=48)
     with pytest.raises(UsageError, match="refuses these options"):
         build("deformable-detr", box_refine=False)
+
+
+def test_weights_of_other_classes_choose_the_same_queries(detector: Any, tmp_path: Path) -> None:
+    detector.model.save_pretrained(tmp_path)
+    narrowed = DETECTORS.get("deformable-detr").build(("elk", "bee"), weights=str(tmp_path))
+    assert narrowed.classes == ("elk", "bee")
+    batch = make_batch((0, 0))
+    for one in (detector, narrowed):
+        one.model.eval()
+    with torch.no_grad():
+        whole, part = run_stages(detector, batch), run_stages(narrowed, batch)
+    torch.testing.assert_close(part["encoder.logits"][0], whole["encoder.logits"][0][..., :2])
+    for own, other in zip(part["decoder.logits"], whole["decoder.logits"], strict=True):
+        torch.testing.assert_close(own, other[..., [4, 1]])

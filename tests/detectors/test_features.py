@@ -83,6 +83,13 @@ def test_a_saved_model_of_the_transformers_library_keeps_its_patches_and_pixels(
     assert all(torch.equal(own, other) for own, other in zip(values["backbone"], maps, strict=True))
 
 
+def test_weights_of_a_file_are_those_of_the_model(tmp_path: Path) -> None:
+    donor = features(model="timm:test_vit").model
+    torch.save({"state_dict": donor.model.state_dict()}, tmp_path / "vit.pth")
+    found = features(model="timm:test_vit", pretrained=str(tmp_path / "vit.pth")).model
+    assert all(torch.equal(own, other) for own, other in zip(found.parameters(), donor.parameters(), strict=True))
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 import pytest
 import torch
@@ -43,6 +43,9 @@ from tests.detectors.staging import run_call, run_stages
 RAGGED = [(64, 70), CANVAS]
 LAYERED = ("states", "logits", "boxes", "references")
 each = pytest.mark.parametrize("name", NAMES)
+CONVOLVED = [name for name in NAMES if "backbone" in FAMILIES[name].options.model_fields]
+each_convolved = pytest.mark.parametrize("name", CONVOLVED)
+"""Families above a ResNet or a timm model; the others bring a body of their own."""
 
 
 @pytest.fixture(scope="module")
@@ -263,7 +266,9 @@ def test_decoder_takes_any_number_of_foreign_queries_and_trains_the_encoder(name
     assert [x.shape for x in found["logits"]] == [(2, 7, values["decoder.logits"][0].shape[-1])] * 3
     assert [x.shape for x in found["boxes"]] == [(2, 7, 4)] * 3
     sum(x.sum() for x in (*found["logits"], *found["boxes"])).backward()
-    assert any(p.grad is not None and p.grad.abs().max() > 0 for p in detector.model.model.encoder.parameters())
+    memory = detector.ports[detector.calls["decoder"].inputs["memory"]].stage
+    encoder = detector.stages[memory].run.parameters()
+    assert any(p.grad is not None and p.grad.abs().max() > 0 for p in encoder)
     selection = {id(p) for p in detector.stages["selection"].run.parameters()}
     decoder = {id(p) for s in ("decoder", "heads") if s in detector.stages for p in detector.stages[s].run.parameters()}
     for p in detector.model.parameters():
@@ -279,8 +284,9 @@ def test_transformer_on_the_same_maps_repeats_itself(name: str, built: dict[str,
     assert all(torch.equal(a, b) for a, b in zip(found["logits"], values["decoder.logits"]))
     doubled = run_call(detector, "transformer", values, features=[m * 2 for m in values["neck"]])
     assert not torch.equal(doubled["logits"][-1], values["decoder.logits"][-1])
-    encoded = run_call(detector, "encoder", values, features=values["encoder.inputs"])
-    assert all(torch.equal(a, b) for a, b in zip(encoded["memory"], values["encoder.memory"]))
+    if "encoder" in detector.calls:
+        encoded = run_call(detector, "encoder", values, features=values["encoder.inputs"])
+        assert all(torch.equal(a, b) for a, b in zip(encoded["memory"], values["encoder.memory"]))
 
 
 @each
@@ -447,7 +453,8 @@ def test_backbones_by_name_widths_or_timm() -> None:
 def backbone_of(detector: Any) -> Any:
     """The library's backbone inside a detector's model."""
     backbone = detector.model.model.backbone
-    return getattr(backbone, "conv_encoder", backbone).model
+    body = getattr(backbone, "conv_encoder", backbone)
+    return getattr(body, "model", None) or body.backbone
 
 
 @each
@@ -466,7 +473,7 @@ def test_the_backbone_alone_may_be_pretrained_by_a_file_or_a_library_folder(
         build(name, pretrained_backbone=str(tmp_path / "missing"))
 
 
-@each
+@each_convolved
 def test_a_timm_backbone_without_a_stem_level_gives_the_declared_strides(name: str) -> None:
     detector = build(name, backbone="timm:test_convnext2", widths=(), depths=())
     batch = make_batch()
@@ -476,7 +483,7 @@ def test_a_timm_backbone_without_a_stem_level_gives_the_declared_strides(name: s
     assert strides == list(detector.ports["backbone"].strides)
 
 
-@each
+@each_convolved
 def test_a_timm_backbone_of_other_strides_is_refused(name: str) -> None:
     with pytest.raises(UsageError, match=r"test_vit.*maps of strides \[16, 16, 16\]; needed are strides"):
         build(name, backbone="timm:test_vit", widths=(), depths=())
@@ -503,7 +510,8 @@ def test_pairs_of_all_layers_are_those_of_the_librarys_own_matcher(
         labels = to_labels(batch.boxes, batch.labels, batch.image_sizes)
         loss = detector.stages["match"].run.loss
         predictions = zip(values["decoder.logits"], loss.clamped(values["decoder.boxes"]))
-        expected = [loss.make().matcher({"logits": x, "pred_boxes": b}, labels) for x, b in predictions]
+        groups = {"group_detr": 1} if hasattr(detector.model.config, "group_detr") else {}
+        expected = [loss.make().matcher({"logits": x, "pred_boxes": b}, labels, **groups) for x, b in predictions]
     assert values["decoder.logits"][0].dtype is precision
     found = values["match.indices"]
     assert [[len(query) for query, _ in layer] for layer in found] == [[min(n, 10) for n in counts]] * 3
@@ -529,18 +537,25 @@ def test_predictions_that_are_no_numbers_are_matched_last(name: str, built: dict
 def test_every_option_says_what_it_means_and_every_number_has_bounds(name: str) -> None:
     for key, field in FAMILIES[name].options.model_fields.items():
         assert field.description, key
-        numbers = {int, float} & {field.annotation, *get_args(field.annotation)}
+        plain = get_origin(field.annotation) is not tuple  # whose numbers have bounds of their own
+        numbers = {int, float} & {field.annotation, *(get_args(field.annotation) if plain else ())}
         assert bool(numbers) == bool(field.metadata), key
 
 
 @each
 @pytest.mark.parametrize(
-    ("option", "value"),
-    [("queries", 0), ("dropout", 1.5), ("widths", (8, 16)), ("widths", (8, 16, 0, 8)), ("heads", -1)],
+    ("option", "value"), [("queries", 0), ("dropout", 1.5), ("heads", -1), ("d_model", 0), ("decoder_layers", 0)]
 )
 def test_values_out_of_bounds_are_refused_by_name(name: str, option: str, value: Any) -> None:
     with pytest.raises(UsageError, match=f'^{name}: option "{option}'):
         build(name, **{option: value})
+
+
+@each_convolved
+@pytest.mark.parametrize("value", [(8, 16), (8, 16, 0, 8)])
+def test_widths_that_are_no_four_numbers_are_refused(name: str, value: Any) -> None:
+    with pytest.raises(UsageError, match=f'^{name}: option "widths'):
+        build(name, widths=value)
 
 
 HEADS = ("class_embed.0", "bbox_embed.0", "bbox_embed.layers.0", "pre_bbox_head", "lqe_layers.0")

@@ -8,9 +8,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import yaml
 
 from benchmarks import floors
 from benchmarks.floors import PAGES, FloorVerdict, check_floors, drawn_benches, state, student_key, suggestion, write
+from kdflow.data.formats import open_data
+from kdflow.engine.evaluate import judge
+from kdflow.experiment.session import open_session
 from kdflow.experiment.setup import find_bench
 from kdflow.spec.bench import Bench, Floor
 from kdflow.spec.load import read
@@ -28,9 +32,29 @@ def reaching(value: float) -> SimpleNamespace:
 
 
 @pytest.mark.parametrize("name", THREE_FAMILIES)
-def test_plain_student_reaches_the_floor(name: str, home: Path, tmp_path: Path) -> None:
+def test_plain_student_reaches_the_floor_and_leaves_with_its_ap(name: str, home: Path, tmp_path: Path) -> None:
     (verdict,) = check_floors([name], output=tmp_path)
     assert verdict.passed, verdict.reason
+    assert exported_ap50(bench(name), tmp_path) == pytest.approx(verdict.AP50[0], abs=0.1)
+
+
+def exported_ap50(own: Bench, output: Path) -> float:
+    """AP50 on the test split of what ``student.py`` finds in the image files, one by one."""
+    (file,) = output.glob(f"{own.bench}/*/student.py")
+    space: dict[str, Any] = {"__name__": "student", "__file__": str(file)}
+    exec(file.read_text(encoding="utf-8"), space)
+    model, split = space["load"](), open_data(own.data.format, own.data.options).splits["test"]
+    categories = {category["name"]: category["id"] for category in split.coco["categories"]}
+    table = split.annotations
+    found: dict[int, list[dict[str, Any]]] = {}
+    for image, path in zip(table.ids.tolist(), table.files):
+        seen = space["predict"](path, model)
+        rows = zip(seen["boxes"].tolist(), seen["scores"].tolist(), seen["names"])
+        found[image] = [
+            {"image_id": image, "category_id": categories[name], "bbox": [x, y, x2 - x, y2 - y], "score": score}
+            for (x, y, x2, y2), score, name in rows
+        ]
+    return judge(found, split.coco, own.evaluation.max_detections)["AP50"]
 
 
 MEASURED = {row["bench"]: row for row in json.loads((PAGES / "floors.json").read_text())}
@@ -46,11 +70,25 @@ def test_floor_follows_from_what_was_measured(name: str) -> None:
     assert floor.AP50 > 5
 
 
-@pytest.mark.parametrize("name", drawn_benches())
+def has_detecting_teacher(name: str) -> bool:
+    teacher = bench(name).teacher
+    return teacher is not None and teacher.detector != "features"
+
+
+@pytest.mark.parametrize("name", [name for name in drawn_benches() if has_detecting_teacher(name)])
 def test_teachers_were_measured_to_know_more_than_the_plain_student(name: str) -> None:
     row = MEASURED[name]
     assert row["teacher"] is not None, "python -m benchmarks.floors --teachers --seeds 0 --write --benches " + name
     assert row["teacher"] > row["validation"]["0"]
+
+
+def test_a_teacher_without_a_head_has_no_value(home: Path, tmp_path: Path) -> None:
+    document = yaml.safe_load(find_bench("shapes-features-to-rt-detr").read_text())
+    document["data"]["images"] = {"train": 4, "val": 2, "test": 2}
+    file = tmp_path / "few.yaml"
+    file.write_text(yaml.safe_dump({**document, "bench": "few"}))
+    with open_session("cpu") as session:
+        assert floors._teacher(str(file), session) is None
 
 
 def test_benches_that_differ_in_their_teacher_alone_share_their_students() -> None:

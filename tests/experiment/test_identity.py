@@ -23,7 +23,6 @@ from kdflow.experiment.setup import Setting, prepare, read_method
 from kdflow.experiment.sweep import plan_jobs, run_jobs
 from tests.data.conftest import save_image
 from tests.paths import BENCH
-from tests.toy import make_toy
 
 
 def setting(method: str = "fitnet", bench: str | Path = BENCH, **overrides: Any) -> Setting:
@@ -119,7 +118,7 @@ def test_only_what_a_family_imports_of_detectors_counts(monkeypatch: pytest.Monk
     def now() -> tuple[str, str]:
         for cached in (hashes._code_hash, hashes._code):
             cached.cache_clear()
-        return tuple(detector_code(name, make_toy()) for name in ("fcos", "faster-rcnn"))
+        return tuple(detector_code(name) for name in ("fcos", "faster-rcnn"))
 
     monkeypatch.setattr(hashes, "_file", copied)
     try:

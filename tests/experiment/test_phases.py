@@ -42,7 +42,7 @@ def test_a_run_trains_its_teacher_first_and_exports_a_rewired_student(tiny: Tiny
     model.backbone.body.register_forward_hook(lambda module, inputs, output: sizes.append(inputs[0].shape))
     with torch.no_grad():
         model([torch.rand(3, 800, 800)])
-    assert sizes == [torch.Size([1, 3, 448, 448])]  # 800 padded to 896, and halved
+    assert sizes == [torch.Size([1, 3, 64, 64])]  # resized to the bench's 128, and halved
     plan = prepare(read_method("msrlr"), P2).plan
     assert sorted(plan.student.state_dict()) == sorted(model.state_dict())
 

@@ -233,3 +233,14 @@ def test_deepcopy_of_a_detector_does_not_disturb_inference() -> None:
     before = copy.deepcopy(toy.model.state_dict())
     plan_of(NECK, {"student": toy, "teacher": make_toy()})
     assert all(torch.equal(before[k], v) for k, v in toy.model.state_dict().items())
+
+
+def test_detectors_that_were_moved_to_another_device_are_inferred_like_others() -> None:
+    """A second plan of a session meets detectors on the GPU; torch's device without memory stands for it."""
+    detectors = {"student": make_toy(), "teacher": make_toy()}
+    here = plan_of(NECK, detectors).graph["student.neck"].value.fake
+    for detector in detectors.values():
+        detector.model.to("meta")
+    there = plan_of(NECK, detectors).graph["student.neck"].value.fake
+    assert [tuple(m.shape) for m in there] == [tuple(m.shape) for m in here]
+    assert {m.device.type for m in there} == {"cpu"}

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
@@ -53,7 +54,15 @@ class Fakes:
 
     def value(self, value: Any) -> Any:
         """A nested value with its tensors as fake ones."""
-        return tree_map(lambda v: self.mode.from_tensor(v) if isinstance(v, Tensor) else v, value)
+        return tree_map(lambda v: self.tensor(v) if isinstance(v, Tensor) else v, value)
+
+    def tensor(self, tensor: Tensor) -> Tensor:
+        """A fake tensor of the same shape, on the CPU wherever the tensor is: a graph is inferred on one device."""
+        if tensor.device.type == "cpu":
+            return self.mode.from_tensor(tensor)
+        with self.mode:
+            fake = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="cpu")
+        return fake.requires_grad_(tensor.requires_grad)
 
     def batch(self, example: Mapping[str, Any]) -> Mapping[str, Any]:
         """An example batch; one of equal shapes gives the same values."""
@@ -66,7 +75,7 @@ class Fakes:
     def module(self, module: nn.Module) -> nn.Module:
         """The module in eval mode with fake parameters and buffers; shared ones stay shared, and the original is not touched."""
         tensors = [*module.parameters(), *module.buffers()]
-        return copy.deepcopy(module, {id(t): self.mode.from_tensor(t) for t in tensors}).eval()
+        return copy.deepcopy(module, {id(t): self.tensor(t) for t in tensors}).eval()
 
     def stages(self, detector: Detector) -> dict[str, nn.Module]:
         """Stage -> its fake copy."""

@@ -13,10 +13,7 @@ from kdflow.spec.method import Method
 
 def prune(graph: Graph, outputs: Iterable[str]) -> Graph:
     """The part of the graph that the outputs need in a training step."""
-    wanted = set(outputs)
-    for name in list(wanted):
-        wanted |= graph.upstream(name)
-    return graph.keep(wanted)
+    return graph.keep(graph.upstream(*outputs))
 
 
 def report_unused(method: Method, document: Document) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from kdflow.errors import choices
 from kdflow.graph.node import Graph, Node, Role
@@ -53,29 +53,23 @@ def place_terms(graph: Graph, document: Document, learning: Sequence[str] = ()) 
 
 def _reads_student(graph: Graph, term: Node) -> bool:
     """True when what stands on the student's side depends on the student, masks and selections left aside."""
-    waiting, seen = [str(term.inputs.get("student") or term.inputs["value"])], set[str]()
-    while waiting:
-        node = graph[waiting.pop()]
-        if node.owner == "student" or node.given is not None:
-            return True
-        if node.name not in seen and not (node.op and node.op.no_grad):
-            seen.add(node.name)
-            waiting.extend(node.operands())
-    return False
+    return any(node.owner == "student" or node.given is not None for node in _with_gradient(graph, term))
 
 
 def _trains_others(graph: Graph, term: Node, learning: Sequence[str]) -> bool:
     """True when gradient of the term reaches a module of the method's own, or a teacher that learns."""
-    waiting, seen = [str(term.inputs.get("student") or term.inputs["value"])], set[str]()
-    while waiting:
-        node = graph[waiting.pop()]
-        learns = node.role is Role.STAGE and node.owner in learning
-        if (node.op and node.op.is_module) or (node.copied and node.copied.trainable) or learns:
-            return True
-        if node.name not in seen and not (node.op and node.op.no_grad):
-            seen.add(node.name)
-            waiting.extend(node.operands())
-    return False
+    return any(
+        (node.op and node.op.is_module)
+        or (node.copied and node.copied.trainable)
+        or (node.role is Role.STAGE and node.owner in learning)
+        for node in _with_gradient(graph, term)
+    )
+
+
+def _with_gradient(graph: Graph, term: Node) -> Iterator[Node]:
+    """What the student's side of a term is made from, as far as gradient reaches."""
+    start = str(term.inputs.get("student") or term.inputs["value"])
+    return graph.upwards(start, through=lambda node: () if node.op and node.op.no_grad else node.operands())
 
 
 def _inferred(graph: Graph, term: Node) -> tuple[str, ...]:

@@ -7,7 +7,6 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import Field
 from torch import Tensor
-from torchvision.ops import batched_nms
 
 from kdflow.functional.box_forms import clip_to_images
 from kdflow.functional.precision import single
@@ -100,5 +99,7 @@ def _largest(scores: list[Tensor], count: int, per: str) -> Tensor:
 
 def _suppressed(boxes: Tensor, scores: Tensor, groups: Tensor, k: int, nms_iou: float, min_side: float) -> Tensor:
     """Which boxes of one image are kept, best first."""
+    from torchvision.ops import batched_nms  # takes a second to import, which listing ops need not wait for
+
     large = (boxes[:, 2:] - boxes[:, :2] > min_side).all(1).nonzero().squeeze(1)
     return large[batched_nms(boxes[large], scores[large], groups[large], nms_iou)[:k]]
