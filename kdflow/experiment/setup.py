@@ -167,7 +167,7 @@ def prepare(
         plan = compile_method(method, spec.document, detectors, canvas=canvas, seed=seed, fakes=row.fakes)
     except SpecError as error:
         raise SpecError([*error.faults, *_elsewhere(error.faults, faults_everywhere(spec, benches, context))]) from None
-    faults = faults_everywhere(spec, benches, context)
+    faults = [*faults_everywhere(spec, benches, context), *lonely_norms(plan, setting, document)]
     if setting.recipe.steps is not None:
         faults += silent_terms(method, plan, spec.document, setting.recipe.steps, setting.recipe.steps)
     if faults:
@@ -218,6 +218,30 @@ def silent_terms(method: Method, plan: Plan, document: Document, steps: int, per
             problem = f"the schedule is 0 at each of the {steps} steps, so nothing is learned from this term"
             silent.append(document.fault(path, problem))
     return silent
+
+
+def lonely_norms(plan: Plan, bench: Bench, document: Document) -> list[Fault]:
+    """BatchNorm layers that would train on one value per channel, because a step has one image.
+
+    Args:
+        plan: The compiled method.
+        bench: Its bench.
+        document: The bench's file.
+    """
+    if bench.recipe.batch > 1 or bench.recipe.norms == "frozen":
+        return []
+    trained = {"student", "", *plan.learners}
+    found = [
+        f"{node.name.partition(':')[0]}, layer {layer}"
+        for node in plan.graph.ordered() if node.owner in trained for layer in node.lonely_norms
+    ]
+    if not found:
+        return []
+    return [document.fault(
+        ("recipe", "batch"),
+        f"one image per step leaves one value per channel to a BatchNorm that is trained ({'; '.join(found[:3])}), which has no "
+        "variance. Next: a batch of 2 or more, a larger data.size, or recipe.norms: frozen",
+    )]
 
 
 def check_bench(

@@ -79,6 +79,7 @@ class Node:
         prepared: The op's inputs are observed before training; in training its value comes from its state.
         given: The value handed in from outside (inputs of an evaluation).
         auxiliary: A term that trains modules of the method and reads no student tensor.
+        lonely_norms: BatchNorm layers inside that see one value per channel and image.
     """
 
     name: str
@@ -104,6 +105,7 @@ class Node:
     prepared: bool = False
     given: Any = None
     auxiliary: bool = False
+    lonely_norms: tuple[str, ...] = ()
 
     def operands(self) -> Iterator[str]:
         """Names of all inputs."""
