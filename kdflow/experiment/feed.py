@@ -115,6 +115,7 @@ class Feed:
             chosen.coco,
             device=self.machine.device,
             max_detections=self.bench.evaluation.max_detections,
+            evaluator=self.bench.evaluation.evaluator,
         )
 
     def facts(self) -> dict[str, Any]:

@@ -18,13 +18,14 @@ from pydantic import BaseModel
 from kdflow.experiment.hashes import detector_code, digest, known_file_hash, op_code, plain
 from kdflow.experiment.setup import Setting, brings_architecture
 from kdflow.ports import Detector
-from kdflow.spec.bench import Bench, DataSpec, DetectorSpec, Recipe, TeacherSpec
+from kdflow.spec.bench import Bench, DataSpec, DetectorSpec, Evaluation, Recipe, TeacherSpec
 from kdflow.spec.method import Method
 
 NO_EFFECT: Mapping[type[BaseModel], frozenset[str]] = {
     Bench: frozenset({"title", "floor"}),
     DataSpec: frozenset({"workers", "resident"}),
     Recipe: frozenset({"checkpoint_every", "log_every"}),
+    Evaluation: frozenset({"evaluator"}),
     Method: frozenset({"title", "paper", "fidelity", "search", "variants", "bench", "plugins", "constants"}),
 }
 """Fields that change no result, by model."""

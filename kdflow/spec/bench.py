@@ -199,6 +199,9 @@ class Evaluation(Strict):
         default=100, gt=0, le=10_000, description="best-scored detections counted per image and class"
     )
     batch: int | None = Field(default=None, gt=0, le=65_536, description="images per evaluation batch; none: the recipe's")
+    evaluator: Literal["hotcoco", "pycocotools"] = Field(
+        default="hotcoco", description="who counts; the numbers are equal, the reference pycocotools takes far longer"
+    )
 
 
 class Floor(Strict):
