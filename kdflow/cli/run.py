@@ -33,6 +33,9 @@ def run(
     compiled: Annotated[
         bool, typer.Option("--compile", help="torch.compile for what is dense; pays on GPUs only.")
     ] = False,
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="Set the weights when the run begins, by each term's share of the gradient.")
+    ] = False,
     sets: SetOption = None,
     output: Output = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint of this very run.")] = False,
@@ -51,6 +54,7 @@ def run(
         "device": device,
         "precision": precision,
         "compiled": compiled,
+        "calibrate": calibrate,
         "overrides": overrides,
         "output": output,
         "resume": resume,

@@ -1,4 +1,4 @@
-"""Five moments of a run at which others may look: started, pulls known, step ended, evaluation ended, run ended.
+"""Six moments of a run at which others may look: started, weights changed, pulls known, step or evaluation ended, run ended.
 
 Hooks run in the first process only. Everything they receive is plain Python, already off the device.
 """
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from kdflow.engine.pull import Pull
+from kdflow.engine.pull import Pull, WeightChange
 
 
 class StopRun(Exception):  # noqa: N818 - a signal, not an error
@@ -72,6 +72,21 @@ class StepEvent:
 
 
 @dataclass(frozen=True)
+class WeightEvent:
+    """Weights of terms are no longer what they were: set when a run or phase began, or changed by a controller.
+
+    Attributes:
+        step: Steps done.
+        changes: One entry per term.
+        calibrated: They were set by shares of the gradient, once; else a controller has changed them.
+    """
+
+    step: int
+    changes: tuple[WeightChange, ...]
+    calibrated: bool = False
+
+
+@dataclass(frozen=True)
 class PullEvent:
     """How hard each distillation term pulls at the student is known, once in a phase.
 
@@ -127,6 +142,10 @@ class Hook(Protocol):
         """Before the first step."""
         ...
 
+    def weights_changed(self, event: WeightEvent) -> None:
+        """Before the first step of a run or phase that sets weights, and where a controller changes them."""
+        ...
+
     def pulls_known(self, event: PullEvent) -> None:
         """Some steps after the start, and after the start of each phase."""
         ...
@@ -148,6 +167,9 @@ class Silent:
     """A hook that does nothing."""
 
     def run_started(self, event: RunStarted) -> None:
+        """Nothing."""
+
+    def weights_changed(self, event: WeightEvent) -> None:
         """Nothing."""
 
     def pulls_known(self, event: PullEvent) -> None:

@@ -115,7 +115,7 @@ def fit(
         run = Run(
             training, Checkpoints(folder, run_hash, machine.world_size),
             Journal(folder, run_hash, keep=resume, writes=machine.is_first), hooks if machine.is_first else (),
-            stack.enter_context(Interruption()), evaluate, metric, passes, subject, measure,
+            stack.enter_context(Interruption()), loader, evaluate, metric, passes, subject, measure,
         )
         begin(run, resume)
         training.open(loader)
@@ -146,6 +146,7 @@ def ready(run: Run) -> bool:
         run.measure_teachers()
         training.enter(training.at + 1)
     run.prepare_if_due()
+    run.calibrate_if_due()
     return True
 
 
@@ -160,6 +161,7 @@ def train_step(training: Training) -> None:
             training.watch(outcome)
             session.backward(outcome.total / recipe.accumulate)
     training.watch_reach()
+    training.controls.read(training.parameters, training.plan.resting)
     if recipe.clip_norm is not None:
         training.watch_gradient(session.clip(recipe.clip_norm))
     session.step()
@@ -167,6 +169,7 @@ def train_step(training: Training) -> None:
     if training.average is not None:
         training.average.update()
     training.step += 1
+    training.change(training.controls.adjust(training.step, training.total_steps, training.plan.weights))
 
 
 def begin(run: Run, resume: bool) -> None:

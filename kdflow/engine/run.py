@@ -11,11 +11,12 @@ from typing import Any
 import torch
 
 from kdflow.engine import ranks
+from kdflow.engine.calibrate import calibrate
 from kdflow.engine.checkpoint import Checkpoints
-from kdflow.engine.hooks import EvaluationEvent, Hook, PullEvent, RunEnded, RunStarted, StepEvent, StopRun
+from kdflow.engine.hooks import EvaluationEvent, Hook, PullEvent, RunEnded, RunStarted, StepEvent, StopRun, WeightEvent
 from kdflow.engine.interruption import Interruption
 from kdflow.engine.journal import Journal
-from kdflow.engine.protocols import Metrics, Passes, Preparation
+from kdflow.engine.protocols import Loader, Metrics, Passes, Preparation
 from kdflow.engine.randomness import generators_untouched
 from kdflow.engine.training import Training
 from kdflow.errors import UsageError, choices
@@ -34,6 +35,7 @@ class Run:
         journal: What was reported.
         hooks: Who listens (first process only).
         interruption: SIGTERM's flag.
+        loader: The training's batches, some of which calibration looks at.
         evaluate: Called with the plan; None evaluates never.
         metric: Key of its result that chooses the best student, larger is better.
         passes: Passes over the data for preparations.
@@ -51,6 +53,7 @@ class Run:
     journal: Journal
     hooks: Sequence[Hook]
     interruption: Interruption
+    loader: Loader
     evaluate: Callable[[Any], Metrics] | None = None
     metric: str = "AP"
     passes: Passes | None = None
@@ -95,7 +98,7 @@ class Run:
     def report_if_due(self) -> None:
         """Every ``log_every`` steps and at the end of a phase: check what must hold, then tell the hooks the means."""
         training = self.training
-        self._tell_pulls()
+        self._tell_balance()
         if training.step % training.recipe.log_every and training.step != training.phase.end:
             return
         with self.timed():
@@ -166,8 +169,19 @@ class Run:
         ranks.wait()
         self.saved = (training.step, training.at)
 
-    def _tell_pulls(self) -> None:
-        """Once in a phase: how hard each term pulls."""
+    def calibrate_if_due(self) -> None:
+        """At the start, and where a phase brings terms whose weights are to be set: before its first step."""
+        self.training.change(calibrate(self.training, self.loader))
+        self._tell_weights(calibrated=True)
+
+    def _tell_weights(self, calibrated: bool = False) -> None:
+        changes, self.training.changes = tuple(self.training.changes), []
+        for hook in self.hooks if changes else ():
+            hook.weights_changed(WeightEvent(self.training.step, changes, calibrated))
+
+    def _tell_balance(self) -> None:
+        """Weights that have changed and, once in a phase, how hard each term pulls."""
+        self._tell_weights()
         if pulls := self.training.pulls_known():
             for hook in self.hooks:
                 hook.pulls_known(PullEvent(self.training.step, pulls))

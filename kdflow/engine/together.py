@@ -239,7 +239,7 @@ def fit_together(
     _check(members)
     with ExitStack() as stack, generators_untouched():
         interruption = stack.enter_context(Interruption())
-        students = [_open(member, machine, interruption, steps_per_epoch, resume) for member in members]
+        students = [_open(member, loader, machine, interruption, steps_per_epoch, resume) for member in members]
         group = Group(students, Stream(loader, members[0].recipe.accumulate), share, machine)
         for student in students:
             with student.turn():
@@ -257,14 +257,16 @@ def fit_together(
         return [result_of(student.run, _ended(student)) for student in students]
 
 
-def _open(member: Member, machine: Machine, interruption: Interruption, steps_per_epoch: int, resume: bool) -> Student:
+def _open(
+    member: Member, loader: Loader, machine: Machine, interruption: Interruption, steps_per_epoch: int, resume: bool
+) -> Student:
     phases = lay_out(member.phases, member.total_steps)
     training = Training(member.plan, member.recipe, machine, phases, steps_per_epoch, member.seed)
     return Student(
         Run(
             training, Checkpoints(member.folder, member.run_hash, machine.world_size),
             Journal(member.folder, member.run_hash, keep=resume, writes=machine.is_first),
-            member.hooks if machine.is_first else (), interruption, member.evaluate, member.metric, member.passes,
+            member.hooks if machine.is_first else (), interruption, loader, member.evaluate, member.metric, member.passes,
             measure=member.measure,
         )
     )  # fmt: skip

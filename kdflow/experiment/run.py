@@ -13,7 +13,7 @@ from kdflow.engine.loop import FitResult, fit
 from kdflow.errors import SpecError, UsageError
 from kdflow.experiment.export import export_notes, export_student
 from kdflow.experiment.feed import Feed
-from kdflow.experiment.filled import write_identity
+from kdflow.experiment.filled import WEIGHTS, FilledWeights, write_identity
 from kdflow.experiment.identity import teacher_identity
 from kdflow.experiment.record import Found, Notify, TrialOf, facts_of, finished_result, publish, tell_nearest
 from kdflow.experiment.result import RESULT, RunResult
@@ -40,6 +40,7 @@ def run(
     device: str = "auto",
     precision: str | None = None,
     compiled: bool = False,
+    calibrate: bool = False,
     overrides: Mapping[str, Any] | None = None,
     output: str | Path | None = None,
     resume: bool = False,
@@ -58,6 +59,7 @@ def run(
         device: ``auto``, ``cpu`` or ``cuda``.
         precision: ``fp32``, ``bf16`` or ``fp16``, in place of the recipe's.
         compiled: Use torch.compile on what is dense, whatever the recipe says.
+        calibrate: Set the method's weights by their share of the gradient, as ``recipe.calibrate`` does.
         overrides: Dotted path of method or bench -> value.
         output: Folder of all runs; none takes ``$KDFLOW_RUNS``, else ``kdflow-runs``.
         resume: Go on from the last checkpoint; a finished run is reported, not repeated.
@@ -71,7 +73,7 @@ def run(
         InvariantError: Training silently went wrong.
     """
     method = spec if isinstance(spec, MethodSpec) else read_method(spec)
-    setting = prepare(method, bench, overrides=with_length(overrides, steps, precision, compiled), seed=seed)
+    setting = prepare(method, bench, overrides=with_length(overrides, steps, precision, compiled, calibrate), seed=seed)
     place = runs_folder(output)
     if session is not None:
         return _run(setting, session, place, resume, hooks, notify, trial)
@@ -118,9 +120,13 @@ def measure_trial(setting: Setting, session: Session, folder: Path) -> Mapping[s
 
 
 def with_length(
-    given: Mapping[str, Any] | None, steps: int | None, precision: str | None = None, compiled: bool = False
+    given: Mapping[str, Any] | None,
+    steps: int | None,
+    precision: str | None = None,
+    compiled: bool = False,
+    calibrate: bool = False,
 ) -> dict[str, Any]:
-    """Overrides, with length, precision and compilation as overrides of the recipe."""
+    """Overrides, with length, precision, compilation and calibration as overrides of the recipe."""
     changes = dict(given or {})
     if steps is not None:
         changes |= {"recipe.steps": steps, "recipe.epochs": None}
@@ -128,6 +134,8 @@ def with_length(
         changes["recipe.precision"] = precision
     if compiled:
         changes["recipe.compile"] = True
+    if calibrate and not any(path.startswith("recipe.calibrate") for path in changes):
+        changes["recipe.calibrate"] = True
     return changes
 
 
@@ -165,7 +173,13 @@ class Opened:
             if first and not resume:
                 with in_words(self.folder / RESULT):
                     (self.folder / RESULT).unlink(missing_ok=True)
+                    (self.folder / WEIGHTS).unlink(missing_ok=True)
             yield
+
+    @property
+    def listeners(self) -> tuple[Hook, ...]:
+        """Whoever writes down what happens."""
+        return self.tracker, FilledWeights(self.setting, self.folder, self.tracker.file)
 
     def evaluate(self, _plan: Any = None) -> Mapping[str, float]:
         """Metrics of the student on the validation split, in percent."""
@@ -239,7 +253,7 @@ def _run(
             steps_per_epoch=feed.steps_per_epoch,
             seed=setting.seed,
             run_hash=opened.identity,
-            hooks=[opened.tracker, *hooks],
+            hooks=[*opened.listeners, *hooks],
             evaluate=opened.evaluate,
             measure=opened.measure,
             metric=setting.bench.evaluation.metric,
@@ -253,7 +267,9 @@ def _run(
 
 def refuse_silent(setting: Setting, feed: Feed) -> None:
     """Raise SpecError when a term counts at no step of the run, whose length is known now that the data are open."""
-    if silent := silent_terms(setting.method, setting.plan, setting.document, feed.total_steps, feed.steps_per_epoch):
+    if silent := silent_terms(
+        setting.method, setting.plan, setting.document, setting.bench.recipe, feed.total_steps, feed.steps_per_epoch
+    ):
         raise SpecError(silent)
 
 

@@ -52,6 +52,7 @@ def run_together(
     device: str = "auto",
     precision: str | None = None,
     compiled: bool = False,
+    calibrate: bool = False,
     output: str | Path | None = None,
     resume: bool = False,
     notify: Notify = print,
@@ -68,6 +69,7 @@ def run_together(
         device: ``auto``, ``cpu`` or ``cuda``.
         precision: In place of the recipes'.
         compiled: Use torch.compile on what is dense, whatever the recipes say.
+        calibrate: Set the methods' weights by their share of the gradient.
         output: Folder of all runs; none takes ``$KDFLOW_RUNS``, else ``kdflow-runs``.
         resume: Go on from the last checkpoints; finished runs are reported, not repeated.
         notify: Receives one line per phase of the work.
@@ -80,7 +82,7 @@ def run_together(
         SpecError, UsageError, DataError: The user's mistakes, before training starts.
         InvariantError: A teacher is no better than chance.
     """
-    settings = prepare_together(requests, steps, precision, compiled)
+    settings = prepare_together(requests, steps, precision, compiled, calibrate)
     place = runs_folder(output)
     if session is not None:
         return _run(requests, settings, session, place, resume, notify)
@@ -89,7 +91,11 @@ def run_together(
 
 
 def prepare_together(
-    requests: Sequence[Request], steps: int | None = None, precision: str | None = None, compiled: bool = False
+    requests: Sequence[Request],
+    steps: int | None = None,
+    precision: str | None = None,
+    compiled: bool = False,
+    calibrate: bool = False,
 ) -> list[Setting]:
     """Compile every request; equal teachers become one and the same object.
 
@@ -100,7 +106,7 @@ def prepare_together(
     methods = [r.spec if isinstance(r.spec, MethodSpec) else read_method(r.spec) for r in requests]
     settings = []
     for method, request in zip(methods, requests):
-        changes = with_length(request.overrides, steps, precision, compiled)
+        changes = with_length(request.overrides, steps, precision, compiled, calibrate)
         settings.append(prepare(method, request.bench, overrides=changes, seed=request.seed, teachers=teachers))
     for setting in settings[1:]:
         if difference := why_apart(settings[0], setting):
@@ -159,7 +165,7 @@ def _member(opened: Opened, hooks: Sequence[Hook]) -> Member:
         feed.total_steps,
         setting.seed,
         opened.identity,
-        [opened.tracker, *hooks],
+        [*opened.listeners, *hooks],
         opened.evaluate,
         setting.bench.evaluation.metric,
         setting.method.phases,

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from kdflow.errors import KdflowError, without_passwords
-from kdflow.tracking.run import End, Event, Pulls, RunFacts, Scores, Start, flat, safe_name, step_metrics
+from kdflow.tracking.run import End, Event, Pulls, RunFacts, Scores, Start, Weights, flat, safe_name, step_metrics
 from kdflow.tracking.store import experiment_id, find_runs, is_local, open_client, quiet, store_uri
 from kdflow.tracking.writer import Writer
 
@@ -69,6 +69,10 @@ class MlflowTracker:
             if event.resumed_from_step:
                 extra["kdflow.resumed_from_step"] = str(event.resumed_from_step)
             self._tag(extra)
+
+    def weights_changed(self, event: Weights) -> None:
+        """Queue them as ``weight/<term>``."""
+        self._queue(event.step, {f"weight/{one.term}": one.after for one in event.changes})
 
     def pulls_known(self, event: Pulls) -> None:
         """Queue them as ``pull/<term>``."""

@@ -242,6 +242,34 @@ class Pulls(Protocol):
         ...
 
 
+class Changed(Protocol):
+    """What a tracker reads of one weight that has changed."""
+
+    @property
+    def term(self) -> str:
+        """Name of its term."""
+        ...
+
+    @property
+    def after(self) -> float:
+        """What it is now, before schedules."""
+        ...
+
+
+class Weights(Protocol):
+    """What a tracker reads of weights that have changed."""
+
+    @property
+    def step(self) -> int:
+        """Steps done."""
+        ...
+
+    @property
+    def changes(self) -> Sequence[Changed]:
+        """One entry per term."""
+        ...
+
+
 class Scores(Protocol):
     """What a tracker reads of an evaluation."""
 
@@ -276,10 +304,14 @@ class End(Protocol):
 
 
 class Tracker(Protocol):
-    """A listener to the five moments of a run that also takes its result and its files."""
+    """A listener to the six moments of a run that also takes its result and its files."""
 
     def run_started(self, event: Start) -> None:
         """Before the first step."""
+        ...
+
+    def weights_changed(self, event: Weights) -> None:
+        """Where weights are set or changed; written as ``weight/<term>``."""
         ...
 
     def pulls_known(self, event: Pulls) -> None:
