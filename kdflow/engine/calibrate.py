@@ -14,10 +14,11 @@ from itertools import islice
 import torch
 
 from kdflow.engine.protocols import Loader, Plan, TermInfo
-from kdflow.engine.pull import Scale, WeightChange
+from kdflow.engine.pull import Scale
 from kdflow.engine.randomness import generators_untouched
 from kdflow.engine.training import Training
 from kdflow.errors import InvariantError
+from kdflow.events import WeightChange
 from kdflow.ports import Batch
 from kdflow.spec.bench import Calibrate
 

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from kdflow.engine import ranks
 from kdflow.engine.protocols import Outcome, TermInfo
-from kdflow.engine.pull import Scale, WeightChange
+from kdflow.engine.pull import Scale
+from kdflow.events import WeightChange
 from kdflow.spec.balance import Control
 from kdflow.spec.method import trains
 

@@ -10,7 +10,6 @@ nothing of the kind: a loss may be large and flat.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,59 +18,12 @@ from torch.nn.utils import get_total_norm
 
 from kdflow.engine import ranks
 from kdflow.engine.protocols import Outcome, TermInfo
+from kdflow.events import Pull
 
 WITHIN = 20
 """Steps after which the pulls are told."""
 EVERY = 4
 """Steps from one look to the next: each costs one backward pass per term, and one more."""
-EVEN = 1.5
-"""A pull up to so many times above or below 1 needs no other weight."""
-
-
-@dataclass(frozen=True)
-class Pull:
-    """What is known of one term.
-
-    Attributes:
-        term: Its name.
-        weight: Its weight before the schedule, as it was when the gradients were taken.
-        pull: How many times as hard as the detector's losses it pulls.
-    """
-
-    term: str
-    weight: float
-    pull: float
-
-    @property
-    def even_weight(self) -> float:
-        """The weight at which it would pull as hard as they do."""
-        return abs(self.weight) / self.pull
-
-    def __str__(self) -> str:
-        words = f"{self.term} pulls {self.pull:.3g} x as hard as the detector's losses"
-        if 1 / EVEN <= self.pull <= EVEN:
-            return words
-        return f"{words}; weight {self.even_weight:.2g} would give 1 x"
-
-
-@dataclass(frozen=True)
-class WeightChange:
-    """A weight that is no longer what it was.
-
-    Attributes:
-        term: Name of the term.
-        before: Its weight before the schedule, as it was; the declared one at first.
-        after: As it is now.
-        reason: In words.
-    """
-
-    term: str
-    before: float
-    after: float
-    reason: str
-
-    def __str__(self) -> str:
-        return f"{self.term}: weight {self.after:.4g}, {self.reason}"
 
 
 class Scale:

@@ -26,10 +26,11 @@ from kdflow.engine.norms import prepare_norms, training_mode
 from kdflow.engine.optim import STUDENT, build_optimizer, build_scheduler
 from kdflow.engine.phases import Phase, select_parameters
 from kdflow.engine.protocols import Loader, Outcome, Plan
-from kdflow.engine.pull import Pull, PullWatch, WeightChange
+from kdflow.engine.pull import PullWatch
 from kdflow.engine.randomness import generator_state, generators_untouched, set_generator_state
 from kdflow.engine.schedule import first_drop
 from kdflow.errors import InvariantError, UsageError
+from kdflow.events import Pull, WeightChange
 from kdflow.ports import Batch
 from kdflow.spec.bench import Recipe
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import yaml
 
-from kdflow.engine.hooks import Silent, WeightEvent
 from kdflow.errors import without_passwords
+from kdflow.events import Silent, WeightEvent
 from kdflow.experiment.hashes import plain
 from kdflow.experiment.identity import Identity, effects
 from kdflow.experiment.setup import Setting

@@ -8,8 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from kdflow.cli.progress import Bars, ProgressHook
-from kdflow.engine.hooks import EvaluationEvent, PullEvent, RunEnded, RunStarted, StepEvent
-from kdflow.engine.pull import Pull
+from kdflow.events import EvaluationEvent, Pull, PullEvent, RunEnded, RunStarted, StepEvent
 
 
 def said(hook: ProgressHook, subject: str) -> list[str]:

@@ -12,14 +12,13 @@ import torch
 
 from kdflow.engine.calibrate import solve
 from kdflow.engine.checkpoint import LAST, read
-from kdflow.engine.hooks import PullEvent, Silent, StepEvent, StopRun, WeightEvent
-from kdflow.engine.loop import fit
 from kdflow.engine.machine import Machine
 from kdflow.errors import InvariantError
+from kdflow.events import PullEvent, Silent, StepEvent, StopRun, WeightEvent
 from kdflow.ports import Batch
 from kdflow.spec.bench import Calibrate
 from kdflow.spec.method import Phase
-from tests.engine.fakes import FakePlan, arguments, differences, loader, make_batch, make_recipe
+from tests.engine.fakes import FakePlan, arguments, differences, fit, loader, make_batch, make_recipe
 
 
 class Log(Silent):

@@ -13,12 +13,11 @@ import torch
 
 from kdflow.engine.checkpoint import LAST, read
 from kdflow.engine.control import Controls, next_weight, share_of
-from kdflow.engine.hooks import Silent, StepEvent, StopRun, WeightEvent
-from kdflow.engine.loop import fit
 from kdflow.engine.machine import Machine
+from kdflow.events import Silent, StepEvent, StopRun, WeightEvent
 from kdflow.spec.balance import Control
 from kdflow.spec.bench import Schedule
-from tests.engine.fakes import FakePlan, FakeTerm, arguments, differences, loader, make_recipe
+from tests.engine.fakes import FakePlan, FakeTerm, arguments, differences, fit, loader, make_recipe
 
 FOLDER = Path(os.environ.get("KDFLOW_GOLDENS", Path(__file__).parents[1] / "goldens")) / "rt-detrv4"
 CASES = sorted(FOLDER.glob("*.npz"))

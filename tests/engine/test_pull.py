@@ -10,11 +10,20 @@ import torch
 from torch import nn
 
 from kdflow.engine.checkpoint import LAST, read
-from kdflow.engine.hooks import PullEvent, Silent, StepEvent, StopRun
-from kdflow.engine.loop import fit
 from kdflow.engine.machine import Machine
-from kdflow.engine.pull import Pull, PullWatch, Scale
-from tests.engine.fakes import FakeOutcome, FakePlan, FakeTerm, arguments, differences, loader, make_batch, make_recipe
+from kdflow.engine.pull import PullWatch, Scale
+from kdflow.events import Pull, PullEvent, Silent, StepEvent, StopRun
+from tests.engine.fakes import (
+    FakeOutcome,
+    FakePlan,
+    FakeTerm,
+    arguments,
+    differences,
+    fit,
+    loader,
+    make_batch,
+    make_recipe,
+)
 
 EVEN = {"det/loss": 1.0}
 

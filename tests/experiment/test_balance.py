@@ -10,12 +10,13 @@ import pytest
 import yaml
 
 from kdflow.engine.checkpoint import LAST, read
-from kdflow.engine.hooks import PullEvent, Silent, StepEvent, WeightEvent
 from kdflow.errors import SpecError
+from kdflow.events import PullEvent, Silent, StepEvent, WeightEvent
 from kdflow.experiment.identity import identify
+from kdflow.experiment.request import RunRequest
 from kdflow.experiment.result import RunResult
 from kdflow.experiment.setup import Setting, prepare, read_method
-from kdflow.experiment.together import Request, run_together
+from kdflow.experiment.together import run_together
 from kdflow.spec.resolve import MethodSpec, parse_method
 from tests.engine.fakes import differences
 from tests.paths import BENCH
@@ -177,7 +178,7 @@ def test_calibrated_weights_are_written_down_and_numbers_train_the_same(tiny: Ti
 def test_together_sets_the_weights_that_each_has_alone(tiny: Tiny, any_teacher: None, tmp_path: Path) -> None:
     specs = [two("{share: 0.25}"), read_method("defeat")]
     changes = {"recipe.calibrate": True, "recipe.steps": 3}
-    requests = [Request(spec, BENCH, overrides=changes) for spec in specs]
+    requests = [RunRequest(spec, BENCH, overrides=changes) for spec in specs]
     together = run_together(requests, output=tmp_path / "together", device="cpu", notify=lambda _: None)
     for spec, result in zip(specs, together, strict=True):
         alone = tiny(spec, overrides=changes)

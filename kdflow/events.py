@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from kdflow.engine.pull import Pull, WeightChange
+EVEN = 1.5
+"""A pull up to so many times above or below 1 needs no other weight."""
 
 
 class StopRun(Exception):  # noqa: N818 - a signal, not an error
@@ -72,18 +73,29 @@ class StepEvent:
 
 
 @dataclass(frozen=True)
-class WeightEvent:
-    """Weights of terms are no longer what they were: set when a run or phase began, or changed by a controller.
+class Pull:
+    """What is known of one term.
 
     Attributes:
-        step: Steps done.
-        changes: One entry per term.
-        calibrated: They were set by shares of the gradient, once; else a controller has changed them.
+        term: Its name.
+        weight: Its weight before the schedule, as it was when the gradients were taken.
+        pull: How many times as hard as the detector's losses it pulls.
     """
 
-    step: int
-    changes: tuple[WeightChange, ...]
-    calibrated: bool = False
+    term: str
+    weight: float
+    pull: float
+
+    @property
+    def even_weight(self) -> float:
+        """The weight at which it would pull as hard as they do."""
+        return abs(self.weight) / self.pull
+
+    def __str__(self) -> str:
+        words = f"{self.term} pulls {self.pull:.3g} x as hard as the detector's losses"
+        if 1 / EVEN <= self.pull <= EVEN:
+            return words
+        return f"{words}; weight {self.even_weight:.2g} would give 1 x"
 
 
 @dataclass(frozen=True)
@@ -97,6 +109,41 @@ class PullEvent:
 
     step: int
     pulls: tuple[Pull, ...]
+
+
+@dataclass(frozen=True)
+class WeightChange:
+    """A weight that is no longer what it was.
+
+    Attributes:
+        term: Name of the term.
+        before: Its weight before the schedule, as it was; the declared one at first.
+        after: As it is now.
+        reason: In words.
+    """
+
+    term: str
+    before: float
+    after: float
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.term}: weight {self.after:.4g}, {self.reason}"
+
+
+@dataclass(frozen=True)
+class WeightEvent:
+    """Weights of terms are no longer what they were: set when a run or phase began, or changed by a controller.
+
+    Attributes:
+        step: Steps done.
+        changes: One entry per term.
+        calibrated: They were set by shares of the gradient, once; else a controller has changed them.
+    """
+
+    step: int
+    changes: tuple[WeightChange, ...]
+    calibrated: bool = False
 
 
 @dataclass(frozen=True)
