@@ -100,16 +100,36 @@ def solve(
 
 def measure(training: Training, names: Sequence[str], loader: Loader, batches: int) -> dict[str, float]:
     """Pull of each term at weight 1, over the first batches of a stream, in training mode."""
-    scale, plan, machine = Scale(names), training.plan, training.machine
-    factor = 2.0**12 if training.session.scaled else 1.0
-    with generators_untouched(training.seed, "calibrate", training.step, machine.rank), plan.whole(), _buffers_kept(plan):
+    scale, factor = Scale(names), 2.0**12 if training.session.scaled else 1.0
+    with aside(training, loader, batches, "calibrate") as looked_at:
+        for batch in looked_at:
+            scale.add(training.plan(batch), training.plan.weights, training.reached, factor)
+    return scale.per_weight()
+
+
+@contextmanager
+def aside(training: Training, loader: Loader, batches: int, purpose: str) -> Iterator[Iterator[Batch]]:
+    """The first batches of a stream, for passes that leave no trace: random streams and statistics are put back.
+
+    Args:
+        training: In a phase; inside, its plan computes everything itself, in the recipe's precision.
+        loader: The stream.
+        batches: How many.
+        purpose: Addresses what is drawn.
+    """
+    plan, machine = training.plan, training.machine
+
+    def placed() -> Iterator[Batch]:
         for number, batch in enumerate(islice(_closing(loader(0)), batches)):
             part = PARTS + machine.rank * batches + number
             plan.advance(training.step, training.total_steps, training.steps_per_epoch, part)
-            with training.session.precision.forward_context():
-                outcome = plan(training.placed(batch))
-            scale.add(outcome, plan.weights, training.reached, factor)
-    return scale.per_weight()
+            yield training.placed(batch)
+
+    with (
+        generators_untouched(training.seed, purpose, training.step, machine.rank), plan.whole(), _buffers_kept(plan),
+        training.session.precision.forward_context(),
+    ):
+        yield placed()
 
 
 def _closing(batches: Iterable[Batch]) -> Iterator[Batch]:

@@ -138,6 +138,7 @@ def begin(run: Run, resume: bool) -> None:
     if found is None:
         seed_generators("run", training.seed, training.machine.rank)
         training.enter(0)
+        run.inspect()
         return
     training.resume(found.state)
     run.resumed_from = run.reported = training.step

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from kdflow.engine import ranks
-from kdflow.engine.calibrate import calibrate
+from kdflow.engine.calibrate import aside, calibrate
 from kdflow.engine.checkpoint import Checkpoints
 from kdflow.engine.interruption import Interruption
 from kdflow.engine.journal import Journal
@@ -23,9 +23,12 @@ from kdflow.engine.randomness import generators_untouched
 from kdflow.engine.training import Training
 from kdflow.errors import UsageError, choices
 from kdflow.events import EvaluationEvent, Hook, PullEvent, RunEnded, RunStarted, StepEvent, StopRun, WeightEvent
+from kdflow.ports import Batch
 from kdflow.spec import method
 from kdflow.spec.bench import Recipe
 
+INSPECTED = 1
+"""Batches that a run's values are looked at on before its first step."""
 FLAG_EVERY = 20
 """Several processes agree on an interruption at least this often, in steps; each agreement synchronises the device."""
 
@@ -51,6 +54,8 @@ class Fit:
         measure: ``measure(owner) -> metrics`` of a teacher that a phase has trained, called when the phase ends; it raises
             InvariantError where the teacher is not worth learning from.
         subject: What learns, for the hooks' words, where it is not the run's own student.
+        inspect: ``inspect(plan, batches) -> sentences`` about values that say nothing, asked before the first step of a
+            fresh run.
     """
 
     plan: Plan
@@ -67,6 +72,7 @@ class Fit:
     passes: Passes | None = None
     measure: Callable[[str], Metrics] | None = None
     subject: str = ""
+    inspect: Callable[[Any, Iterable[Batch]], Sequence[str]] | None = None
 
 
 @dataclass
@@ -222,6 +228,13 @@ class Run:
             self.checkpoints.save(state)
         ranks.wait()
         self.saved = (training.step, training.at)
+
+    def inspect(self) -> None:
+        """Look once at what the terms compare, before the first step."""
+        if self.fit.inspect is not None and any(term.is_distillation for term in self.training.plan.terms):
+            with aside(self.training, self.loader, INSPECTED, "inspect") as batches:
+                found = ranks.from_first(tuple(self.fit.inspect(self.training.plan, batches)))
+            self.notes = (*self.notes, *found)
 
     def calibrate_if_due(self) -> None:
         """At the start, and where a phase brings terms whose weights are to be set: before its first step."""

@@ -27,6 +27,7 @@ from kdflow.experiment.teacher import best_student, examine_into, examined, meas
 from kdflow.files import in_words
 from kdflow.folders import runs_folder, slug
 from kdflow.graph.inherit import inherit
+from kdflow.graph.probe import sentences
 from kdflow.spec.resolve import MethodSpec
 from kdflow.tracking.lock import held
 from kdflow.tracking.mlflow import MlflowTracker
@@ -99,6 +100,17 @@ def provide_teachers(
     return found
 
 
+def give_weights(
+    setting: Setting, session: Session, feed: Feed, hooks: Sequence[Hook] = (), notify: Notify = print
+) -> dict[str, Found]:
+    """Give student, teachers and copied stages the weights that they begin with; returns what is known of the teachers."""
+    fill_weights(setting.bench.student, setting.detectors["student"])
+    teachers = provide_teachers(setting, session, feed, hooks, notify)
+    inherit(setting.method.init, setting.detectors)
+    setting.plan.copy_weights()
+    return teachers
+
+
 def measure_trial(setting: Setting, session: Session, folder: Path) -> Mapping[str, float]:
     """Metrics of a finished trial's best student on the test split, in percent; the student is exported into ``folder``.
 
@@ -161,6 +173,7 @@ class Opened:
             setting.method.phases,
             feed.one_pass,
             self.measure,
+            inspect=sentences,
         )
 
     @contextmanager
@@ -213,10 +226,7 @@ def open_run(request: RunRequest, setting: Setting, context: Context) -> Opened 
         write_identity(identity, folder)
     feed = session.feed(setting)
     session.inspect(feed, context.notify)
-    fill_weights(bench.student, setting.detectors["student"])
-    teachers = provide_teachers(setting, session, feed, () if trial else request.hooks, context.notify)
-    inherit(method.init, setting.detectors)
-    setting.plan.copy_weights()
+    teachers = give_weights(setting, session, feed, () if trial else request.hooks, context.notify)
     tracker = MlflowTracker(facts_of(setting, identity, folder, teachers, trial), output)
     return Opened(setting, feed, identity.run, folder, tracker, trial is not None, teachers)
 
