@@ -45,4 +45,4 @@ terms:
     done = call("run", spec, "--bench", tiny, "--device", "cpu")
     told = [line for line in done.err.splitlines() if "collapsed" in line]
     assert len(told) == 1
-    assert told[0].startswith("neck.loss (loss.spatial_kl per level): collapsed: the teacher's softmax over places lies on 1.0 of")
+    assert told[0].startswith("neck.loss (loss.spatial_kl per level): collapsed: the teacher's softmax over places lies")

@@ -70,7 +70,9 @@ def test_constant_maps_have_variance_0() -> None:
     assert "0.0156 everywhere: its variance is 0" in said(plan)["chances"]
 
 
-@pytest.mark.parametrize(("own", "other", "wrong"), [((1.0, 0.01), (1.0, 1.0), True), ((1.0,), (20.0,), False), ((0.0,), (1.0,), False)])
+@pytest.mark.parametrize(
+    ("own", "other", "wrong"), [((1.0, 0.01), (1.0, 1.0), True), ((1.0,), (20.0,), False), ((0.0,), (1.0,), False)]
+)
 def test_sides_far_apart_are_told(own: tuple[float, ...], other: tuple[float, ...], wrong: bool) -> None:
     words = Sides("kd/neck", own, other).problem
     assert bool(words) is wrong
