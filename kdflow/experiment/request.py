@@ -22,12 +22,12 @@ class TrialOf:
 
     Attributes:
         study: Name of the search.
-        number: Number of the trial in it.
+        number: Number of the trial in it, or the name of a run beside its trials.
         parent: MLflow id of the search's own run.
     """
 
     study: str
-    number: int
+    number: int | str
     parent: str = ""
 
     def folder(self, output: Path, bench: str) -> Path:
