@@ -63,9 +63,12 @@ def test_options_arrive(call, asked, tiny):
         "--precision",
         "bf16",
         "--compile",
+        "--calibrate",
         "--output",
         "out",
         "--resume",
+        "--track",
+        "tensorboard",
     )
     assert call("run", "baseline", *words, "--set", "recipe.batch=4").code == 0
     ((spec, settings),) = asked
@@ -79,8 +82,10 @@ def test_options_arrive(call, asked, tiny):
         "device": "cpu",
         "precision": "bf16",
         "compiled": True,
+        "calibrate": True,
         "output": Path("out"),
         "resume": True,
+        "trackers": ["tensorboard"],
         "overrides": {"recipe.batch": 4},
     }
 
