@@ -36,7 +36,7 @@ def by_hotcoco(truth: Mapping[str, Any], found: Sequence[Found], max_detections:
     """The same counted by a compiled library."""
     from hotcoco import COCO, COCOeval
 
-    coco = COCO(truth)
+    coco = COCO(dict(truth))
     return _counted(COCOeval(coco, coco.loadRes(list(found)), "bbox"), max_detections)
 
 

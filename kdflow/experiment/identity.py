@@ -19,7 +19,7 @@ from kdflow.experiment.hashes import detector_code, digest, known_file_hash, op_
 from kdflow.experiment.setup import Setting, brings_architecture
 from kdflow.ports import Detector
 from kdflow.spec.bench import Bench, DataSpec, DetectorSpec, Evaluation, Recipe, TeacherSpec
-from kdflow.spec.method import Method
+from kdflow.spec.method import Method, TermEntry
 
 NO_EFFECT: Mapping[type[BaseModel], frozenset[str]] = {
     Bench: frozenset({"title", "floor"}),
@@ -29,6 +29,11 @@ NO_EFFECT: Mapping[type[BaseModel], frozenset[str]] = {
     Method: frozenset({"title", "paper", "fidelity", "search", "variants", "bench", "plugins", "constants"}),
 }
 """Fields that change no result, by model."""
+UNLESS_SET: Mapping[type[BaseModel], frozenset[str]] = {
+    Recipe: frozenset({"calibrate"}),
+    TermEntry: frozenset({"control"}),
+}
+"""Fields that count where they are set: whatever was known before they existed keeps its hash."""
 SHARED = ("batch", "accumulate", "precision", "compile", "channels_last")
 """What of a recipe decides the batches, and how a common pass computes."""
 TEACHER_SEED = 0
@@ -77,6 +82,7 @@ def identify(setting: Setting, data: str, threads: int = 0, processes: int = 1) 
     """
     bench, student = setting.bench, setting.bench.student
     whole = effects(bench)
+    calibrate = whole["recipe"].pop("calibrate", None)  # of the method's weights: the bench is the same with it and without
     teachers = {
         owner: teacher_identity(spec, setting.detectors[owner], bench, data)
         for owner, spec in bench.all_teachers.items() if owner in setting.detectors
@@ -84,6 +90,7 @@ def identify(setting: Setting, data: str, threads: int = 0, processes: int = 1) 
     own = {key: value for key, value in whole.items() if key not in ("teacher", "teachers")}
     common = {
         "method": effects(setting.method),
+        **({"calibrate": calibrate} if calibrate and any(t.is_distillation for t in setting.plan.terms) else {}),
         "bench": {**own, "student": _without_weights(student)},
         "teachers": teachers,
         "weights": weights_content(student, setting.detectors["student"]),
@@ -130,7 +137,8 @@ def effects(value: Any) -> Any:
     """Plain data of what in a document has an effect."""
     if isinstance(value, BaseModel):
         silent = {name for kind in type(value).__mro__ for name in NO_EFFECT.get(kind, ())}
-        fields = {name: getattr(value, name) for name in type(value).model_fields if name not in silent}
+        unset = {name for name in UNLESS_SET.get(type(value), ()) if getattr(value, name) is None}
+        fields = {name: getattr(value, name) for name in type(value).model_fields if name not in silent | unset}
         return effects({**fields, **(value.model_extra or {})})
     if isinstance(value, Mapping):
         return {str(key): effects(item) for key, item in value.items()}

@@ -14,6 +14,7 @@ from kdflow.data.formats import describe
 from kdflow.detectors.weights import load_weights
 from kdflow.engine.phases import lay_out
 from kdflow.errors import Fault, KdflowError, SpecError, UsageError, choices
+from kdflow.experiment.balance import balance_faults, lr_drops
 from kdflow.experiment.shelf import Row, Shelf
 from kdflow.folders import name_problem
 from kdflow.graph.classes import ClassOrder
@@ -25,7 +26,7 @@ from kdflow.plugins import load_plugin
 from kdflow.ports import DETECTORS, Detector, DetectorFamily
 from kdflow.registry import UnknownNameError
 from kdflow.resources import specs_folder
-from kdflow.spec.bench import Bench, DetectorSpec, TeacherSpec
+from kdflow.spec.bench import Bench, DetectorSpec, Recipe, TeacherSpec
 from kdflow.spec.faults import validate
 from kdflow.spec.load import Document, read
 from kdflow.spec.method import Method
@@ -167,9 +168,13 @@ def prepare(
         plan = compile_method(method, spec.document, detectors, canvas=canvas, seed=seed, fakes=row.fakes)
     except SpecError as error:
         raise SpecError([*error.faults, *_elsewhere(error.faults, faults_everywhere(spec, benches, context))]) from None
-    faults = [*faults_everywhere(spec, benches, context), *lonely_norms(plan, setting, document)]
+    faults = [
+        *faults_everywhere(spec, benches, context),
+        *balance_faults(method, plan, spec.document, setting.recipe),
+        *lonely_norms(plan, setting, document),
+    ]
     if setting.recipe.steps is not None:
-        faults += silent_terms(method, plan, spec.document, setting.recipe.steps, setting.recipe.steps)
+        faults += silent_terms(method, plan, spec.document, setting.recipe, setting.recipe.steps, setting.recipe.steps)
     if faults:
         raise SpecError(faults)
     return Setting(method, setting, spec.document, classes, detectors, plan, seed, overrides)
@@ -196,13 +201,16 @@ def _named(bench: Bench, document: Document) -> Bench:
     return bench
 
 
-def silent_terms(method: Method, plan: Plan, document: Document, steps: int, per_epoch: int) -> list[Fault]:
+def silent_terms(
+    method: Method, plan: Plan, document: Document, recipe: Recipe, steps: int, per_epoch: int
+) -> list[Fault]:
     """Terms whose schedule is 0 at every step of a run that they count at.
 
     Args:
         method: The resolved method.
         plan: Its plan.
         document: Where its lines stand.
+        recipe: How the student is trained.
         steps: Length of the run.
         per_epoch: Steps of an epoch.
     """
@@ -210,10 +218,11 @@ def silent_terms(method: Method, plan: Plan, document: Document, steps: int, per
         phases = lay_out(method.phases, steps)
     except UsageError:
         return []  # the run says so, with the length that it was given
-    silent = []
+    silent, drops = [], lr_drops(phases, recipe)
     for term in plan.terms:
-        spans = [(phase.start, phase.end) for phase in phases if phase.counts(term.name)]
-        if term.is_distillation and spans and not any(term.schedule.ever_counts(end, per_epoch, begin) for begin, end in spans):
+        spans = [(p.start, p.end, drop) for p, drop in zip(phases, drops, strict=True) if p.counts(term.name)]
+        counts = any(term.schedule.ever_counts(end, per_epoch, begin, drop) for begin, end, drop in spans)
+        if term.is_distillation and spans and not counts:
             path = ("terms", term.name.partition("/")[2], "schedule")
             problem = f"the schedule is 0 at each of the {steps} steps, so nothing is learned from this term"
             silent.append(document.fault(path, problem))

@@ -34,7 +34,7 @@ def as_json(plan: Plan, shares: Mapping[str, float] | None = None) -> dict[str, 
                 "name": t.name,
                 "node": t.nodes[0] if t.nodes else None,
                 "nodes": list(t.nodes),
-                "weight": t.weight,
+                "weight": t.weight if t.share is None else {"share": t.share},
                 "reduce": reduction(plan.graph, t.name) if t.is_distillation else None,
             }
             for t in plan.terms
@@ -91,7 +91,7 @@ def as_text(plan: Plan, shares: Mapping[str, float] | None = None) -> str:
     lines += ["", "nodes"] + [f"  {_line(node)}" for node in plan.graph.of_role(Role.OP)]
     lines += ["", "terms"]
     for term in plan.terms:
-        lines.append(f"  {term.name:<28} {', '.join(term.nodes) or 'detector':<30} weight {term.weight:g}")
+        lines.append(f"  {term.name:<28} {', '.join(term.nodes) or 'detector':<30} weight {term.strength}")
         if term.is_distillation:
             lines.append(f"  {'':<28} {reduction(plan.graph, term.name)}")
     lines += ["", "teacher stages"]

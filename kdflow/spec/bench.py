@@ -20,6 +20,7 @@ MAX_SIDE = 8192
 """Longest side of an input in pixels; beyond it a batch alone fills any device."""
 MAX_STEPS = 1_000_000_000
 
+
 class Strict(BaseModel):
     """A document part: unknown keys are refused, values are not changed after loading."""
 
@@ -153,6 +154,15 @@ _READ_BY = {
 """Keys that some schedules alone read."""
 
 
+class Calibrate(Strict):
+    """Weights of a method that are set when a run begins, by how hard its terms pull at the student."""
+
+    share: float = Field(
+        default=0.5, gt=0, lt=1, description="what all terms together have of the gradient, the detector's losses included"
+    )
+    batches: int = Field(default=8, gt=0, le=100_000, description="batches, per process, that gradients are averaged over")
+
+
 class Recipe(Strict):
     """How a detector is trained. Length is ``steps`` or ``epochs``, not both."""
 
@@ -171,6 +181,14 @@ class Recipe(Strict):
     checkpoint_every: int = Field(default=500, gt=0, le=MAX_STEPS, description="steps")
     evaluate_every: int | None = Field(default=None, gt=0, le=MAX_STEPS, description="steps; none evaluates at the end only")
     log_every: int = Field(default=20, gt=0, le=MAX_STEPS, description="steps")
+    calibrate: Calibrate | None = Field(
+        default=None, description="true, or share: and batches: -- the method's weights keep their ratios and get a common factor"
+    )
+
+    @field_validator("calibrate", mode="before")
+    @classmethod
+    def _yes_or_no(cls, value: Any) -> Any:
+        return (Calibrate() if value else None) if isinstance(value, bool) else value
 
     @model_validator(mode="after")
     def _one_length(self) -> Recipe:
@@ -187,6 +205,13 @@ class TeacherSpec(DetectorSpec):
     size: int | None = Field(
         default=None, gt=0, le=MAX_SIDE, description="input size of this teacher where it differs from the student's"
     )
+
+    @field_validator("recipe")
+    @classmethod
+    def _nothing_to_calibrate(cls, recipe: Recipe | None) -> Recipe | None:
+        if recipe is not None and recipe.calibrate is not None:
+            raise ValueError("calibrate has no effect on a teacher, which has no terms; write it into the student's recipe")
+        return recipe
 
 
 class Evaluation(Strict):

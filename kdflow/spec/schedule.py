@@ -4,7 +4,7 @@
     schedule: {decay: linear}                       1 - epoch / epochs
     schedule: {warmup: {steps: 2000, zero: 100}, stop: 0.8}
 
-Lengths of at most 1 are fractions of the run, larger ones are steps.
+Lengths of at most 1 are fractions of the run, larger ones are steps; ``lr_drop`` is where the learning rate first falls.
 """
 
 from __future__ import annotations
@@ -26,19 +26,25 @@ from kdflow.spec.load import Document, Steps
 Length = Annotated[float, Field(ge=0, le=MAX_STEPS)]
 Some = Annotated[float, Field(gt=0, le=MAX_STEPS)]
 """A length that is not nothing."""
+LR_DROP = "lr_drop"
+"""The step at which the learning rate is lower than before for the first time, in place of a length."""
+LrDrop = Literal["lr_drop"]
 Level = Annotated[float, Field(ge=0, le=1e6)]
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands: optimizer steps done, steps in all, and steps per epoch."""
+    """Where a run stands: optimizer steps done, steps in all, steps per epoch, and the step at which the learning rate drops."""
 
     step: int
     total: int
     per_epoch: int
+    lr_drop: float = math.inf
 
-    def at(self, length: float) -> float:
+    def at(self, length: float | LrDrop) -> float:
         """A length in steps: a fraction of the run up to 1, steps above."""
+        if isinstance(length, str):
+            return self.lr_drop
         return length * self.total if length <= 1 else length
 
     @property
@@ -71,13 +77,13 @@ def decay(
     return 1 + 4 * done if done < 0.25 else 2 * (1 - done) / 0.75
 
 
-def defer(at: Progress, until: Length) -> float:
-    """0 before ``until``, then 1."""
+def defer(at: Progress, until: Length | LrDrop) -> float:
+    """0 before ``until`` (``lr_drop``: until the learning rate falls), then 1."""
     return float(at.step >= at.at(until))
 
 
-def stop(at: Progress, after: Some) -> float:
-    """1 until ``after``, then 0."""
+def stop(at: Progress, after: Some | LrDrop) -> float:
+    """1 until ``after`` (``lr_drop``: until the learning rate falls), then 0."""
     return float(at.step < at.at(after))
 
 
@@ -115,19 +121,29 @@ class Schedule:
         """The product of both."""
         return Schedule((*self.parts, *other.parts))
 
-    def ever_counts(self, total: int | None = None, per_epoch: int | None = None, first: int = 0) -> bool:
+    @property
+    def asks_lr(self) -> bool:
+        """True when it depends on where the learning rate drops."""
+        return any(length == LR_DROP for _, options in self.parts for _, length in options)
+
+    def ever_counts(
+        self, total: int | None = None, per_epoch: int | None = None, first: int = 0, lr_drop: float = math.inf
+    ) -> bool:
         """False when the factor is 0 at every step.
 
         Args:
             total: Steps of the run; None judges what the fractions of a run say, whatever its length.
             per_epoch: Steps of an epoch; None takes the run for one.
             first: The first step that counts.
+            lr_drop: The step at which the learning rate drops.
         """
+        if total is None and self.asks_lr:
+            return True
         if total is None:
             if any(isinstance(length, (int, float)) and length > 1 for _, options in self.parts for _, length in options):
                 return True  # a length in steps says nothing without the run's
             total = _NOMINAL
-        run = (Progress(step, total, per_epoch or total) for step in range(first, total))
+        run = (Progress(step, total, per_epoch or total, lr_drop) for step in range(first, total))
         return not self.parts or any(self.factor(at) != 0 for at in run)
 
 
