@@ -29,6 +29,7 @@ from kdflow.spec.bench import Bench, DetectorSpec, TeacherSpec
 from kdflow.spec.faults import validate
 from kdflow.spec.load import Document, read
 from kdflow.spec.method import Method
+from kdflow.spec.places import ENDINGS
 from kdflow.spec.resolve import BENCH_PATHS, MethodSpec, bench_of, faults_of, read_spec
 
 Teachers = dict[tuple[str, str, tuple[str, ...]], Detector]
@@ -367,12 +368,9 @@ def fill_weights(spec: DetectorSpec, detector: Detector) -> None:
         load_weights(detector, spec.weights)
 
 
-_FILES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors")
-
-
 def _missing_file(weights: str | None) -> bool:
     """True when the weights name a file, by their ending, and it is not there; other names belong to the library."""
-    return weights is not None and weights.endswith(_FILES) and not Path(weights).expanduser().is_file()
+    return weights is not None and weights.endswith(ENDINGS) and not Path(weights).expanduser().is_file()
 
 
 def canvas_of(bench: Bench, detectors: Mapping[str, Detector]) -> tuple[int, int]:

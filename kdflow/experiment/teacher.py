@@ -162,7 +162,7 @@ def best_student(folder: Path, detector: Detector) -> Detector:
 
 def _measured(folder: Path, detector: Detector, feed: Feed, tell: Notify) -> Mapping[str, float]:
     """Metrics on the validation split, measured once per identity, input size and way to evaluate."""
-    seen = {key: value for key, value in feed.facts().items() if key not in ("seed", "flip")}
+    seen = {key: value for key, value in feed.facts().items() if key not in ("seed", "augment")}
     file = folder / f"val-{digest({**seen, 'evaluation': effects(feed.bench.evaluation)})}.json"
     found = read_json(file, tell)
     if isinstance(found, dict) and found:

@@ -18,6 +18,7 @@ from kdflow.spec.bench import Bench
 from kdflow.spec.faults import validate
 from kdflow.spec.load import Document, Mark, Steps, dotted, parse, read
 from kdflow.spec.method import Method
+from kdflow.spec.places import anchor
 from kdflow.spec.rewrite import apply_rewrites
 from kdflow.spec.salvage import GROUPS, salvage
 
@@ -146,7 +147,8 @@ def load_bench(path: str | Path, overrides: Mapping[str, Any] | None = None) -> 
 def bench_of(document: Document, overrides: Mapping[str, Any] | None = None) -> Bench:
     """The bench in a parsed document."""
     resolved = Document(document.file, copy.deepcopy(document.data), dict(document.marks))
-    for path, value in (overrides or {}).items():
+    anchor(resolved.data, document.file)
+    for path, value in (overrides or {}).items():  # paths that are set from outside are relative to where that is done
         if path.startswith(BENCH_PATHS):
             set_path(resolved, tuple(path.split(".")), value, create=True)
     bench = validate(Bench, resolved.data, resolved)

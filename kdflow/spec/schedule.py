@@ -26,6 +26,7 @@ from kdflow.spec.load import Document, Steps
 Length = Annotated[float, Field(ge=0, le=MAX_STEPS)]
 Some = Annotated[float, Field(gt=0, le=MAX_STEPS)]
 """A length that is not nothing."""
+Share = Annotated[float, Field(gt=0, le=1)]
 Level = Annotated[float, Field(ge=0, le=1e6)]
 
 
@@ -37,9 +38,10 @@ class Progress:
     total: int
     per_epoch: int
 
-    def at(self, length: float) -> float:
-        """A length in steps: a fraction of the run up to 1, steps above."""
-        return length * self.total if length <= 1 else length
+    def at(self, length: float, most: float = 1) -> float:
+        """A length in steps: a fraction of the run up to 1, steps above; never more than the share ``most`` of the run."""
+        steps = length * self.total if length <= 1 else length
+        return min(steps, most * self.total) if most < 1 else steps
 
     @property
     def epochs_done(self) -> float:
@@ -53,9 +55,9 @@ class Progress:
         return self.step / max(1, self.total)
 
 
-def warmup(at: Progress, steps: Length, zero: Length = 0) -> float:
-    """0 for ``zero`` steps, then linear to 1 over ``steps``."""
-    start, length = at.at(zero), at.at(steps)
+def warmup(at: Progress, steps: Length, zero: Length = 0, most: Share = 1.0) -> float:
+    """0 for ``zero`` steps, then linear to 1 over ``steps``, but at most the share ``most`` of the run."""
+    start, length = at.at(zero), at.at(steps, most)
     return min(1.0, max(0.0, (at.step - start) / length)) if length else 1.0
 
 
@@ -71,14 +73,14 @@ def decay(
     return 1 + 4 * done if done < 0.25 else 2 * (1 - done) / 0.75
 
 
-def defer(at: Progress, until: Length) -> float:
-    """0 before ``until``, then 1."""
-    return float(at.step >= at.at(until))
+def defer(at: Progress, until: Length, most: Share = 1.0) -> float:
+    """0 before ``until``, or before the share ``most`` of the run where that is sooner; then 1."""
+    return float(at.step >= at.at(until, most))
 
 
-def stop(at: Progress, after: Some) -> float:
-    """1 until ``after``, then 0."""
-    return float(at.step < at.at(after))
+def stop(at: Progress, after: Some, most: Share = 1.0) -> float:
+    """1 until ``after``, or until the share ``most`` of the run where that is sooner; then 0."""
+    return float(at.step < at.at(after, most))
 
 
 def drop(

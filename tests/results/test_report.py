@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from kdflow.cli.main import main
+from kdflow.html import Html, el
 from kdflow.results.report import write_report
 from kdflow.results.report.charts import Axis, Mark, Point, axis, gains, scatter
 from kdflow.results.report.gather import gather, shares_of
-from kdflow.results.report.html import Html, el
 from kdflow.taxonomy import load_tree
 from tests.results.store import SVG, write_run
 
