@@ -16,6 +16,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP
 
 from kdflow.detectors.expression import Expression
 from kdflow.detectors.pyramids import P6P7, TimmPyramid
+from kdflow.detectors.quiet import say_once
 from kdflow.detectors.weight_files import read_state, without_prefix
 from kdflow.errors import UsageError, choices
 from kdflow.ports import Port
@@ -200,6 +201,7 @@ def create_timm(name: str, indices: Sequence[int], pretrained: str | None) -> An
     """A timm feature extractor; ``pretrained`` is a state-dict file, or ``default`` for the weights that timm names."""
     import timm
 
+    say_once()
     settings: dict[str, Any] = {"features_only": True, "out_indices": tuple(indices)}
     if pretrained is None:
         return timm.create_model(name, pretrained=False, **settings)

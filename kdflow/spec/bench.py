@@ -110,6 +110,17 @@ class DetectorSpec(BaseModel):
         default=None,
         description="checkpoint file, library weight name, model folder; none starts from random or recipe",
     )
+    weights_classes: Literal["coco80", "coco91"] | tuple[str, ...] | None = Field(
+        default=None,
+        description="for a file of weights that knows other classes than the data, or the same in another order: the names "
+        "behind its rows; coco80, and coco91 with numbers that have no class, are COCO's. Rows of the data's classes are chosen",
+    )
+
+    @model_validator(mode="after")
+    def _rows_of_weights(self) -> DetectorSpec:
+        if self.weights_classes is not None and self.weights is None:
+            raise ValueError("weights_classes has no effect without weights:, whose rows it names")
+        return self
 
     @property
     def options(self) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import yaml
 from kdflow.errors import Fault, SpecError, UsageError, choices
 from kdflow.spec.bench import Bench
 from kdflow.spec.faults import validate
-from kdflow.spec.load import Document, Mark, Steps, dotted, parse, read
+from kdflow.spec.load import Document, Mark, Steps, dotted, parse, part_of, read
 from kdflow.spec.method import Method
 from kdflow.spec.places import anchor
 from kdflow.spec.rewrite import apply_rewrites
@@ -131,7 +131,7 @@ def read_spec(path: str | Path, find: Finder | None = None) -> MethodSpec:
     Raises:
         SpecError: It is no YAML, or what it wraps is faulty.
     """
-    return _wrapped(read(path), find)
+    return _wrapped(part_of(read(path), "method"), find)
 
 
 def parse_method(text: str, file: str = "<text>", find: Finder | None = None) -> MethodSpec:
@@ -141,7 +141,7 @@ def parse_method(text: str, file: str = "<text>", find: Finder | None = None) ->
 
 def load_bench(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Bench:
     """Read a bench file and apply overrides; raises SpecError with all its faults."""
-    return bench_of(read(path), overrides)
+    return bench_of(part_of(read(path), "bench"), overrides)
 
 
 def bench_of(document: Document, overrides: Mapping[str, Any] | None = None) -> Bench:
