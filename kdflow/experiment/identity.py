@@ -27,7 +27,7 @@ NO_EFFECT: Mapping[type[BaseModel], frozenset[str]] = {
     Bench: frozenset({"title", "floor"}),
     DataSpec: frozenset({"workers", "resident"}),
     Recipe: frozenset({"checkpoint_every", "log_every"}),
-    Method: frozenset({"title", "paper", "fidelity", "search", "variants", "bench", "plugins"}),
+    Method: frozenset({"title", "paper", "fidelity", "search", "variants", "bench", "plugins", "constants"}),
 }
 """Fields that change no result, by model."""
 PLACES: Mapping[type[BaseModel], frozenset[str]] = {
