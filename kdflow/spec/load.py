@@ -109,7 +109,9 @@ def part_of(document: Document, key: Literal["method", "bench"]) -> Document:
     if not is_run(document):
         return document
     marks = {steps[1:]: mark for steps, mark in document.marks.items() if steps[:1] == (key,)}
-    return Document(document.file, document.data[key], marks, list(document.faults), of_run=True)
+    # Constants stand in a filled method as numbers, at the places that named them.
+    data = {name: value for name, value in document.data[key].items() if name != "constants"}
+    return Document(document.file, data, marks, list(document.faults), of_run=True)
 
 
 def is_run(document: Document) -> bool:

@@ -118,13 +118,13 @@ def test_the_first_coco_weights_bring_their_epsilon_into_model_and_source(monkey
 
 @pytest.mark.parametrize("rows", ["coco91", "without the background", "as a list"])
 def test_the_rows_of_a_file_are_chosen_by_the_names_of_its_classes(rows: str, tmp_path: Path) -> None:
-    detector, file = tiny(), tmp_path / "w.pth"
+    detector, file = replace(tiny(), classes=("dog", "person", "toothbrush")), tmp_path / "w.pth"
     torch.save({f"module.{key}": value for key, value in coco_state(detector).items()}, file)
     names = Coco.COCO_V1.meta["categories"]
     named = {"coco91": "coco91", "without the background": names[1:], "as a list": tuple(names)}[rows]
     load_weights(detector, file, named)
     bias = detector.model.state_dict()["roi_heads.box_predictor.cls_score.bias"].tolist()
-    assert bias == [0, *(names.index(name) for name in detector.classes)]
+    assert bias == [0, 18, 1, 90]
 
 
 def test_a_file_with_other_rows_than_are_listed_is_refused(tmp_path: Path) -> None:

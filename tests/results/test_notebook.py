@@ -26,13 +26,13 @@ def test_lines_are_rows_of_plain_data_and_a_data_frame():
     answer = query(RECORDS, by="method")
     rows = answer.rows()
     assert [(row["method"], row["mean"]["AP"], row["seeds"]) for row in rows] == [
-        ("<b>fgd", 33.5, [0, 1]),
         ("baseline", 31.0, [0, 1]),
+        ("<b>fgd", 33.5, [0, 1]),
     ]
     frame = answer.to_pandas()
-    assert frame["method"].tolist() == ["<b>fgd", "baseline"]
-    assert frame["mean.AP"].tolist() == [33.5, 31.0]
-    assert frame["gain.AP"].tolist()[0] == 2.5
+    assert frame["method"].tolist() == ["baseline", "<b>fgd"]
+    assert frame["mean.AP"].tolist() == [31.0, 33.5]
+    assert frame["gain.AP"].tolist()[1] == 2.5
 
 
 def test_the_table_of_a_notebook_is_escaped():
