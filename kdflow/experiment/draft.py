@@ -34,6 +34,8 @@ USUAL = {"backbone": ("resnet18", "resnet50"), "variant": ("tiny", "m"), "model"
 """Values of it for student and teacher."""
 BETTER = 0.02
 """Mean IoU by which fitted anchors must be better than a detector's own."""
+MANY = 5000
+"""Training images from which flips alone are enough."""
 RESIDENT = 400
 """Megabytes of resized images that are kept in memory."""
 
@@ -211,7 +213,19 @@ def _geometry(geometry: Geometry, facts: Survey, asked: bool) -> list[str]:
     megabytes = facts.megabytes(geometry.size)
     if megabytes < RESIDENT:
         lines.append(_line("resident", True, f"resized pictures are kept in memory: {math.ceil(megabytes)} MB"))
-    return [*lines, _line("flip", 0.5, "0 where left and right mean something, as in writing")]
+    return [*lines, *_augment(facts)]
+
+
+def _augment(facts: Survey) -> list[str]:
+    """Flip alone for many pictures; scale and colour too for few, which would be known by heart otherwise."""
+    if facts.images["train"] >= MANY:
+        return [_line("flip", 0.5, "0 where left and right mean something, as in writing")]
+    return [
+        '  augment:                           # few pictures; "kdflow run" says how many boxes these steps cut',
+        "    - {name: scale, low: 0.7, high: 1.4}",
+        "    - {name: colour}",
+        "    - {name: flip, p: 0.5}           # leave it out where left and right mean something, as in writing",
+    ]
 
 
 def _detector(choice: Choice, train: Annotations, geometry: Geometry, unfetched: list[str]) -> list[str]:

@@ -46,6 +46,7 @@ def test_a_bench_is_checked_and_runs(drawn: Path, tmp_path: Path, format: str):
     checked, detectors = check_bench(file)
     assert detectors["student"].classes == open_data(format, bench.data.options).classes
     assert checked.data.size == 256
+    assert [step.name for step in checked.data.augment] == ["scale", "colour", "flip"]
     short = {
         "recipe.epochs": None,
         "recipe.steps": 2,
@@ -118,7 +119,7 @@ def test_small_objects_ask_for_a_larger_input(tmp_path: Path):
     assert written(tmp_path, tmp_path / "small", size=96)[1].data.size == 96
 
 
-def test_few_images_are_seen_more_often():
+def test_few_images_are_seen_more_often_and_changed_more():
     assert [epochs_for(n, "dense") for n in (10, 205, 1000, 118_000)] == [120, 84, 38, 12]
     assert epochs_for(205, "transformer") == 168
 
