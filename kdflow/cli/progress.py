@@ -34,7 +34,7 @@ class ProgressHook(Silent):
             self._line(sentence)
         resumed = f", resumed from step {event.resumed_from_step}" if event.resumed_from_step else ""
         self._line(f"{self.subject}: {event.total_steps} steps on {event.device}{resumed}")
-        if self.console.is_terminal:
+        if self.console.is_terminal or self.console.is_jupyter:
             self._task = self.bars.add(self.subject, event.total_steps, event.resumed_from_step)
 
     def weights_changed(self, event: WeightEvent) -> None:

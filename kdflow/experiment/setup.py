@@ -28,8 +28,9 @@ from kdflow.registry import UnknownNameError
 from kdflow.resources import specs_folder
 from kdflow.spec.bench import Bench, DetectorSpec, Recipe, TeacherSpec
 from kdflow.spec.faults import validate
-from kdflow.spec.load import Document, read
+from kdflow.spec.load import Document, is_run, part_of, read
 from kdflow.spec.method import Method
+from kdflow.spec.places import ENDINGS
 from kdflow.spec.resolve import BENCH_PATHS, MethodSpec, bench_of, faults_of, read_spec
 
 Teachers = dict[tuple[str, str, tuple[str, ...]], Detector]
@@ -102,6 +103,13 @@ def read_method(name: str | Path) -> MethodSpec:
     return spec
 
 
+def seed_of(name: str | Path) -> int:
+    """The seed in a ``run.yaml``; 0 for any other spec."""
+    document = read(find_method(name))
+    seed = document.data.get("seed") if is_run(document) else None
+    return seed if isinstance(seed, int) else 0
+
+
 def known_benches() -> list[str]:
     """Names of the benches that come with kdflow."""
     return names_in(specs_folder() / "benches")
@@ -126,7 +134,7 @@ def plugin_faults(document: Document) -> list[Fault]:
 
 def read_bench(path: str | Path, overrides: Mapping[str, Any] | None = None) -> tuple[Bench, Document]:
     """A bench with its plugins imported, and its document; raises SpecError with all that is wrong with the text."""
-    document = read(path)
+    document = part_of(read(path), "bench")
     bench = _named(bench_of(document, overrides), document)
     if faults := plugin_faults(document):
         raise SpecError(faults)
@@ -184,6 +192,8 @@ def _bench_file(spec: MethodSpec, bench: str | Path | None) -> Path:
     """The bench that was asked for, or the method's own."""
     if bench is not None:
         return find_bench(bench)
+    if spec.document.of_run:
+        return Path(spec.document.file)
     name = spec.resolve().bench
     if name is None:
         raise SpecError([spec.document.fault((), "no bench: name one with bench: or --bench")])
@@ -397,15 +407,12 @@ def brings_architecture(spec: DetectorSpec) -> bool:
 def fill_weights(spec: DetectorSpec, detector: Detector) -> None:
     """Load the weights that a bench names, where building has not done so already; raises UsageError when they do not fit."""
     if spec.weights is not None and not brings_architecture(spec):
-        load_weights(detector, spec.weights)
-
-
-_FILES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors")
+        load_weights(detector, spec.weights, spec.weights_classes)
 
 
 def _missing_file(weights: str | None) -> bool:
     """True when the weights name a file, by their ending, and it is not there; other names belong to the library."""
-    return weights is not None and weights.endswith(_FILES) and not Path(weights).expanduser().is_file()
+    return weights is not None and weights.endswith(ENDINGS) and not Path(weights).expanduser().is_file()
 
 
 def canvas_of(bench: Bench, detectors: Mapping[str, Detector]) -> tuple[int, int]:

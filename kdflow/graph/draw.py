@@ -198,7 +198,12 @@ def as_mermaid(plan: Plan) -> str:
 
 def as_svg(plan: Plan) -> str:
     """The method as a self-contained SVG picture, inputs left, terms right."""
-    view = method_view(plan.graph)
+    return graph_svg(plan.graph)
+
+
+def graph_svg(graph: Graph) -> str:
+    """The same for a graph alone."""
+    view = method_view(graph)
     columns = [sorted(generation) for generation in nx.topological_generations(view)]
     width, height, gap_x, gap_y = 190, 58, 60, 18
     places: dict[str, tuple[float, float]] = {}

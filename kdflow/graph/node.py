@@ -135,6 +135,12 @@ class Graph:
             self.dag.add_edge(operand, node.name)
         return node.name
 
+    def _repr_svg_(self) -> str:
+        """Its drawing, in a notebook."""
+        from kdflow.graph.draw import graph_svg
+
+        return graph_svg(self)
+
     def __getitem__(self, name: str) -> Node:
         try:
             node: Node = self.dag.nodes[name]["node"]

@@ -155,6 +155,10 @@ class Plan(nn.Module):
                 parameter.requires_grad_(False)
         self.train(True)
 
+    def _repr_svg_(self) -> str:
+        """The drawing of ``kdflow explain``, in a notebook."""
+        return self.graph._repr_svg_()
+
     @property
     def seed(self) -> int | None:
         """Seed of the random streams."""

@@ -27,6 +27,40 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+class Augment(Strict):
+    """One step of the augmentation of training pictures."""
+
+    name: Literal["flip", "scale", "crop", "colour", "mosaic", "mixup"] = Field(
+        description="flip left and right; scale the content in its frame; crop a part and enlarge it; colour of all pixels; "
+        "mosaic of four pictures; mixup, the mean of two"
+    )
+    p: float = Field(default=0.5, gt=0, le=1, description="probability that the step is taken")
+    low: float = Field(default=0.6, gt=0.05, le=1, description="least factor (scale)")
+    high: float = Field(default=1.5, ge=1, le=20, description="largest factor (scale)")
+    least: float = Field(default=0.4, gt=0, lt=1, description="shortest side as a share of the picture's (crop)")
+    brightness: float = Field(default=0.2, ge=0, le=1, description="largest change, as a share (colour)")
+    contrast: float = Field(default=0.2, ge=0, le=1, description="largest change, as a share (colour)")
+    saturation: float = Field(default=0.2, ge=0, le=1, description="largest change, as a share (colour)")
+    hue: float = Field(default=0.02, ge=0, le=0.5, description="largest turn, as a share of the colour circle (colour)")
+
+    @model_serializer(mode="wrap")
+    def _effective(self, inner: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """What has an effect, so that a dumped part can be read again."""
+        return {key: value for key, value in inner(self).items() if key in self.keys}
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """What this kind of step reads."""
+        own = {"scale": ("low", "high"), "crop": ("least",), "colour": ("brightness", "contrast", "saturation", "hue")}
+        return ("name", "p", *own.get(self.name, ()))
+
+    @model_validator(mode="after")
+    def _own_keys(self) -> Augment:
+        if foreign := sorted(self.model_fields_set - set(self.keys)):
+            raise ValueError(f"{foreign[0]} has no effect on {self.name}; it reads {', '.join(self.keys[1:])}")
+        return self
+
+
 class DataSpec(BaseModel):
     """Which data, and how images reach the detectors.
 
@@ -34,23 +68,30 @@ class DataSpec(BaseModel):
     """
 
     model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
-    format: str = Field(description="shapes, coco, voc, yolo, or a format added by a plugin")
+    format: str = Field(description="shapes, coco, voc, yolo, huggingface, or a format added by a plugin")
     size: int = Field(default=800, gt=0, le=MAX_SIDE, description="shorter side of the resized image, pixels")
     max_size: int = Field(default=1333, gt=0, le=MAX_SIDE, description="longest allowed side, pixels")
     fixed: bool = Field(default=False, description="resize to exactly size x size (equal images, no padding)")
     flip: float = Field(default=0.5, ge=0, le=1, description="probability of a horizontal flip in training")
+    augment: tuple[Augment, ...] = Field(
+        default=(), max_length=20, description="steps of augmentation in training, in this order; none: flip alone"
+    )
     workers: int = Field(default=2, ge=0, le=256, description="loader processes")
     resident: bool = Field(default=False, description="keep decoded images in memory (small sets)")
 
     @model_serializer(mode="wrap")
     def _effective(self, inner: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """What has an effect, so that a dumped part can be read again."""
-        return {key: value for key, value in inner(self).items() if not (self.fixed and key == "max_size")}
+        unread = {"max_size"} if self.fixed else set()
+        unread |= {"flip"} if self.augment else {"augment"}
+        return {key: value for key, value in inner(self).items() if key not in unread}
 
     @model_validator(mode="after")
     def _sides_in_order(self) -> DataSpec:
         if self.fixed and "max_size" in self.model_fields_set:
             raise ValueError("max_size has no effect on images of a fixed size; leave one of the two out")
+        if self.augment and "flip" in self.model_fields_set:
+            raise ValueError("flip has no effect beside augment; write {name: flip, p: 0.5} as one of its steps")
         if not self.fixed and self.max_size < self.size:
             raise ValueError(f"max_size {self.max_size} is below size {self.size}; the longest side is the larger one")
         return self
@@ -70,6 +111,17 @@ class DetectorSpec(BaseModel):
         default=None,
         description="checkpoint file, library weight name, model folder; none starts from random or recipe",
     )
+    weights_classes: Literal["coco80", "coco91"] | tuple[str, ...] | None = Field(
+        default=None,
+        description="for a file of weights that knows other classes than the data, or the same in another order: the names "
+        "behind its rows; coco80, and coco91 with numbers that have no class, are COCO's. Rows of the data's classes are chosen",
+    )
+
+    @model_validator(mode="after")
+    def _rows_of_weights(self) -> DetectorSpec:
+        if self.weights_classes is not None and self.weights is None:
+            raise ValueError("weights_classes has no effect without weights:, whose rows it names")
+        return self
 
     @property
     def options(self) -> dict[str, Any]:

@@ -29,6 +29,7 @@ Some = Annotated[float, Field(gt=0, le=MAX_STEPS)]
 LR_DROP = "lr_drop"
 """The step at which the learning rate is lower than before for the first time, in place of a length."""
 LrDrop = Literal["lr_drop"]
+Share = Annotated[float, Field(gt=0, le=1)]
 Level = Annotated[float, Field(ge=0, le=1e6)]
 
 
@@ -41,11 +42,12 @@ class Progress:
     per_epoch: int
     lr_drop: float = math.inf
 
-    def at(self, length: float | LrDrop) -> float:
-        """A length in steps: a fraction of the run up to 1, steps above."""
+    def at(self, length: float | LrDrop, most: float = 1) -> float:
+        """A length in steps: a fraction of the run up to 1, steps above; never more than the share ``most`` of the run."""
         if isinstance(length, str):
             return self.lr_drop
-        return length * self.total if length <= 1 else length
+        steps = length * self.total if length <= 1 else length
+        return min(steps, most * self.total) if most < 1 else steps
 
     @property
     def epochs_done(self) -> float:
@@ -59,9 +61,9 @@ class Progress:
         return self.step / max(1, self.total)
 
 
-def warmup(at: Progress, steps: Length, zero: Length = 0) -> float:
-    """0 for ``zero`` steps, then linear to 1 over ``steps``."""
-    start, length = at.at(zero), at.at(steps)
+def warmup(at: Progress, steps: Length, zero: Length = 0, most: Share = 1.0) -> float:
+    """0 for ``zero`` steps, then linear to 1 over ``steps``, but at most the share ``most`` of the run."""
+    start, length = at.at(zero), at.at(steps, most)
     return min(1.0, max(0.0, (at.step - start) / length)) if length else 1.0
 
 
@@ -77,14 +79,14 @@ def decay(
     return 1 + 4 * done if done < 0.25 else 2 * (1 - done) / 0.75
 
 
-def defer(at: Progress, until: Length | LrDrop) -> float:
-    """0 before ``until`` (``lr_drop``: until the learning rate falls), then 1."""
-    return float(at.step >= at.at(until))
+def defer(at: Progress, until: Length | LrDrop, most: Share = 1.0) -> float:
+    """0 before ``until`` (``lr_drop``: until the learning rate falls), or before the share ``most`` of the run; then 1."""
+    return float(at.step >= at.at(until, most))
 
 
-def stop(at: Progress, after: Some | LrDrop) -> float:
-    """1 until ``after`` (``lr_drop``: until the learning rate falls), then 0."""
-    return float(at.step < at.at(after))
+def stop(at: Progress, after: Some | LrDrop, most: Share = 1.0) -> float:
+    """1 until ``after`` (``lr_drop``: until the learning rate falls), or until the share ``most`` of the run; then 0."""
+    return float(at.step < at.at(after, most))
 
 
 def drop(
