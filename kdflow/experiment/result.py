@@ -34,6 +34,8 @@ class RunResult:
         notes: What was guaranteed and what was passed over.
         added_parameters: Weights of adapters and generators, which the exported student does not have.
         run_hash: Identity of the run; empty in results of older versions.
+        seen: What it learned from, as it lay in memory: ``data``, ``teachers`` (owner -> ``identity``, ``weights``), the first
+            weights of the ``student``, ``batches``, ``steps`` and ``images``; empty in results of older versions.
     """
 
     method: str
@@ -53,6 +55,7 @@ class RunResult:
     notes: tuple[str, ...] = field(default=())
     added_parameters: int = 0
     run_hash: str = ""
+    seen: Mapping[str, Any] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         """Plain data."""

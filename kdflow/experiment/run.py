@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from kdflow.errors import SpecError, UsageError
 from kdflow.experiment.export import export_notes, export_student
 from kdflow.experiment.feed import Feed
 from kdflow.experiment.filled import write_identity
-from kdflow.experiment.identity import teacher_identity
+from kdflow.experiment.identity import teacher_identity, weights_hash
 from kdflow.experiment.record import Found, Notify, TrialOf, facts_of, finished_result, publish, tell_nearest
 from kdflow.experiment.result import RESULT, RunResult
 from kdflow.experiment.session import Session, open_session
@@ -142,6 +142,7 @@ class Opened:
         folder: Where everything it leaves behind goes.
         tracker: Its record.
         is_trial: It is one trial of a search.
+        seen: What it learns from; see :class:`RunResult`.
     """
 
     setting: Setting
@@ -150,6 +151,7 @@ class Opened:
     folder: Path
     tracker: MlflowTracker
     is_trial: bool = False
+    seen: Mapping[str, Any] = field(default_factory=dict)
 
     @contextmanager
     def work(self, resume: bool) -> Iterator[None]:
@@ -202,12 +204,32 @@ def open_run(
         write_identity(identity, folder)
     feed = session.feed(setting)
     session.inspect(feed, notify)
-    fill_weights(bench.student, setting.detectors["student"])
-    teachers = provide_teachers(setting, session, feed, () if trial else hooks, notify)
-    inherit(method.init, setting.detectors)
-    setting.plan.copy_weights()
+    teachers, seen = give_weights(setting, session, feed, () if trial else hooks, notify)
     tracker = MlflowTracker(facts_of(setting, identity, folder, teachers, trial), output)
-    return Opened(setting, feed, identity.run, folder, tracker, trial is not None)
+    return Opened(setting, feed, identity.run, folder, tracker, trial is not None, {**seen, "batches": identity.stream})
+
+
+def give_weights(
+    setting: Setting, session: Session, feed: Feed, hooks: Sequence[Hook] = (), notify: Notify = print
+) -> tuple[dict[str, Found], dict[str, Any]]:
+    """Load or train everything that a run starts from; the teachers, and what the run will have seen.
+
+    The student's weights are looked at before a method takes some over from the teacher.
+    """
+    student, recipe = setting.detectors["student"], setting.bench.recipe
+    fill_weights(setting.bench.student, student)
+    first = weights_hash(student)
+    teachers = provide_teachers(setting, session, feed, hooks, notify)
+    known = {
+        owner: {"identity": identity, "weights": session.weights_of(owner, identity, setting.detectors[owner])}
+        for owner, (identity, _) in teachers.items()
+    }
+    inherit(setting.method.init, setting.detectors)
+    setting.plan.copy_weights()
+    images = feed.total_steps * recipe.batch * recipe.accumulate * session.machine.world_size
+    return teachers, {
+        "data": feed.source.fingerprint, "teachers": known, "student": first, "steps": feed.total_steps, "images": images,
+    }
 
 
 def folder_of(setting: Setting, run_hash: str, output: Path) -> Path:
@@ -287,6 +309,7 @@ def record(opened: Opened, result: FitResult, notify: Notify = print) -> RunResu
         notes=(*result.notes, *(f"not seen alive: {t}" for t in result.unproven), *export_notes(setting.plan.predictor())),
         added_parameters=sum(setting.plan.report.adapters.values()),
         run_hash=opened.identity,
+        seen=opened.seen,
     )
     if finished and feed.machine.is_first:
         publish(opened.tracker, done, feed.source.two_splits, is_trial)
