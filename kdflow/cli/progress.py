@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from kdflow.cli.console import stderr_console
-from kdflow.engine.hooks import EvaluationEvent, RunEnded, RunStarted, Silent, StepEvent
+from kdflow.events import EvaluationEvent, RunEnded, RunStarted, Silent, StepEvent
 
 if TYPE_CHECKING:
     from rich.console import Console

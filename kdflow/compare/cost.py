@@ -17,8 +17,9 @@ from torch import Tensor
 
 from kdflow.compare.content import CostRow
 from kdflow.compare.entries import Entry, Protocol
-from kdflow.engine.hooks import Silent, StepEvent, StopRun
 from kdflow.engine.loop import fit
+from kdflow.engine.run import Fit
+from kdflow.events import Silent, StepEvent, StopRun
 from kdflow.experiment.run import give_weights
 from kdflow.experiment.session import Session
 from kdflow.experiment.setup import Setting, prepare, read_method
@@ -108,11 +109,11 @@ def _steps(setting: Setting, session: Session, steps: int) -> Times:
     give_weights(setting, session, feed, notify=lambda _: None)
     recipe = setting.bench.recipe.model_copy(update={"log_every": 1, "checkpoint_every": 1_000_000_000})
     with tempfile.TemporaryDirectory(prefix="kdflow-cost-") as folder:
-        fit(
-            setting.plan, feed.training, recipe, folder=Path(folder), total_steps=feed.total_steps,
-            steps_per_epoch=feed.steps_per_epoch, seed=setting.seed, hooks=[watch], phases=setting.method.phases,
-            passes=feed.one_pass, resume=False, device=session.machine,
+        asked = Fit(
+            setting.plan, recipe, Path(folder), feed.total_steps, feed.steps_per_epoch, setting.seed, hooks=[watch],
+            phases=setting.method.phases, passes=feed.one_pass,
         )
+        fit(asked, feed.training, resume=False, device=session.machine)
     gc.collect()
     return watch.times
 

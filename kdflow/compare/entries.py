@@ -9,7 +9,7 @@ from typing import Any, Literal
 from kdflow.errors import SpecError, UsageError, choices
 from kdflow.experiment.hashes import digest
 from kdflow.experiment.identity import Identity
-from kdflow.experiment.run import with_length
+from kdflow.experiment.request import with_length
 from kdflow.experiment.session import Preview, Session
 from kdflow.experiment.setup import Setting, brings_architecture, is_bench_path, names_in, prepare, read_method
 from kdflow.experiment.shelf import Shelf

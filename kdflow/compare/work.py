@@ -15,10 +15,10 @@ from kdflow.compare.cost import costs_of, machine_facts
 from kdflow.compare.design import design, plain_values
 from kdflow.compare.entries import CONTROLS, TUNING_SEED, Entry, Field, Protocol, field_of
 from kdflow.compare.judge import audit_of, best_trial, verdicts_of
-from kdflow.engine.hooks import Hook
+from kdflow.events import Hook
 from kdflow.experiment.filled import hidden
 from kdflow.experiment.nesting import nested
-from kdflow.experiment.record import TrialOf
+from kdflow.experiment.request import TrialOf
 from kdflow.experiment.session import Preview, Session, open_session
 from kdflow.experiment.setup import prepare, read_method
 from kdflow.experiment.shelf import Shelf

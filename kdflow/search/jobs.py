@@ -11,8 +11,8 @@ from typing import Any
 import optuna
 from optuna.trial import TrialState
 
-from kdflow.engine.hooks import Hook
 from kdflow.errors import UsageError
+from kdflow.events import Hook
 from kdflow.experiment.hashes import digest
 from kdflow.experiment.session import Session
 from kdflow.experiment.sweep import (

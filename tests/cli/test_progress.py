@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from kdflow.cli.progress import Bars, ProgressHook
-from kdflow.engine.hooks import EvaluationEvent, RunEnded, RunStarted, StepEvent
+from kdflow.events import EvaluationEvent, RunEnded, RunStarted, StepEvent
 
 
 def said(hook: ProgressHook, subject: str) -> list[str]:

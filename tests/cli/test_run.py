@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from kdflow.engine.hooks import EvaluationEvent, RunEnded, RunStarted, StepEvent
 from kdflow.errors import InvariantError
+from kdflow.events import EvaluationEvent, RunEnded, RunStarted, StepEvent
 from kdflow.experiment.run import RunResult
 
 
@@ -160,7 +160,7 @@ def test_together_is_one_call_for_all(call, monkeypatch, tiny):
         ("fitnet", str(tiny), 3, {"recipe.batch": 4}),
         ("baseline", str(tiny), 3, {"recipe.batch": 4}),
     ]
-    assert settings["steps"] == 9
+    assert {r.steps for r in requests} == {9}
     assert done.code == 1
     assert "fitnet on tiny, seed 3: failed" in done.out
     assert "kd/neck: not finite" in done.out

@@ -11,7 +11,7 @@ from typing import Any
 import kdflow.experiment.teacher as teacher
 from kdflow.compare.entries import Protocol
 from kdflow.compare.work import Request, compare
-from kdflow.engine.hooks import Silent, StepEvent
+from kdflow.events import Silent, StepEvent
 from tests.paths import BENCH
 
 teacher.require_teacher = lambda *_: None

@@ -10,7 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kdflow.engine import loop
+from kdflow.engine.loop import FitResult
 from kdflow.engine.randomness import address
+from kdflow.engine.run import Fit
 from kdflow.ports import Batch
 from kdflow.spec.bench import Optimizer, Recipe, Schedule
 
@@ -166,6 +169,12 @@ def arguments(folder: Path, **changes: Any) -> dict[str, Any]:
         "folder": folder, "total_steps": 12, "steps_per_epoch": 4, "seed": 7, "run_hash": "r1", "evaluate": evaluate,
         "passes": passes, **changes,
     }
+
+
+def fit(plan: Any, loader: Any, recipe: Recipe, **given: Any) -> FitResult:
+    """The engine's ``fit`` with what is asked for as keywords (see :func:`arguments`)."""
+    ways = {key: given.pop(key) for key in ("resume", "device", "deterministic") if key in given}
+    return loop.fit(Fit(plan, recipe, **given), loader, **ways)
 
 
 def differences(a: Any, b: Any, path: str = "") -> list[str]:
