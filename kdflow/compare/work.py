@@ -22,11 +22,11 @@ from kdflow.experiment.request import TrialOf
 from kdflow.experiment.session import Preview, Session, open_session
 from kdflow.experiment.setup import prepare, read_method
 from kdflow.experiment.shelf import Shelf
-from kdflow.experiment.sweep import FINISHED, Job, JobResult, checked_jobs, run_jobs
+from kdflow.experiment.sweep import FINISHED, Job, JobResult, checked_jobs
 from kdflow.files import write_json
 from kdflow.folders import runs_folder, slug
 from kdflow.ports import DETECTORS
-from kdflow.search.jobs import Sharing, is_begun, once, run_shared
+from kdflow.search.jobs import Sharing, is_begun, once, run_shared, run_tidily
 from kdflow.tracking.mlflow import parent_run
 from kdflow.tracking.store import require_store
 
@@ -94,7 +94,7 @@ def compare(
     notify: Notify = print,
     hooks: Hooks = lambda _: (),
     *,
-    runner: Runner = run_jobs,
+    runner: Runner = run_tidily,
     costs: Costs = costs_of,
 ) -> tuple[File, Path]:
     """Compare methods; gives what was found, and the file that says so.

@@ -78,6 +78,12 @@ class Sharing:
         return self.storage or sqlite_url(output / "search.db")
 
 
+def run_tidily(jobs: Sequence[Job], session: Session, output: Path, **options: Any) -> list[JobResult]:
+    """:func:`kdflow.experiment.sweep.run_jobs`, with the memory free again behind it."""
+    with memory_returned():
+        return list(run_jobs(jobs, session, output, **options))
+
+
 @dataclass
 class JobRunner:
     """Carries out a queue's jobs: trial n is job n.
@@ -88,7 +94,7 @@ class JobRunner:
         output: Folder of runs.
         hooks: Listeners of a job's run.
         notify: Receives a line per phase.
-        runner: Carries out some jobs; :func:`kdflow.experiment.sweep.run_jobs` unless told.
+        runner: Carries out some jobs.
     """
 
     jobs: Sequence[Job]
@@ -96,7 +102,7 @@ class JobRunner:
     output: Path
     hooks: Callable[[Job], Sequence[Hook]] = lambda _: ()
     notify: Notify = print
-    runner: Callable[..., Iterable[JobResult]] = run_jobs
+    runner: Callable[..., Iterable[JobResult]] = run_tidily
 
     def __call__(self, trial: optuna.Trial) -> Judged:
         """One job; raises what :meth:`side_by_side` gives in its place."""
@@ -125,8 +131,7 @@ class JobRunner:
     def _carry_out(self, numbers: Sequence[int], again: bool) -> dict[int, Judged | Exception]:
         jobs = [self.jobs[number] for number in numbers]
         options = {"resume": again, "together": max(1, len(jobs)), "hooks": self.hooks, "notify": self.notify}
-        with memory_returned():
-            results = {id(r.job): r for r in self.runner(jobs, self.session, self.output, **options)}
+        results = {id(r.job): r for r in self.runner(jobs, self.session, self.output, **options)} if jobs else {}
         never = InterruptedTrialError("an earlier job of this worker was interrupted")
         return {n: _outcome(results[id(job)]) if id(job) in results else never for n, job in zip(numbers, jobs)}
 
@@ -150,7 +155,7 @@ def run_shared(
     stage: str = "jobs",
     hooks: Callable[[Job], Sequence[Hook]] = lambda _: (),
     notify: Notify = print,
-    runner: Callable[..., Iterable[JobResult]] = run_jobs,
+    runner: Callable[..., Iterable[JobResult]] = run_tidily,
 ) -> list[JobResult]:
     """Carry out jobs with other workers; returns when all are done, by whomever.
 
@@ -212,7 +217,7 @@ def _result(job: Job, trial: Any, mine: bool) -> JobResult:
     content = trial.user_attrs.get(RESULT)
     if trial.state is TrialState.COMPLETE and content is not None:
         return replace(result_from(job, content), reused=not mine)
-    return JobResult(job, FAILED, reason=str(trial.user_attrs.get("reason", "")))
+    return JobResult(job, FAILED, reason=str(trial.user_attrs.get("reason", "")), reused=not mine)
 
 
 def _enter(jobs: Sequence[Job], output: Path, sharing: Sharing, stage: str) -> Queue:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,11 +43,19 @@ def no_cost(entries: Sequence[Entry], *_: Any) -> dict[str, CostRow]:
     return {entry.name: CostRow(step_ms=10.0, memory_mib=1.0) for entry in entries}
 
 
+def comparing(output: Path, protocol: Protocol | None = None, runner: Any = None, **more: Any) -> tuple[File, Path]:
+    asked = protocol or Protocol(("fitnet",), str(BENCH), budget=2, controls=("random teacher",))
+    request = Request(**{"output": output, "device": "cpu", "poll": 0.1, **more})
+    return compare(asked, request, lambda _: None, runner=runner or stand_in(), costs=no_cost)
+
+
 @pytest.fixture
 def compared(home: Path, tmp_path: Path) -> Callable[..., tuple[File, Path]]:
-    def go(protocol: Protocol | None = None, runner: Any = None, **more: Any) -> tuple[File, Path]:
-        asked = protocol or Protocol(("fitnet",), str(BENCH), budget=3)
-        request = Request(**{"output": tmp_path / "runs", "device": "cpu", "poll": 0.1, **more})
-        return compare(asked, request, lambda _: None, runner=runner or stand_in(), costs=no_cost)
+    return partial(comparing, tmp_path / "runs")
 
-    return go
+
+@pytest.fixture(scope="session")
+def once(home: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[File, Path]:
+    """A comparison with every control, made once."""
+    protocol = Protocol(("fitnet",), str(BENCH), budget=3)
+    return comparing(tmp_path_factory.mktemp("once"), protocol)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,21 +10,17 @@ import pytest
 
 from kdflow.cli.main import main
 from kdflow.compare.content import Comparison, File, content_hash
-from kdflow.compare.entries import Protocol
 from kdflow.compare.page import write_page
 from kdflow.compare.verify import faults_of, read_file
 from kdflow.errors import UsageError
-from tests.paths import BENCH
 from tests.results.test_report import Reader
 
-Compared = Callable[..., tuple[File, Path]]
 HOSTILE = '</title><script>alert("x")</script> \u202e'
 
 
 @pytest.fixture
-def plain(compared: Compared) -> dict[str, Any]:
-    file, _ = compared(Protocol(("fitnet",), str(BENCH), budget=2, controls=("random teacher",)))
-    return file.model_dump(mode="json")
+def plain(once: tuple[File, Path]) -> dict[str, Any]:
+    return once[0].model_dump(mode="json")
 
 
 def sealed(content: dict[str, Any]) -> File:
@@ -54,9 +49,9 @@ RUN, FITNET = "comparison/entries/1/runs/0", "comparison/entries/1"
         ("comparison/verdicts/0/verdict", "worse", "verdicts: they do not follow"),
         ("comparison/verdicts/0/low", 1.0, "verdicts: they do not follow"),
         (f"{FITNET}/chosen", 0, "is the best on validation"),
-        (f"{FITNET}/trials/1/validation/1000", 1.0, "is the best on validation"),
+        (f"{FITNET}/trials/0/validation/1000", 99.0, "is the best on validation"),
         (f"{FITNET}/trials/1/values/recipe.optimizer.lr", 0.5, "not those of the design"),
-        ("comparison/settings/budget", 3, "2 trials, where every entry has 3"),
+        ("comparison/settings/budget", 4, "3 trials, where every entry has 4"),
         (f"{RUN}/seen/student", "other", "audit: it does not follow"),
         ("comparison/audit/0/same", False, "audit: it does not follow"),
         (f"{RUN}/seen/data", "other", "not those that it is made of"),
@@ -64,7 +59,7 @@ RUN, FITNET = "comparison/entries/1/runs/0", "comparison/entries/1"
         (f"{FITNET}/made_of/method", {}, "not that of what the entry says"),
         (f"{RUN}/seed", 7, "runs have the seeds"),
         ("comparison/settings/tuning_seeds", [0], "none of them is measured"),
-        ("comparison/entries/2/values", {}, "it has the values of fitnet"),
+        ("comparison/entries/5/values", {}, "it has the values of fitnet"),
         ("comparison/entries/1/name", "plain student", "two have one name"),
         ("comparison/settings/metric", "APP", "is no metric"),
     ],

@@ -28,8 +28,8 @@ Compared = Callable[..., tuple[File, Path]]
 NAMES = [PLAIN, "fitnet", "longer training", "ema", "label smoothing", "fitnet, random teacher"]
 
 
-def test_everyone_has_the_same_budget_and_the_verdict_follows(compared: Compared) -> None:
-    file, place = compared()
+def test_everyone_has_the_same_budget_and_the_verdict_follows(once: tuple[File, Path]) -> None:
+    file, place = once
     entries = file.comparison.entries
     assert [entry.name for entry in entries] == NAMES
     assert [len(entry.trials) for entry in entries] == [3, 3, 3, 3, 3, 0]
@@ -48,8 +48,8 @@ def test_everyone_has_the_same_budget_and_the_verdict_follows(compared: Compared
     assert warnings_of(file) == []
 
 
-def test_audit_tells_what_was_not_the_same(compared: Compared) -> None:
-    file, _ = compared(name="fair")
+def test_audit_tells_what_was_not_the_same(once: tuple[File, Path], compared: Compared) -> None:
+    file, _ = once
     audit = {row.what: row for row in file.comparison.audit}
     assert all(row.same for row in audit.values())
     assert audit["images seen"].meant == {"longer training": "sees 2 times the images of the others"}
