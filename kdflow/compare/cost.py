@@ -69,7 +69,8 @@ def costs_of(
         rows[entry.name] = CostRow(memory_mib=memory, teacher_stages=setting.plan.report.teacher_stages_run)
     times: dict[str, Times] = {entry.name: [] for entry in measured}
     for entry in [*measured, *reversed(measured)]:
-        times[entry.name] += _steps(fresh(entry), session, STEPS)[WARMUP:]
+        seen = _steps(fresh(entry), session, STEPS)
+        times[entry.name] += seen[min(WARMUP, len(seen) - 1) :]
     return {
         name: row.model_copy(update={"step_ms": round(1000 * statistics.median(times[name]), 3) if times[name] else None})
         for name, row in rows.items()
