@@ -16,6 +16,7 @@ from kdflow.cli import (
     ablate,
     benches,
     check,
+    compare,
     data,
     detectors,
     diff,
@@ -55,6 +56,7 @@ app.command("diff")(diff.diff)
 app.command("search")(search.search)
 app.command("sweep")(sweep.sweep)
 app.command("ablate")(ablate.ablate)
+app.command("compare")(compare.compare)
 app.command("matrix")(matrix.matrix)
 app.command("results")(results.results)
 app.command("report")(report.report)

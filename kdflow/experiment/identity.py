@@ -14,6 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
 from pydantic import BaseModel
 
 from kdflow.experiment.hashes import content_hash, detector_code, digest, known_file_hash, op_code, plain
@@ -191,5 +192,6 @@ def weights_hash(detector: Detector) -> str:
     """Hash of a model's state dict."""
     state = hashlib.sha256()
     for name, value in detector.model.state_dict().items():
-        state.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
+        raw = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)  # numpy knows no bfloat16
+        state.update(name.encode() + raw.numpy().tobytes())
     return state.hexdigest()[:16]

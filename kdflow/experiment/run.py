@@ -17,7 +17,7 @@ from kdflow.experiment.export import export_notes, export_student
 from kdflow.experiment.feed import Feed
 from kdflow.experiment.filled import WEIGHTS, FilledWeights, write_identity
 from kdflow.experiment.findings import DETECTIONS, never_found, write_detections
-from kdflow.experiment.identity import teacher_identity
+from kdflow.experiment.identity import teacher_identity, weights_hash
 from kdflow.experiment.record import Found, facts_of, finished_result, publish, tell_nearest
 from kdflow.experiment.request import Context, Notify, RunRequest, TrialOf
 from kdflow.experiment.result import RESULT, RunResult
@@ -105,17 +105,6 @@ def provide_teachers(
     return found
 
 
-def give_weights(
-    setting: Setting, session: Session, feed: Feed, hooks: Sequence[Hook] = (), notify: Notify = print
-) -> dict[str, Found]:
-    """Give student, teachers and copied stages the weights that they begin with; returns what is known of the teachers."""
-    fill_weights(setting.bench.student, setting.detectors["student"])
-    teachers = provide_teachers(setting, session, feed, hooks, notify)
-    inherit(setting.method.init, setting.detectors)
-    setting.plan.copy_weights()
-    return teachers
-
-
 def measure_trial(setting: Setting, session: Session, folder: Path) -> Mapping[str, float]:
     """Metrics of a finished trial's best student on the test split, in percent; the student is exported into ``folder``.
 
@@ -145,6 +134,7 @@ class Opened:
         others: Trackers beside it.
         is_trial: It is one trial of a search.
         teachers: Teacher -> its identity and metrics on the validation split.
+        seen: What it learns from; see :class:`RunResult`.
     """
 
     setting: Setting
@@ -155,6 +145,7 @@ class Opened:
     others: Beside
     is_trial: bool = False
     teachers: Mapping[str, Found] = field(default_factory=dict)
+    seen: Mapping[str, Any] = field(default_factory=dict)
 
     def fit(self, hooks: Sequence[Hook]) -> Fit:
         """Its training, listened to by its record and ``hooks``.
@@ -233,10 +224,42 @@ def open_run(request: RunRequest, setting: Setting, context: Context) -> Opened 
         write_identity(identity, folder)
     feed = session.feed(setting)
     session.inspect(feed, context.notify)
-    teachers = give_weights(setting, session, feed, () if trial else request.hooks, context.notify)
+    teachers, seen = give_weights(setting, session, feed, () if trial else request.hooks, context.notify)
     facts = facts_of(setting, identity, folder, teachers, trial)
-    others = beside(context.trackers, facts, folder)
-    return Opened(setting, feed, identity.run, folder, MlflowTracker(facts, output), others, trial is not None, teachers)
+    return Opened(
+        setting,
+        feed,
+        identity.run,
+        folder,
+        MlflowTracker(facts, output),
+        beside(context.trackers, facts, folder),
+        trial is not None,
+        teachers,
+        {**seen, "batches": identity.stream},
+    )
+
+
+def give_weights(
+    setting: Setting, session: Session, feed: Feed, hooks: Sequence[Hook] = (), notify: Notify = print
+) -> tuple[dict[str, Found], dict[str, Any]]:
+    """Load or train everything that a run starts from; the teachers, and what the run will have seen.
+
+    The student's weights are looked at before a method takes some over from the teacher.
+    """
+    student, recipe = setting.detectors["student"], setting.bench.recipe
+    fill_weights(setting.bench.student, student)
+    first = weights_hash(student)
+    teachers = provide_teachers(setting, session, feed, hooks, notify)
+    known = {
+        owner: {"identity": identity, "weights": session.weights_of(owner, identity, setting.detectors[owner])}
+        for owner, (identity, _) in teachers.items()
+    }
+    inherit(setting.method.init, setting.detectors)
+    setting.plan.copy_weights()
+    images = feed.total_steps * recipe.batch * recipe.accumulate * session.machine.world_size
+    return teachers, {
+        "data": feed.source.fingerprint, "teachers": known, "student": first, "steps": feed.total_steps, "images": images,
+    }
 
 
 def folder_of(setting: Setting, run_hash: str, output: Path) -> Path:
@@ -293,6 +316,7 @@ def record(opened: Opened, result: FitResult, notify: Notify = print) -> RunResu
         pulls={name: pull.pull for name, pull in result.pulls.items()},
         classes=found.classes,
         teachers=teachers,
+        seen=opened.seen,
     )
     if finished and feed.machine.is_first:
         publish((opened.others, opened.tracker), done, feed.source.two_splits, is_trial)

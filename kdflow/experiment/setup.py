@@ -26,7 +26,7 @@ from kdflow.plugins import load_plugin
 from kdflow.ports import DETECTORS, Detector, DetectorFamily
 from kdflow.registry import UnknownNameError
 from kdflow.resources import specs_folder
-from kdflow.spec.bench import Bench, DetectorSpec, Recipe, TeacherSpec
+from kdflow.spec.bench import UNTRAINED, Bench, DetectorSpec, Recipe, TeacherSpec
 from kdflow.spec.faults import validate
 from kdflow.spec.load import Document, is_run, part_of, read
 from kdflow.spec.method import Method
@@ -399,15 +399,15 @@ def build_detector(
 
 def brings_architecture(spec: DetectorSpec) -> bool:
     """True when the weights are a model folder or hub name, which says how the model is built as well."""
-    if spec.weights is None or Path(spec.weights).expanduser().is_file():
+    if spec.weights in (None, UNTRAINED) or Path(str(spec.weights)).expanduser().is_file():
         return False
     return DETECTORS.get(spec.detector).brings_architecture
 
 
 def fill_weights(spec: DetectorSpec, detector: Detector) -> None:
     """Load the weights that a bench names, where building has not done so already; raises UsageError when they do not fit."""
-    if spec.weights is not None and not brings_architecture(spec):
-        load_weights(detector, spec.weights, spec.weights_classes)
+    if spec.weights not in (None, UNTRAINED) and not brings_architecture(spec):
+        load_weights(detector, str(spec.weights), spec.weights_classes)
 
 
 def _missing_file(weights: str | None) -> bool:

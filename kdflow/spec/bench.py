@@ -19,6 +19,8 @@ SLUG = r"^[a-z0-9][a-z0-9-]*$"
 MAX_SIDE = 8192
 """Longest side of an input in pixels; beyond it a batch alone fills any device."""
 MAX_STEPS = 1_000_000_000
+UNTRAINED = "untrained"
+"""Weights of a teacher that has learned nothing: it keeps those it was built with, the same in every run."""
 
 
 class Strict(BaseModel):
@@ -109,7 +111,8 @@ class DetectorSpec(BaseModel):
     detector: str
     weights: str | None = Field(
         default=None,
-        description="checkpoint file, library weight name, model folder; none starts from random or recipe",
+        description="checkpoint file, library weight name, model folder, or untrained (a control: a teacher that has learned "
+        "nothing); none starts from random or recipe",
     )
     weights_classes: Literal["coco80", "coco91"] | tuple[str, ...] | None = Field(
         default=None,

@@ -274,7 +274,7 @@ def parent_run(bench: str, name: str, kind: str, folder: Path | None = None, uri
     Args:
         bench: The bench, whose experiment holds it.
         name: What it is found by.
-        kind: ``study``, ``sweep`` or ``ablation``.
+        kind: ``study``, ``sweep``, ``ablation`` or ``comparison``.
         folder: Folder of all runs; see :class:`MlflowTracker`.
         uri: The store.
     """
