@@ -177,6 +177,7 @@ def report(file: File) -> str:
         f"{comparison.bench}: {len(comparison.settings.seeds)} seeds, {comparison.settings.budget} trials each",
         columns(rows, head=head),
     ]
+    lines += [f"the {owner} itself: {value:.2f} {metric}" for owner, value in comparison.taught_by().items()]
     for row in comparison.verdicts:
         if row.against != plain:
             lines.append(f"{row.entry} against {row.against}: {row.verdict}, {_difference(row)}, p (Holm) {_corrected(row)}")

@@ -50,6 +50,7 @@ class RunRow(Part):
         validation: On the validation split.
         failure: Why it did not finish.
         seen: What it learned from, as it lay in memory.
+        teachers: Teacher -> its own metrics on the test split.
     """
 
     seed: int
@@ -58,6 +59,7 @@ class RunRow(Part):
     validation: Metrics
     failure: str = ""
     seen: dict[str, Any] = Field(default_factory=dict)
+    teachers: dict[str, Metrics] = Field(default_factory=dict)
 
 
 class EntryRow(Part):
@@ -210,6 +212,12 @@ class Comparison(Part):
     left_out: dict[str, str] = Field(default_factory=dict)
     audit: tuple[AuditRow, ...] = ()
     verdicts: tuple[VerdictRow, ...] = ()
+
+    def taught_by(self) -> dict[str, float]:
+        """Teacher -> its own value of the metric, as the methods' runs have measured it."""
+        rows = [run.teachers for entry in self.entries if entry.kind == "method" for run in entry.runs]
+        metric = self.settings.metric
+        return {owner: known[metric] for row in rows for owner, known in row.items() if metric in known}
 
     def entry(self, name: str) -> EntryRow:
         """The entry of this name; raises KeyError."""

@@ -127,7 +127,7 @@ def _entry(entry: EntryRow, comparison: Comparison) -> Iterator[str]:
             yield f"{entry.name}, seed {run.seed}: the run's hash is not that of what the entry says it is made of"
         if entry.made_of and not run.failure and run.seen and run.seen.get("data") != entry.made_of.get("data"):
             yield f"{entry.name}, seed {run.seed}: the data that it saw are not those that it is made of"
-        if any(not 0 <= value <= 100 for value in run.metrics.values()):
+        if any(not 0 <= value <= 100 for row in (run.metrics, *run.teachers.values()) for value in row.values()):
             yield f"{entry.name}, seed {run.seed}: a metric is no percentage"
     if entry.runs and not entry.made_of:
         yield f"{entry.name}: it does not say what its runs are made of"

@@ -266,7 +266,7 @@ def run_row(result: JobResult) -> RunRow:
     failure = "" if result.status == FINISHED else result.reason or result.status
     return RunRow(
         seed=result.job.seed, hash=result.job.hash, metrics=dict(result.metrics), validation=dict(result.validation),
-        failure=failure, seen=dict(result.seen),
+        failure=failure, seen=dict(result.seen), teachers={owner: dict(known) for owner, known in result.teachers.items()},
     )
 
 
