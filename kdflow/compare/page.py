@@ -183,7 +183,8 @@ def _comparison(one: Shown) -> Html:
     )
     taught = [f"The {owner} reaches {value:.2f} itself." for owner, value in comparison.taught_by().items()]
     return join(
-        el("h2", comparison.bench), el("p", " ".join([facts, *taught])), [el("p", f"Worth knowing: {words}.") for words in warnings_of(one.file)],
+        el("h2", comparison.bench), el("p", " ".join([facts, *taught])),
+        [el("p", f"Worth knowing: {words}.") for words in warnings_of(one.file)],
         _chart(one), _leaderboard(one), _rivals(one), _cost(one), _turns(one), _tuned(one), _audit(one), _left_out(one),
         el("p", "Once more: ", el("code", settings.command), ". File: ", el("code", one.source), ", content ",
            el("code", one.file.content), "."),
