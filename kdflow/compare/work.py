@@ -135,7 +135,7 @@ def compare(
 
 def name_of(found: Field, protocol: Protocol) -> str:
     """The name that the same command gives on every machine."""
-    return f"compare-{slug(found.bench.bench)}-{found.digest(protocol)[:8]}"
+    return slug(f"compare-{found.bench.bench}-{found.digest(protocol)[:8]}")
 
 
 @dataclass
