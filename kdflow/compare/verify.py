@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from kdflow.compare.content import Comparison, EntryRow, File, Part, content_hash
 from kdflow.compare.design import design, plain_values
-from kdflow.compare.entries import PLAIN, TUNING_SEED
+from kdflow.compare.entries import PLAIN, RATE, TUNING_SEED
 from kdflow.compare.judge import audit_of, best_trial, verdicts_of
 from kdflow.errors import UsageError
 from kdflow.escape import one_line
@@ -92,9 +92,19 @@ def warnings_of(file: File) -> list[str]:
             found.append(f"{entry.name}: no run finished")
         if failed_trials := sum(bool(trial.failures) for trial in entry.trials):
             found.append(f"{entry.name}: {failed_trials} of {len(entry.trials)} trials did not finish")
+        found += _at_the_edge(entry)
     if len(comparison.settings.seeds) < 3:
         found.append(f"{len(comparison.settings.seeds)} seeds: an interval of fewer than three is worth little")
     return [one_line(words) for words in found]
+
+
+def _at_the_edge(entry: EntryRow) -> Iterator[str]:
+    """The best learning rate is the least or the largest that was tried: a wider range may have a better one."""
+    tried = [trial.values[RATE] for trial in entry.trials if isinstance(trial.values.get(RATE), (int, float))]
+    chosen = entry.values.get(RATE)
+    if len(set(tried)) > 2 and chosen in (min(tried), max(tried)):
+        side = "largest" if chosen == max(tried) else "least"
+        yield f"{entry.name}: its learning rate, {chosen:g}, is the {side} that was tried"
 
 
 def _structure(comparison: Comparison) -> Iterator[str]:
