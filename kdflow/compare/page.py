@@ -45,7 +45,7 @@ class Shown:
         return self.file.comparison.settings.metric
 
     def verdicts(self) -> dict[str, VerdictRow]:
-        """Entry -> verdict against the plain student."""
+        """Entrant -> verdict against the plain student."""
         plain = self.file.comparison.entries[0].name
         return {row.entry: row for row in self.file.comparison.verdicts if row.against == plain}
 

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 from pydantic import ValidationError
 
-from kdflow.compare.content import Comparison, EntryRow, File, Part, content_hash
+from kdflow.compare.content import Comparison, EntryRow, File, content_hash
 from kdflow.compare.design import design, plain_values
 from kdflow.compare.entries import PLAIN, RATE, TUNING_SEED
 from kdflow.compare.judge import audit_of, best_trial, verdicts_of
@@ -19,6 +19,7 @@ from kdflow.escape import one_line
 from kdflow.experiment.hashes import digest
 from kdflow.results.record import METRICS
 from kdflow.search.space import Space
+from kdflow.spec.bench import Strict
 from kdflow.spec.method import SearchRange
 
 LARGEST = 64 * 2**20
@@ -183,7 +184,7 @@ def _tuning(entry: EntryRow, comparison: Comparison) -> Iterator[str]:
 
 def _equal(one: Any, other: Any) -> bool:
     """Equal but for the last digits of numbers."""
-    if isinstance(one, Part) and isinstance(other, Part):
+    if isinstance(one, Strict) and isinstance(other, Strict):
         return type(one) is type(other) and _equal(one.model_dump(), other.model_dump())
     if isinstance(one, dict) and isinstance(other, dict):
         return one.keys() == other.keys() and all(_equal(value, other[key]) for key, value in one.items())

@@ -10,15 +10,15 @@ from typing import Any
 
 import kdflow.experiment.teacher as teacher
 from kdflow.compare.entries import Protocol
-from kdflow.compare.work import Request, compare
+from kdflow.compare.work import Execution, compare
 from kdflow.events import Silent, StepEvent
 from tests.paths import BENCH
 
 PROTOCOL = Protocol(("fitnet",), str(BENCH), seeds=2, budget=2, controls=())
 
 
-def request(folder: Path, **more: Any) -> Request:
-    return Request(name="tiny", output=folder, device="cpu", beat=0.2, grace=2, poll=0.2, **more)
+def request(folder: Path, **more: Any) -> Execution:
+    return Execution(name="tiny", output=folder, device="cpu", beat=0.2, grace=2, poll=0.2, **more)
 
 
 class Killer(Silent):

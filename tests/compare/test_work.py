@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from kdflow.compare.content import File
-from kdflow.compare.entries import PLAIN, Protocol, field_of
+from kdflow.compare.entries import PLAIN, Protocol, lineup_of
 from kdflow.compare.verify import faults_of, read_file, warnings_of
 from kdflow.compare.work import compare
 from kdflow.errors import SpecError, UsageError
@@ -128,13 +128,13 @@ def test_named_method_is_compared_with_too(compared: Compared, tmp_path: Path) -
 )
 def test_mistakes_are_told_before_anything_runs(changes: dict[str, Any], message: str) -> None:
     with pytest.raises((UsageError, SpecError), match=message):
-        field_of(replace(Protocol(("fitnet",), str(BENCH)), **changes), Preview("cpu"))
+        lineup_of(replace(Protocol(("fitnet",), str(BENCH)), **changes), Preview("cpu"))
 
 
 def test_controls_and_methods_that_do_not_fit_are_left_out_with_the_reason(home: Path) -> None:
     bench = str(BENCH.with_name("tiny-retinanet.yaml"))
     protocol = Protocol(("fitnet", "dkd"), bench, overrides={"recipe.ema": 0.9}, budget=1)
-    found = field_of(protocol, Preview("cpu"))
+    found = lineup_of(protocol, Preview("cpu"))
     assert [entry.name for entry in found.entries] == [PLAIN, "fitnet", "longer training", "fitnet, random teacher"]
     assert found.left_out.keys() == {"dkd", "ema", "label smoothing"}
     assert "moving average" in found.left_out["ema"]
