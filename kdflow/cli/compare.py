@@ -91,10 +91,10 @@ def compare(
     if dry_run:
         _list(protocol, device, output, json)
         return
-    from kdflow.compare.work import Request
+    from kdflow.compare.work import Execution
     from kdflow.compare.work import compare as carry_out
 
-    request = Request(
+    request = Execution(
         name=name, storage=storage, resume=resume, join=join, together=together, device=device, output=output, file=file,
     )
     try:
@@ -110,12 +110,12 @@ def compare(
 
 def _list(protocol: Protocol, device: str, output: Path | None, json: bool) -> None:
     """What would be run; the measured runs as they are at the declared values."""
-    from kdflow.compare.entries import field_of
+    from kdflow.compare.entries import lineup_of
     from kdflow.compare.work import Tuned, measured_jobs, tuning_jobs
     from kdflow.experiment.session import Preview
 
     preview = Preview(device)
-    found = field_of(protocol, preview)
+    found = lineup_of(protocol, preview)
     for left, reason in found.left_out.items():
         note(f"{left}: left out: {reason}")
     trials = tuning_jobs(protocol, found, preview)
@@ -177,6 +177,7 @@ def report(file: File) -> str:
         f"{comparison.bench}: {len(comparison.settings.seeds)} seeds, {comparison.settings.budget} trials each",
         columns(rows, head=head),
     ]
+    lines += [f"the {owner} itself: {value:.2f} {metric}" for owner, value in comparison.taught_by().items()]
     for row in comparison.verdicts:
         if row.against != plain:
             lines.append(f"{row.entry} against {row.against}: {row.verdict}, {_difference(row)}, p (Holm) {_corrected(row)}")

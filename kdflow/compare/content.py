@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from kdflow.compare.statistics import Word
 from kdflow.experiment.hashes import digest
+from kdflow.spec.bench import Strict
 
 SCHEMA: Literal[1] = 1
 NAME = r"^[^\x00-\x1f]{1,300}$"
@@ -18,13 +19,7 @@ NAME = r"^[^\x00-\x1f]{1,300}$"
 Metrics = dict[str, float]
 
 
-class Part(BaseModel):
-    """A part of the file: unknown keys and numbers that are none are refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class TrialRow(Part):
+class TrialRow(Strict):
     """One trial of an entry's tuning.
 
     Attributes:
@@ -40,7 +35,7 @@ class TrialRow(Part):
     failures: dict[int, str] = Field(default_factory=dict)
 
 
-class RunRow(Part):
+class RunRow(Strict):
     """One measured run.
 
     Attributes:
@@ -50,6 +45,7 @@ class RunRow(Part):
         validation: On the validation split.
         failure: Why it did not finish.
         seen: What it learned from, as it lay in memory.
+        teachers: Teacher -> its own metrics on the test split.
     """
 
     seed: int
@@ -58,9 +54,10 @@ class RunRow(Part):
     validation: Metrics
     failure: str = ""
     seen: dict[str, Any] = Field(default_factory=dict)
+    teachers: dict[str, Metrics] = Field(default_factory=dict)
 
 
-class EntryRow(Part):
+class EntryRow(Strict):
     """One that took part.
 
     Attributes:
@@ -102,7 +99,7 @@ class EntryRow(Part):
         return {run.seed: run.metrics[metric] for run in self.runs if not run.failure and metric in run.metrics}
 
 
-class VerdictRow(Part):
+class VerdictRow(Strict):
     """What the numbers say of two entries.
 
     Attributes:
@@ -136,7 +133,7 @@ class VerdictRow(Part):
     turn: str = ""
 
 
-class AuditRow(Part):
+class AuditRow(Strict):
     """Whether every entry had the same of one thing.
 
     Attributes:
@@ -152,7 +149,7 @@ class AuditRow(Part):
     meant: dict[str, str] = Field(default_factory=dict)
 
 
-class Settings(Part):
+class Settings(Strict):
     """What was asked for.
 
     Attributes:
@@ -176,7 +173,7 @@ class Settings(Part):
     overrides: dict[str, Any] = Field(default_factory=dict)
 
 
-class Comparison(Part):
+class Comparison(Strict):
     """Everything that follows from methods, bench, code and seeds, and nothing that differs between two executions.
 
     Attributes:
@@ -211,12 +208,18 @@ class Comparison(Part):
     audit: tuple[AuditRow, ...] = ()
     verdicts: tuple[VerdictRow, ...] = ()
 
+    def taught_by(self) -> dict[str, float]:
+        """Teacher -> its own value of the metric, as the methods' runs have measured it."""
+        rows = [run.teachers for entry in self.entries if entry.kind == "method" for run in entry.runs]
+        metric = self.settings.metric
+        return {owner: known[metric] for row in rows for owner, known in row.items() if metric in known}
+
     def entry(self, name: str) -> EntryRow:
         """The entry of this name; raises KeyError."""
         return {entry.name: entry for entry in self.entries}[name]
 
 
-class CostRow(Part):
+class CostRow(Strict):
     """What a training step of an entry takes, all entries measured in one process.
 
     Attributes:
@@ -230,7 +233,7 @@ class CostRow(Part):
     teacher_stages: tuple[str, ...] = ()
 
 
-class File(Part):
+class File(Strict):
     """The whole file.
 
     Attributes:
@@ -238,7 +241,7 @@ class File(Part):
         kind: Always ``comparison``.
         content: Hash of ``comparison``.
         comparison: What was compared, and what it brought.
-        costs: Entry -> cost of a step.
+        costs: Entrant -> cost of a step.
         measured_on: Machine and date of the costs.
     """
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from kdflow.compare.content import CostRow
-from kdflow.compare.entries import Entry, Protocol
+from kdflow.compare.entries import Entrant, Protocol
 from kdflow.engine.loop import fit
 from kdflow.engine.run import Fit
 from kdflow.events import Silent, StepEvent, StopRun
@@ -45,7 +45,7 @@ class Stopwatch(Silent):
 
 
 def costs_of(
-    entries: Sequence[Entry],
+    entries: Sequence[Entrant],
     values: Mapping[str, Mapping[str, Any]],
     protocol: Protocol,
     session: Session,
@@ -56,7 +56,7 @@ def costs_of(
     Times are taken twice, in turn and in reverse, so that a machine that becomes slower does not favour the first.
     """
 
-    def fresh(entry: Entry) -> Setting:
+    def fresh(entry: Entrant) -> Setting:
         changes = {**protocol.common, **entry.overrides, **values[entry.name]}
         return prepare(read_method(entry.spec), protocol.bench, overrides=changes)
 

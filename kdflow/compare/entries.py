@@ -70,7 +70,7 @@ class Protocol:
 
 
 @dataclass(frozen=True)
-class Entry:
+class Entrant:
     """One that takes part.
 
     Attributes:
@@ -101,7 +101,7 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Field:
+class Lineup:
     """All entries, and who could not take part.
 
     Attributes:
@@ -111,14 +111,10 @@ class Field:
         bench_hash: Hash of bench and data.
     """
 
-    entries: tuple[Entry, ...]
+    entries: tuple[Entrant, ...]
     left_out: Mapping[str, str]
     bench: Bench
     bench_hash: str
-
-    def entry(self, name: str) -> Entry:
-        """The entry of a name, or of the only entry with that method."""
-        return next(entry for entry in self.entries if entry.name == name)
 
     def digest(self, protocol: Protocol) -> str:
         """Hash of the whole comparison: the same command on the same code and data has the same."""
@@ -127,7 +123,7 @@ class Field:
         return digest({"asked": asked, "entries": parts, "left_out": sorted(self.left_out)})
 
 
-def field_of(protocol: Protocol, session: Session | Preview) -> Field:
+def lineup_of(protocol: Protocol, session: Session | Preview) -> Lineup:
     """Compile every entry once.
 
     A method that does not fit the bench is left out, with the reason; controls likewise.
@@ -149,7 +145,7 @@ def field_of(protocol: Protocol, session: Session | Preview) -> Field:
         if name not in names:
             raise UsageError(f'--against {name}: no such method takes part.{choices(name, names)}')
     entries = (plain, *methods, *maker.controls(methods))
-    return Field(entries, maker.left_out, maker.bench, maker.bench_hash)
+    return Lineup(entries, maker.left_out, maker.bench, maker.bench_hash)
 
 
 def _check(protocol: Protocol) -> None:
@@ -184,13 +180,13 @@ class _Maker:
         self.bench: Bench
         self.bench_hash = ""
 
-    def plain(self) -> Entry:
+    def plain(self) -> Entrant:
         setting = self._prepared("baseline", {})
         identity = self.session.identify(setting)
         self.bench, self.bench_hash, self.rate = setting.bench, identity.bench, setting.bench.recipe.optimizer.lr
         return self._entry(PLAIN, "plain", "baseline", setting, identity, {}, {})
 
-    def method(self, spec: str) -> Entry | None:
+    def method(self, spec: str) -> Entrant | None:
         name = read_method(spec).name
         try:
             setting = self._prepared(spec, {})
@@ -201,7 +197,7 @@ class _Maker:
         note = "the student starts with weights of the teacher" if setting.method.init else ""
         return self._entry(setting.method.method, "method", spec, setting, self.session.identify(setting), {}, own, note)
 
-    def controls(self, methods: Sequence[Entry]) -> list[Entry]:
+    def controls(self, methods: Sequence[Entrant]) -> list[Entrant]:
         chosen = [name for name in CONTROLS if name in self.protocol.controls]
         makers = {LONGER: self._longer, AVERAGE: self._average, SMOOTHING: self._smoothing}
         found = [entry for name in chosen if name in makers and (entry := makers[name]()) is not None]
@@ -209,13 +205,13 @@ class _Maker:
             found += [entry for method in methods if (entry := self._random(method)) is not None]
         return found
 
-    def _longer(self) -> Entry | None:
+    def _longer(self) -> Entrant | None:
         changes = _longer(self.bench.recipe)
         setting = self._prepared("baseline", changes)
         note = f"sees {LONGER_BY} times the images of the others"
         return self._entry(LONGER, "control", "baseline", setting, self.session.identify(setting), changes, {}, note)
 
-    def _average(self) -> Entry | None:
+    def _average(self) -> Entrant | None:
         if self.bench.recipe.ema is not None:
             self.left_out[AVERAGE] = "the bench's recipe has a moving average, so every entry has one"
             return None
@@ -224,7 +220,7 @@ class _Maker:
         setting = self._prepared("baseline", changes)
         return self._entry(AVERAGE, "control", "baseline", setting, self.session.identify(setting), changes, own)
 
-    def _smoothing(self) -> Entry | None:
+    def _smoothing(self) -> Entrant | None:
         spec = str(specs_folder() / "controls" / "label-smoothing.yaml")
         try:
             setting = self._prepared(spec, {})
@@ -233,7 +229,7 @@ class _Maker:
             return None
         return self._entry(SMOOTHING, "control", spec, setting, self.session.identify(setting), {}, {})
 
-    def _random(self, method: Entry) -> Entry | None:
+    def _random(self, method: Entrant) -> Entrant | None:
         name = f"{method.name}, {RANDOM}"
         setting = self._prepared(method.spec, {})
         owners = [owner for owner in setting.bench.all_teachers if owner in setting.detectors]
@@ -255,7 +251,7 @@ class _Maker:
         if identity.parts["teachers"] == self.session.identify(setting).parts["teachers"]:
             self.left_out[name] = "the bench's teacher is untrained already"
             return None
-        return Entry(**{**vars(made), "space": Space({}), "follows": method.name})
+        return Entrant(**{**vars(made), "space": Space({}), "follows": method.name})
 
     def _prepared(self, spec: str, changes: Mapping[str, Any]) -> Setting:
         overrides = {**self.protocol.common, **changes}
@@ -271,9 +267,9 @@ class _Maker:
         changes: Mapping[str, Any],
         own: Mapping[str, SearchRange],
         note: str = "",
-    ) -> Entry:
+    ) -> Entrant:
         nodes = dict.fromkeys(node for term in setting.plan.terms if term.is_distillation for node in term.nodes[:1])
-        return Entry(
+        return Entrant(
             name, kind, spec, setting.method.method, setting.method.title, tuple(nodes), dict(changes),
             self._space(setting, own), "", identity.definition, note,
         )

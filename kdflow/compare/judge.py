@@ -12,6 +12,8 @@ from kdflow.compare.entries import LONGER, RANDOM
 from kdflow.compare.statistics import CONFIDENCE, Paired, holm, paired, reach, seeds_to_decide, word
 
 UNKNOWN = "not known"
+NONE = 1e-6
+"""Points of a metric that are no difference."""
 
 
 def best_trial(trials: Sequence[TrialRow], seeds: Sequence[int]) -> int | None:
@@ -81,6 +83,8 @@ def turn(test: Paired, adjusted: float) -> str:
         return f"a mean nearer to 0 by {nearest:.2f} (the interval would reach 0), or a larger spread between seeds"
     if test.p < 1 - CONFIDENCE:
         return f"fewer comparisons in this family: alone it would be decided (p {test.p:.3f}, corrected {adjusted:.3f})"
+    if abs(test.mean) < NONE and test.spread < NONE:
+        return "another outcome altogether: the two were equal at every seed"
     needed = seeds_to_decide(test)
     least = reach(test.count, test.spread)
     start = f"{test.count} seeds of this spread tell {least:.2f} from 0"

@@ -45,7 +45,7 @@ class Shown:
         return self.file.comparison.settings.metric
 
     def verdicts(self) -> dict[str, VerdictRow]:
-        """Entry -> verdict against the plain student."""
+        """Entrant -> verdict against the plain student."""
         plain = self.file.comparison.entries[0].name
         return {row.entry: row for row in self.file.comparison.verdicts if row.against == plain}
 
@@ -181,8 +181,10 @@ def _comparison(one: Shown) -> Html:
         f"{comparison.teacher or 'none'}, data {comparison.dataset}. {len(settings.seeds)} seeds, {settings.budget} trials of "
         f"tuning for each entry on {len(settings.tuning_seeds)} other seed(s). {settings.metric} is {METRICS[settings.metric]}."
     )
+    taught = [f"The {owner} reaches {value:.2f} itself." for owner, value in comparison.taught_by().items()]
     return join(
-        el("h2", comparison.bench), el("p", facts), [el("p", f"Worth knowing: {words}.") for words in warnings_of(one.file)],
+        el("h2", comparison.bench), el("p", " ".join([facts, *taught])),
+        [el("p", f"Worth knowing: {words}.") for words in warnings_of(one.file)],
         _chart(one), _leaderboard(one), _rivals(one), _cost(one), _turns(one), _tuned(one), _audit(one), _left_out(one),
         el("p", "Once more: ", el("code", settings.command), ". File: ", el("code", one.source), ", content ",
            el("code", one.file.content), "."),

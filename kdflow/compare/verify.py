@@ -10,15 +10,16 @@ from typing import Any, NoReturn
 
 from pydantic import ValidationError
 
-from kdflow.compare.content import Comparison, EntryRow, File, Part, content_hash
+from kdflow.compare.content import Comparison, EntryRow, File, content_hash
 from kdflow.compare.design import design, plain_values
-from kdflow.compare.entries import PLAIN, TUNING_SEED
+from kdflow.compare.entries import PLAIN, RATE, TUNING_SEED
 from kdflow.compare.judge import audit_of, best_trial, verdicts_of
 from kdflow.errors import UsageError
 from kdflow.escape import one_line
 from kdflow.experiment.hashes import digest
 from kdflow.results.record import METRICS
 from kdflow.search.space import Space
+from kdflow.spec.bench import Strict
 from kdflow.spec.method import SearchRange
 
 LARGEST = 64 * 2**20
@@ -92,9 +93,19 @@ def warnings_of(file: File) -> list[str]:
             found.append(f"{entry.name}: no run finished")
         if failed_trials := sum(bool(trial.failures) for trial in entry.trials):
             found.append(f"{entry.name}: {failed_trials} of {len(entry.trials)} trials did not finish")
+        found += _at_the_edge(entry)
     if len(comparison.settings.seeds) < 3:
         found.append(f"{len(comparison.settings.seeds)} seeds: an interval of fewer than three is worth little")
     return [one_line(words) for words in found]
+
+
+def _at_the_edge(entry: EntryRow) -> Iterator[str]:
+    """The best learning rate is the least or the largest that was tried: a wider range may have a better one."""
+    tried = [trial.values[RATE] for trial in entry.trials if isinstance(trial.values.get(RATE), (int, float))]
+    chosen = entry.values.get(RATE)
+    if len(set(tried)) > 2 and chosen in (min(tried), max(tried)):
+        side = "largest" if chosen == max(tried) else "least"
+        yield f"{entry.name}: its learning rate, {chosen:g}, is the {side} that was tried"
 
 
 def _structure(comparison: Comparison) -> Iterator[str]:
@@ -127,7 +138,7 @@ def _entry(entry: EntryRow, comparison: Comparison) -> Iterator[str]:
             yield f"{entry.name}, seed {run.seed}: the run's hash is not that of what the entry says it is made of"
         if entry.made_of and not run.failure and run.seen and run.seen.get("data") != entry.made_of.get("data"):
             yield f"{entry.name}, seed {run.seed}: the data that it saw are not those that it is made of"
-        if any(not 0 <= value <= 100 for value in run.metrics.values()):
+        if any(not 0 <= value <= 100 for row in (run.metrics, *run.teachers.values()) for value in row.values()):
             yield f"{entry.name}, seed {run.seed}: a metric is no percentage"
     if entry.runs and not entry.made_of:
         yield f"{entry.name}: it does not say what its runs are made of"
@@ -173,7 +184,7 @@ def _tuning(entry: EntryRow, comparison: Comparison) -> Iterator[str]:
 
 def _equal(one: Any, other: Any) -> bool:
     """Equal but for the last digits of numbers."""
-    if isinstance(one, Part) and isinstance(other, Part):
+    if isinstance(one, Strict) and isinstance(other, Strict):
         return type(one) is type(other) and _equal(one.model_dump(), other.model_dump())
     if isinstance(one, dict) and isinstance(other, dict):
         return one.keys() == other.keys() and all(_equal(value, other[key]) for key, value in one.items())

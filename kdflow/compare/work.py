@@ -13,7 +13,7 @@ from typing import Any
 from kdflow.compare.content import Comparison, CostRow, EntryRow, File, RunRow, Settings, TrialRow, content_hash
 from kdflow.compare.cost import costs_of, machine_facts
 from kdflow.compare.design import design, plain_values
-from kdflow.compare.entries import CONTROLS, TUNING_SEED, Entry, Field, Protocol, field_of
+from kdflow.compare.entries import CONTROLS, TUNING_SEED, Entrant, Lineup, Protocol, lineup_of
 from kdflow.compare.judge import audit_of, best_trial, verdicts_of
 from kdflow.events import Hook
 from kdflow.experiment.filled import hidden
@@ -35,11 +35,11 @@ PACKAGES = ("torch", "torchvision", "timm", "transformers")
 Notify = Callable[[str], None]
 Runner = Callable[..., Iterable[JobResult]]
 Hooks = Callable[[Job], Sequence[Hook]]
-Costs = Callable[[Sequence[Entry], Mapping[str, Mapping[str, Any]], Protocol, Session, Notify], dict[str, CostRow]]
+Costs = Callable[[Sequence[Entrant], Mapping[str, Mapping[str, Any]], Protocol, Session, Notify], dict[str, CostRow]]
 
 
 @dataclass(frozen=True)
-class Request:
+class Execution:
     """How a comparison is carried out; what it is, is its protocol.
 
     Attributes:
@@ -78,9 +78,9 @@ class Tuned:
     """What tuning brought.
 
     Attributes:
-        trials: Entry -> its trials.
-        chosen: Entry -> number of the best one; absent where all failed.
-        values: Entry -> values of its measured runs; absent where there are none.
+        trials: Entrant -> its trials.
+        chosen: Entrant -> number of the best one; absent where all failed.
+        values: Entrant -> values of its measured runs; absent where there are none.
     """
 
     trials: Mapping[str, tuple[TrialRow, ...]] = field(default_factory=dict)
@@ -90,7 +90,7 @@ class Tuned:
 
 def compare(
     protocol: Protocol,
-    request: Request,
+    request: Execution,
     notify: Notify = print,
     hooks: Hooks = lambda _: (),
     *,
@@ -114,17 +114,17 @@ def compare(
     output = runs_folder(request.output)
     require_store(output)
     with open_session(request.device) as session:
-        field_ = field_of(protocol, session)
-        name = request.name or name_of(field_, protocol)
-        for left, reason in field_.left_out.items():
+        lineup = lineup_of(protocol, session)
+        name = request.name or name_of(lineup, protocol)
+        for left, reason in lineup.left_out.items():
             notify(f"{left}: left out: {reason}")
         sharing = request.sharing(name)
-        parent = parent_run(field_.bench.bench, name, "comparison", output) if session.machine.is_first else ""
-        work = _Work(protocol, field_, session, output, sharing, parent, notify, hooks, runner)
+        parent = parent_run(lineup.bench.bench, name, "comparison", output) if session.machine.is_first else ""
+        work = _Work(protocol, lineup, session, output, sharing, parent, notify, hooks, runner)
         tuned = work.tune()
         results = work.measure(tuned)
         rows = tuple(work.rows(tuned, results))
-        comparison = conclude(protocol, field_, rows)
+        comparison = conclude(protocol, lineup, rows)
         cost = work.weigh(tuned, costs)
     file = File(content=content_hash(comparison), comparison=comparison, **cost)
     place = request.file or output / FOLDER / f"{slug(name)}.json"
@@ -133,9 +133,9 @@ def compare(
     return file, place
 
 
-def name_of(found: Field, protocol: Protocol) -> str:
+def name_of(found: Lineup, protocol: Protocol) -> str:
     """The name that the same command gives on every machine."""
-    return f"compare-{slug(found.bench.bench)}-{found.digest(protocol)[:8]}"
+    return slug(f"compare-{found.bench.bench}-{found.digest(protocol)[:8]}")
 
 
 @dataclass
@@ -143,7 +143,7 @@ class _Work:
     """What one worker does, stage by stage."""
 
     protocol: Protocol
-    field: Field
+    lineup: Lineup
     session: Session
     output: Path
     sharing: Sharing
@@ -154,23 +154,23 @@ class _Work:
 
     def tune(self) -> Tuned:
         """Try every entry's values on the tuning seeds, and choose the best on validation."""
-        jobs = tuning_jobs(self.protocol, self.field, self.session, self.sharing.name, self.parent)
+        jobs = tuning_jobs(self.protocol, self.lineup, self.session, self.sharing.name, self.parent)
         sharing = self.sharing
         if sharing.resume and is_begun(self.output, sharing, "runs"):  # what was chosen stays chosen
             sharing = replace(sharing, resume=False, join=True)
         results = self._carry_out(jobs, "tuning", sharing) if jobs else []
-        return tuned_from(self.protocol, self.field, results)
+        return tuned_from(self.protocol, self.lineup, results)
 
     def measure(self, tuned: Tuned) -> list[JobResult]:
         """Run every entry with its values on the measured seeds."""
-        jobs = measured_jobs(self.protocol, self.field, tuned, self.session)
+        jobs = measured_jobs(self.protocol, self.lineup, tuned, self.session)
         return list(nested(jobs, self._carry_out(jobs, "runs", self.sharing), self.output, "comparison", self.sharing.name))
 
     def weigh(self, tuned: Tuned, costs: Costs) -> dict[str, Any]:
         """Cost of a step of every entry, measured by one worker for all."""
 
         def work() -> dict[str, Any]:
-            found = costs(self.field.entries, tuned.values, self.protocol, self.session, self.notify)
+            found = costs(self.lineup.entries, tuned.values, self.protocol, self.session, self.notify)
             rows = {name: row.model_dump(mode="json") for name, row in found.items()}
             return {"costs": rows, "measured_on": machine_facts(self.session)}
 
@@ -181,7 +181,7 @@ class _Work:
     def rows(self, tuned: Tuned, results: Sequence[JobResult]) -> Iterator[EntryRow]:
         """Entries with everything that is known of them."""
         shelf = Shelf()
-        for entry in self.field.entries:
+        for entry in self.lineup.entries:
             own = [result for result in results if result.job.label == entry.name]
             yield EntryRow(
                 name=entry.name, kind=entry.kind, method=entry.method, title=entry.title, nodes=entry.nodes, note=entry.note,
@@ -192,7 +192,7 @@ class _Work:
                 runs=tuple(run_row(result) for result in sorted(own, key=lambda r: r.job.seed)),
             )
 
-    def _made_of(self, entry: Entry, tuned: Tuned, shelf: Shelf) -> dict[str, Any]:
+    def _made_of(self, entry: Entrant, tuned: Tuned, shelf: Shelf) -> dict[str, Any]:
         if entry.name not in tuned.values:
             return {}
         changes = {**self.protocol.common, **entry.overrides, **tuned.values[entry.name]}
@@ -207,7 +207,7 @@ class _Work:
 
 
 def tuning_jobs(
-    protocol: Protocol, found: Field, session: Session | Preview, name: str = "comparison", parent: str = ""
+    protocol: Protocol, found: Lineup, session: Session | Preview, name: str = "comparison", parent: str = ""
 ) -> list[Job]:
     """Every trial of every entry on every tuning seed; those of one seed, which see the same batches, follow each other."""
     shelf, jobs = Shelf(), list[Job]()
@@ -222,7 +222,7 @@ def tuning_jobs(
     return [replace(job, trial=TrialOf(name, number, parent)) for number, job in enumerate(jobs)]
 
 
-def measured_jobs(protocol: Protocol, found: Field, tuned: Tuned, session: Session | Preview) -> list[Job]:
+def measured_jobs(protocol: Protocol, found: Lineup, tuned: Tuned, session: Session | Preview) -> list[Job]:
     """Every entry that has values on every measured seed."""
     shelf, jobs = Shelf(), list[Job]()
     for entry in found.entries:
@@ -233,7 +233,7 @@ def measured_jobs(protocol: Protocol, found: Field, tuned: Tuned, session: Sessi
     return sorted(jobs, key=lambda job: job.seed)
 
 
-def tuned_from(protocol: Protocol, found: Field, results: Sequence[JobResult]) -> Tuned:
+def tuned_from(protocol: Protocol, found: Lineup, results: Sequence[JobResult]) -> Tuned:
     """The trials, and the values that they chose."""
     seeds = range(TUNING_SEED, TUNING_SEED + protocol.tuning_seeds)
     trials: dict[str, tuple[TrialRow, ...]] = {}
@@ -266,11 +266,11 @@ def run_row(result: JobResult) -> RunRow:
     failure = "" if result.status == FINISHED else result.reason or result.status
     return RunRow(
         seed=result.job.seed, hash=result.job.hash, metrics=dict(result.metrics), validation=dict(result.validation),
-        failure=failure, seen=dict(result.seen),
+        failure=failure, seen=dict(result.seen), teachers={owner: dict(known) for owner, known in result.teachers.items()},
     )
 
 
-def conclude(protocol: Protocol, found: Field, rows: tuple[EntryRow, ...]) -> Comparison:
+def conclude(protocol: Protocol, found: Lineup, rows: tuple[EntryRow, ...]) -> Comparison:
     """Everything that follows from the runs."""
     bench = found.bench
     seeds = tuple(range(TUNING_SEED, TUNING_SEED + protocol.tuning_seeds))

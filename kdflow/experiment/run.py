@@ -226,17 +226,9 @@ def open_run(request: RunRequest, setting: Setting, context: Context) -> Opened 
     session.inspect(feed, context.notify)
     teachers, seen = give_weights(setting, session, feed, () if trial else request.hooks, context.notify)
     facts = facts_of(setting, identity, folder, teachers, trial)
-    return Opened(
-        setting,
-        feed,
-        identity.run,
-        folder,
-        MlflowTracker(facts, output),
-        beside(context.trackers, facts, folder),
-        trial is not None,
-        teachers,
-        {**seen, "batches": identity.stream},
-    )
+    tracker, others = MlflowTracker(facts, output), beside(context.trackers, facts, folder)
+    seen = {**seen, "batches": identity.stream}
+    return Opened(setting, feed, identity.run, folder, tracker, others, trial is not None, teachers, seen)
 
 
 def give_weights(

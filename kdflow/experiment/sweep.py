@@ -82,6 +82,7 @@ class JobResult:
         validation: Metrics on the validation split, in percent.
         seen: What it learned from; see :class:`RunResult`.
         added_parameters: Weights that the exported student does not have.
+        teachers: Teacher -> its own metrics on the test split, in percent.
     """
 
     job: Job
@@ -93,6 +94,7 @@ class JobResult:
     validation: Mapping[str, float] = field(default_factory=dict)
     seen: Mapping[str, Any] = field(default_factory=dict)
     added_parameters: int = 0
+    teachers: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
 def grid(pairs: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
@@ -172,6 +174,7 @@ def result_from(job: Job, content: Mapping[str, Any], reused: bool = False) -> J
     return JobResult(
         job, content["status"], content["metrics"], content["reason"], reused, content["folder"],
         content.get("validation", {}), content.get("seen", {}), content.get("added_parameters", 0),
+        content.get("teachers", {}),
     )
 
 
@@ -290,7 +293,7 @@ def _result(job: Job, done: RunResult) -> JobResult:
     status = done.status if done.status in (FINISHED, INTERRUPTED) else FAILED
     return JobResult(
         job, status, dict(done.metrics), done.reason, False, done.folder, dict(done.validation), dict(done.seen),
-        done.added_parameters,
+        done.added_parameters, {owner: dict(facts["metrics"]) for owner, facts in done.teachers.items()},
     )
 
 

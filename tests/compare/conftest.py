@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from kdflow.compare.content import CostRow, File
-from kdflow.compare.entries import Entry, Protocol
-from kdflow.compare.work import Request, compare
+from kdflow.compare.entries import Entrant, Protocol
+from kdflow.compare.work import Execution, compare
 from kdflow.experiment.session import Session
 from kdflow.experiment.setup import read_bench
 from kdflow.experiment.sweep import Job, JobResult
@@ -28,7 +28,10 @@ def measured(job: Job, data: str) -> JobResult:
         "steps": steps, "images": 2 * steps,
     }
     metrics = {"AP": value, "AP50": value + 10, "voc_ap50": value + 9}
-    return JobResult(job, "finished", {} if job.trial else metrics, folder="", validation={"AP": value - 1}, seen=seen)
+    theirs = {owner: {"AP": 40.0} for owner in seen["teachers"]}
+    return JobResult(
+        job, "finished", {} if job.trial else metrics, folder="", validation={"AP": value - 1}, seen=seen, teachers=theirs,
+    )
 
 
 def stand_in(change: Callable[[Job, JobResult], JobResult] = lambda _, result: result) -> Callable[..., Iterable[JobResult]]:
@@ -39,13 +42,13 @@ def stand_in(change: Callable[[Job, JobResult], JobResult] = lambda _, result: r
     return runner
 
 
-def no_cost(entries: Sequence[Entry], *_: Any) -> dict[str, CostRow]:
+def no_cost(entries: Sequence[Entrant], *_: Any) -> dict[str, CostRow]:
     return {entry.name: CostRow(step_ms=10.0, memory_mib=1.0) for entry in entries}
 
 
 def comparing(output: Path, protocol: Protocol | None = None, runner: Any = None, **more: Any) -> tuple[File, Path]:
     asked = protocol or Protocol(("fitnet",), str(BENCH), budget=2, controls=("random teacher",))
-    request = Request(**{"output": output, "device": "cpu", "poll": 0.1, **more})
+    request = Execution(**{"output": output, "device": "cpu", "poll": 0.1, **more})
     return compare(asked, request, lambda _: None, runner=runner or stand_in(), costs=no_cost)
 
 

@@ -10,17 +10,15 @@ from typing import Any
 
 import kdflow.experiment.teacher as teacher
 from kdflow.compare.entries import Protocol
-from kdflow.compare.work import Request, compare
+from kdflow.compare.work import Execution, compare
 from kdflow.events import Silent, StepEvent
 from tests.paths import BENCH
 
-teacher.require_teacher = lambda *_: None
-
-PROTOCOL = Protocol(("fitnet",), str(BENCH), seeds=2, budget=2, controls=("random teacher",))
+PROTOCOL = Protocol(("fitnet",), str(BENCH), seeds=2, budget=2, controls=())
 
 
-def request(folder: Path, **more: Any) -> Request:
-    return Request(name="tiny", output=folder, device="cpu", beat=0.2, grace=2, poll=0.2, **more)
+def request(folder: Path, **more: Any) -> Execution:
+    return Execution(name="tiny", output=folder, device="cpu", beat=0.2, grace=2, poll=0.2, **more)
 
 
 class Killer(Silent):
@@ -36,5 +34,6 @@ class Killer(Silent):
 
 
 if __name__ == "__main__":
+    teacher.require_teacher = lambda *_: None  # a teacher of two steps is no better than chance
     killer = Killer(int(sys.argv[2]) if len(sys.argv) > 2 else -1)
     compare(PROTOCOL, request(Path(sys.argv[1]), join=True), hooks=lambda _: (killer,))

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from kdflow.compare.judge import turn
 from kdflow.compare.statistics import holm, paired, reach, seeds_to_decide, word
 
 DIFFERENCES = st.lists(st.floats(-50, 50).map(lambda x: round(x, 3)), min_size=2, max_size=8)
@@ -57,3 +58,19 @@ def test_seeds_that_would_decide_do() -> None:
     assert reach(needed, 1.0) < found.mean < reach(needed - 1, 1.0)
     assert seeds_to_decide(paired([1.0])) is None
     assert seeds_to_decide(paired([0.001, -0.0005, 30, -30])) is None
+
+
+@pytest.mark.parametrize(
+    ("differences", "family", "words"),
+    [
+        ([0.5], 1, "one seed has no spread"),
+        ([0.0, 0.0], 1, "equal at every seed"),
+        ([1.0, 2.0, 3.0], 1, "3 seeds of this spread tell 2.48 from 0; at this mean and spread 4 seeds would decide"),
+        ([0.1, -30.0, 30.0], 1, "no number of seeds worth running"),
+        ([1.0, 1.2, 0.9], 20, "fewer comparisons in this family: alone it would be decided"),
+        ([1.0, 1.2, 0.9], 1, "a mean nearer to 0 by 0.65"),
+    ],
+)
+def test_what_would_change_a_verdict(differences: list[float], family: int, words: str) -> None:
+    test = paired(differences)
+    assert words in turn(test, holm([test.p] + [1.0] * (family - 1))[0])
