@@ -43,8 +43,8 @@ def _report(found: Probed) -> str:
         rows = [(p.term, f"{p.weight:g}", f"{p.pull:.3g} x", f"{p.even_weight:.2g}") for p in found.pulls]
         lines += ["", columns(rows, head=("term", "weight", "pull", "weight for 1 x"))]
     if found.values.sides:
-        rows = [(s.term, _numbers(s.student), _numbers(s.teacher)) for s in found.values.sides]
-        lines += ["", columns(rows, head=("root mean squares", "student", "teacher"))]
+        sides = [(s.term, _numbers(s.student), _numbers(s.teacher)) for s in found.values.sides]
+        lines += ["", columns(sides, head=("root mean squares", "student", "teacher"))]
     notes = found.values.notes or ("no node is dead, saturated or collapsed",)
     return "\n".join([*lines, "", *notes])
 
