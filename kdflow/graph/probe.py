@@ -125,13 +125,18 @@ def _alike(one: Finding, other: Finding) -> bool:
 
 
 def _judge(node: Node, values: Mapping[str, Any]) -> Iterator[Finding]:
-    """What is wrong with one node's value; of a stack, its first entry at fault speaks for all."""
-    for number, entry in _entries(values[node.name]):
-        problem = _dead(node, entry) or _saturated(node, entry)
-        if not problem:
-            inputs = {key: _entry_of(values.get(str(name)), number) for key, name in node.inputs.items()}
-            problem = _collapsed(node, entry, inputs)
-        if problem:
+    """What is wrong with one node's value; of a stack, its first entry at fault speaks for all.
+
+    Dead is a stack only as a whole: a level without objects is nothing to tell.
+    """
+    entries = list(_entries(values[node.name]))
+    dead = [_dead(node, entry) for _, entry in entries]
+    if dead and all(dead):
+        yield Finding(node.name, what(node), dead[0])
+        return
+    for number, entry in entries:
+        inputs = {key: _entry_of(values.get(str(name)), number) for key, name in node.inputs.items()}
+        if problem := _saturated(node, entry) or _collapsed(node, entry, inputs):
             place = f" (entry {number} of {node.value.kind.stack})" if number is not None else ""
             yield Finding(node.name, what(node), problem + place)
             return

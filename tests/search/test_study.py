@@ -224,7 +224,7 @@ def test_added_parameters_are_an_objective_of_which_less_is_better(fake: Search)
     class Growing(Runs):
         def __call__(self, *words: Any, **options: Any) -> RunResult:
             result = super().__call__(*words, **options)
-            return replace(result, added_parameters=round(100 * self.values[-1]))
+            return replace(result, added_parameters=round(100 * (self.values or [0])[-1]))
 
     outcome = fake(Growing(), trials=4, include=INCLUDE, metrics=("AP", "added_parameters"))
     assert len(outcome.best) == 4, "more weight brings more AP and costs more, so no trial beats another"
