@@ -16,6 +16,7 @@ from kdflow.detectors.hf_loss import SetLoss
 from kdflow.detectors.hf_options import TINY, DecoderOptions, TransformerOptions
 from kdflow.detectors.hf_parts import Postprocess
 from kdflow.detectors.hf_stages import criterion_call, detection_stage, loss_stages, network_of
+from kdflow.detectors.hgnets import HGNETS, hgnet_config
 from kdflow.detectors.normalize import IMAGENET_MEAN, IMAGENET_STD
 from kdflow.detectors.torchvision_parts import evaluating
 from kdflow.detectors.weight_files import read_state
@@ -57,15 +58,18 @@ def backbone_config(options: TransformerOptions, stages: Sequence[int], model_ty
     backbone, widths, depths = options.backbone, options.widths, options.depths
     if backbone.startswith(TIMM):
         if widths or depths:
-            raise UsageError(f'widths and depths belong to the library\'s own ResNets, not to "{backbone}"')
+            raise UsageError(f'widths and depths belong to the library\'s own backbones, not to "{backbone}"')
         name = backbone.removeprefix(TIMM)
         with torch.device("meta"):  # looks at the model without drawing weights
             indices = timm_indices(name, [s + 1 for s in stages])
         return AutoConfig.for_model(
             "timm_backbone", backbone=name, use_pretrained_backbone=False, out_indices=[*indices]
         )
+    if backbone in HGNETS:
+        return hgnet_config(backbone, widths, depths, stages)
     if backbone not in RESNETS:
-        raise UsageError(f'no backbone "{backbone}".{choices(backbone, RESNETS)} or {TIMM}<name of a timm model>')
+        known = [*RESNETS, *HGNETS]
+        raise UsageError(f'no backbone "{backbone}".{choices(backbone, known)} or {TIMM}<name of a timm model>')
     settings = dict(RESNETS[backbone])
     settings |= {"hidden_sizes": [*widths], "embedding_size": widths[0]} if widths else {"embedding_size": 64}
     settings |= {"depths": [*depths]} if depths else {}

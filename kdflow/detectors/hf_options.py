@@ -44,7 +44,7 @@ class DecoderOptions(Options):
 class TransformerOptions(DecoderOptions):
     """Options of the families with an encoder on the maps of a ResNet or a timm model."""
 
-    backbone: str = option("resnet50", "``resnet18`` ... ``resnet101`` (the library's own), or ``timm:<name>``.")
+    backbone: str = option("resnet50", "``resnet18`` ... ``resnet101``, ``hgnetv2-b0`` (the library's own), or ``timm:<name>``.")
     widths: tuple[PositiveInt, ...] = option((), "Channels of the backbone's four stages instead of the usual ones.")
     depths: tuple[PositiveInt, ...] = option((), "Blocks of the backbone's four stages instead of the usual ones.")
     encoder_layers: int = option(6, "Encoder layers.", "encoder_layers", ge=0)

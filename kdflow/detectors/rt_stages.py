@@ -1,4 +1,4 @@
-"""Stages of RT-DETR and its relatives (RT-DETRv2, D-FINE) in the transformers library, with contrastive denoising.
+"""Stages of RT-DETR and its relatives (RT-DETRv2, D-FINE, DEIMv2) in the transformers library, with contrastive denoising.
 
 Query sets: ``content`` (B, N, D) and ``anchors`` or ``references`` (B, N, 4) cxcywh; a query's position is computed from its
 reference inside the decoder, so references may come from a model of any width. In training the library puts the denoising
@@ -24,7 +24,7 @@ from kdflow.ports import ImageSizes
 
 
 class Encoder(nn.Module):
-    """Attention on the coarsest map, then fusion over the levels."""
+    """Attention on the coarsest map, then fusion over the levels; of the library's encoder, whatever it calls its maps."""
 
     def __init__(self, encoder: nn.Module) -> None:
         super().__init__()
@@ -32,7 +32,8 @@ class Encoder(nn.Module):
 
     def forward(self, maps: list[Tensor]) -> dict[str, Any]:
         """``maps`` of the same sizes; the inputs are kept (the library writes into the list it is given)."""
-        return {"maps": list(self.encoder(list(maps)).last_hidden_state)}
+        found = self.encoder(list(maps))
+        return {"maps": list(getattr(found, "feature_maps", found.get("last_hidden_state")))}
 
     def infer(self, maps: list[Tensor]) -> dict[str, Any]:
         """The shapes do not change."""
@@ -229,7 +230,8 @@ class Decoder(nn.Module):
         config, (batch, count, width) = self.decoder.config, content.shape
         layers = range(config.decoder_layers)
         box, heads = [anchors.new_empty(anchors.shape) for _ in layers], config.decoder_attention_heads
-        sampled = len(grid.sizes) * config.decoder_n_points
+        points, levels = config.decoder_n_points, len(grid.sizes)
+        sampled = sum(points) if isinstance(points, list) else levels * points
         return {
             "states": [content.new_empty(batch, count, width) for _ in layers],
             "logits": [content.new_empty(batch, count, config.num_labels) for _ in layers],
