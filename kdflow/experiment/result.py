@@ -34,6 +34,7 @@ class RunResult:
         notes: What was guaranteed and what was passed over.
         added_parameters: Weights of adapters and generators, which the exported student does not have.
         run_hash: Identity of the run; empty in results of older versions.
+        pulls: How many times as hard as the detector's losses each term pulled at the student when the run began.
     """
 
     method: str
@@ -53,6 +54,7 @@ class RunResult:
     notes: tuple[str, ...] = field(default=())
     added_parameters: int = 0
     run_hash: str = ""
+    pulls: Mapping[str, float] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         """Plain data."""

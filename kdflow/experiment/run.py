@@ -8,17 +8,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kdflow.engine.hooks import Hook
 from kdflow.engine.loop import FitResult, fit
+from kdflow.engine.run import Fit
 from kdflow.errors import SpecError, UsageError
+from kdflow.events import Hook
 from kdflow.experiment.export import export_notes, export_student
 from kdflow.experiment.feed import Feed
 from kdflow.experiment.filled import write_identity
 from kdflow.experiment.identity import teacher_identity
-from kdflow.experiment.record import Found, Notify, TrialOf, facts_of, finished_result, publish, tell_nearest
+from kdflow.experiment.record import Found, facts_of, finished_result, publish, tell_nearest
+from kdflow.experiment.request import Context, Notify, RunRequest, TrialOf
 from kdflow.experiment.result import RESULT, RunResult
 from kdflow.experiment.session import Session, open_session
-from kdflow.experiment.setup import Setting, fill_weights, prepare, read_method, silent_terms
+from kdflow.experiment.setup import Setting, fill_weights, silent_terms
 from kdflow.experiment.teacher import best_student, measure_learned, untrained_teacher
 from kdflow.files import in_words
 from kdflow.folders import runs_folder, slug
@@ -70,18 +72,10 @@ def run(
         SpecError, UsageError, DataError: The user's mistakes, before training starts.
         InvariantError: Training silently went wrong.
     """
-    method = spec if isinstance(spec, MethodSpec) else read_method(spec)
-    setting = prepare(method, bench, overrides=with_length(overrides, steps, precision, compiled), seed=seed)
-    place = runs_folder(output)
-    if session is not None:
-        return _run(setting, session, place, resume, hooks, notify, trial)
-    with open_session(device) as own:
-        return _run(setting, own, place, resume, hooks, notify, trial)
-
-
-def feed_of(setting: Setting, session: Session) -> Feed:
-    """The batches of a setting."""
-    return session.feed(setting)
+    request = RunRequest(spec, bench, seed, steps, precision, compiled, overrides or {}, hooks, trial)
+    setting = request.prepared()
+    with nullcontext(session) if session is not None else open_session(device) as own:
+        return _run(request, setting, Context(own, runs_folder(output), resume, notify))
 
 
 def provide_teachers(
@@ -117,20 +111,6 @@ def measure_trial(setting: Setting, session: Session, folder: Path) -> Mapping[s
     return metrics
 
 
-def with_length(
-    given: Mapping[str, Any] | None, steps: int | None, precision: str | None = None, compiled: bool = False
-) -> dict[str, Any]:
-    """Overrides, with length, precision and compilation as overrides of the recipe."""
-    changes = dict(given or {})
-    if steps is not None:
-        changes |= {"recipe.steps": steps, "recipe.epochs": None}
-    if precision is not None:
-        changes["recipe.precision"] = precision
-    if compiled:
-        changes["recipe.compile"] = True
-    return changes
-
-
 @dataclass(frozen=True)
 class Opened:
     """A run with its data and weights, ready to train.
@@ -150,6 +130,32 @@ class Opened:
     folder: Path
     tracker: MlflowTracker
     is_trial: bool = False
+
+    def fit(self, hooks: Sequence[Hook]) -> Fit:
+        """Its training, listened to by its record and ``hooks``.
+
+        Raises:
+            SpecError: A term counts at no step of the run, whose length is known now that the data are open.
+        """
+        setting, feed = self.setting, self.feed
+        steps, per_epoch = feed.total_steps, feed.steps_per_epoch
+        if silent := silent_terms(setting.method, setting.plan, setting.document, steps, per_epoch):
+            raise SpecError(silent)
+        return Fit(
+            setting.plan,
+            setting.bench.recipe,
+            self.folder,
+            steps,
+            per_epoch,
+            setting.seed,
+            self.identity,
+            [self.tracker, *hooks],
+            self.evaluate,
+            setting.bench.evaluation.metric,
+            setting.method.phases,
+            feed.one_pass,
+            self.measure,
+        )
 
     @contextmanager
     def work(self, resume: bool) -> Iterator[None]:
@@ -176,34 +182,27 @@ class Opened:
         return measure_learned(owner, self.setting.plan.predictor(owner), self.feed)
 
 
-def open_run(
-    setting: Setting,
-    session: Session,
-    output: Path,
-    resume: bool,
-    hooks: Sequence[Hook] = (),
-    notify: Notify = print,
-    trial: TrialOf | None = None,
-) -> Opened | RunResult:
-    """Know the run by its hash and give student and teachers their weights; the result of a finished run where ``resume``.
+def open_run(request: RunRequest, setting: Setting, context: Context) -> Opened | RunResult:
+    """Know the run by its hash and give student and teachers their weights; the result of a finished run on resume.
 
     What can go wrong without training does so here: a store that does not answer, a folder that cannot be written.
     """
     bench, method = setting.bench, setting.method
-    if session.machine.is_first:
+    session, output, trial = context.session, context.output, request.trial
+    if context.is_first:
         require_store(output)
     identity = session.identify(setting)
     folder = trial.folder(output, bench.bench) if trial else folder_of(setting, identity.run, output)
-    if resume and (done := finished_result(setting, session, identity, folder, output, notify, trial)) is not None:
+    if context.resume and (done := finished_result(setting, context, identity, folder, trial)) is not None:
         return done
-    if session.machine.is_first:
-        if resume and not trial:
-            tell_nearest(identity, folder, method.method, notify)
+    if context.is_first:
+        if context.resume and not trial:
+            tell_nearest(identity, folder, method.method, context.notify)
         write_identity(identity, folder)
     feed = session.feed(setting)
-    session.inspect(feed, notify)
+    session.inspect(feed, context.notify)
     fill_weights(bench.student, setting.detectors["student"])
-    teachers = provide_teachers(setting, session, feed, () if trial else hooks, notify)
+    teachers = provide_teachers(setting, session, feed, () if trial else request.hooks, context.notify)
     inherit(method.init, setting.detectors)
     setting.plan.copy_weights()
     tracker = MlflowTracker(facts_of(setting, identity, folder, teachers, trial), output)
@@ -215,46 +214,14 @@ def folder_of(setting: Setting, run_hash: str, output: Path) -> Path:
     return output / slug(setting.bench.bench) / f"{setting.method.method}-s{setting.seed}-{run_hash[:8]}"
 
 
-def _run(
-    setting: Setting,
-    session: Session,
-    output: Path,
-    resume: bool,
-    hooks: Sequence[Hook],
-    notify: Notify,
-    trial: TrialOf | None,
-) -> RunResult:
-    opened = open_run(setting, session, output, resume, hooks, notify, trial)
+def _run(request: RunRequest, setting: Setting, context: Context) -> RunResult:
+    opened = open_run(request, setting, context)
     if isinstance(opened, RunResult):
         return opened
-    feed = opened.feed
-    refuse_silent(setting, feed)
-    with opened.work(resume):
-        result = fit(
-            setting.plan,
-            feed.training,
-            setting.bench.recipe,
-            folder=opened.folder,
-            total_steps=feed.total_steps,
-            steps_per_epoch=feed.steps_per_epoch,
-            seed=setting.seed,
-            run_hash=opened.identity,
-            hooks=[opened.tracker, *hooks],
-            evaluate=opened.evaluate,
-            measure=opened.measure,
-            metric=setting.bench.evaluation.metric,
-            phases=setting.method.phases,
-            passes=feed.one_pass,
-            resume=resume,
-            device=session.machine,
-        )
-        return record(opened, result, notify)
-
-
-def refuse_silent(setting: Setting, feed: Feed) -> None:
-    """Raise SpecError when a term counts at no step of the run, whose length is known now that the data are open."""
-    if silent := silent_terms(setting.method, setting.plan, setting.document, feed.total_steps, feed.steps_per_epoch):
-        raise SpecError(silent)
+    asked = opened.fit(request.hooks)
+    with opened.work(context.resume):
+        result = fit(asked, opened.feed.training, resume=context.resume, device=context.session.machine)
+        return record(opened, result, context.notify)
 
 
 def record(opened: Opened, result: FitResult, notify: Notify = print) -> RunResult:
@@ -287,6 +254,7 @@ def record(opened: Opened, result: FitResult, notify: Notify = print) -> RunResu
         notes=(*result.notes, *(f"not seen alive: {t}" for t in result.unproven), *export_notes(setting.plan.predictor())),
         added_parameters=sum(setting.plan.report.adapters.values()),
         run_hash=opened.identity,
+        pulls={name: pull.pull for name, pull in result.pulls.items()},
     )
     if finished and feed.machine.is_first:
         publish(opened.tracker, done, feed.source.two_splits, is_trial)

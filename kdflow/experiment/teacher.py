@@ -11,10 +11,11 @@ import torch
 
 from kdflow.engine import ranks
 from kdflow.engine.checkpoint import BrokenCheckpointError, read
-from kdflow.engine.hooks import Hook
 from kdflow.engine.invariants import require_teacher
 from kdflow.engine.loop import fit
+from kdflow.engine.run import Fit
 from kdflow.errors import KdflowError
+from kdflow.events import Hook
 from kdflow.experiment.feed import Feed
 from kdflow.experiment.hashes import digest, file_hash
 from kdflow.experiment.identity import TEACHER_SEED, effects, teacher_identity
@@ -128,21 +129,20 @@ def _train(
     own = Feed(feed.source, feed.bench, spec.recipe, TEACHER_SEED, learner.size_divisor, feed.machine, spec.size)
     side = -(-own.geometry.size // learner.size_divisor) * learner.size_divisor
     plan = compile_method(PLAIN, document, {"student": learner}, canvas=(side, side), seed=TEACHER_SEED)
-    result = fit(
+    asked = Fit(
         plan,
-        own.training,
         spec.recipe,
-        folder=folder / "training",
-        total_steps=own.total_steps,
-        steps_per_epoch=own.steps_per_epoch,
-        seed=TEACHER_SEED,
-        run_hash=identity,
-        hooks=hooks,
+        folder / "training",
+        own.total_steps,
+        own.steps_per_epoch,
+        TEACHER_SEED,
+        identity,
+        hooks,
         evaluate=lambda _plan: own.evaluate(learner, "val"),
         metric=feed.bench.evaluation.metric,
         subject=f"{owner} of {feed.bench.bench}",
-        device=feed.machine,
     )
+    result = fit(asked, own.training, device=feed.machine)
     if result.status != "finished":
         raise KdflowError(f"{owner}: its training was {result.status}; run again to go on from step {result.step}")
     if feed.machine.is_first:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from kdflow.errors import without_passwords
+from kdflow.events import Hook, StepEvent
 
 TEXTS = ("method", "bench", "dataset", "title", "paper", "fidelity", "student", "kind", "variant", "bench_variant", "pair")
 HASHES = ("run_hash", "definition", "bench_hash")
@@ -161,110 +162,8 @@ def stored(run_id: str, status: str, start_time: int, tags: dict[str, str], metr
     return StoredRun(run_id, word, started, tags, {name: value for name, value in metrics.items() if "/" not in name})
 
 
-class Event(Protocol):
-    """What a tracker reads of a logged step."""
-
-    @property
-    def step(self) -> int:
-        """Steps done."""
-        ...
-
-    @property
-    def total(self) -> float:
-        """The loss that is minimised."""
-        ...
-
-    @property
-    def raw(self) -> Mapping[str, float]:
-        """Each term before weight and schedule."""
-        ...
-
-    @property
-    def weighted(self) -> Mapping[str, float]:
-        """What each term adds to the total."""
-        ...
-
-    @property
-    def lr(self) -> float:
-        """Learning rate."""
-        ...
-
-    @property
-    def step_time(self) -> float:
-        """Seconds per step."""
-        ...
-
-    @property
-    def images_per_second(self) -> float:
-        """Throughput."""
-        ...
-
-
-class Start(Protocol):
-    """What a tracker reads of the start of a run."""
-
-    @property
-    def folder(self) -> Path:
-        """Where the run's files lie."""
-        ...
-
-    @property
-    def resumed_from_step(self) -> int:
-        """Steps taken over from a checkpoint; 0 for a fresh run."""
-        ...
-
-
-class Scores(Protocol):
-    """What a tracker reads of an evaluation."""
-
-    @property
-    def step(self) -> int:
-        """Steps done."""
-        ...
-
-    @property
-    def metrics(self) -> Mapping[str, float]:
-        """Metric name -> value."""
-        ...
-
-
-class End(Protocol):
-    """What a tracker reads of the end of a run."""
-
-    @property
-    def status(self) -> str:
-        """``finished``, ``interrupted``, ``stopped`` or ``failed``."""
-        ...
-
-    @property
-    def step(self) -> int:
-        """Steps done."""
-        ...
-
-    @property
-    def reason(self) -> str:
-        """Words for every status but ``finished``."""
-        ...
-
-
-class Tracker(Protocol):
-    """A listener to the four moments of a run that also takes its result and its files."""
-
-    def run_started(self, event: Start) -> None:
-        """Before the first step."""
-        ...
-
-    def step_ended(self, event: Event) -> None:
-        """Every few steps."""
-        ...
-
-    def evaluation_ended(self, event: Scores) -> None:
-        """After an evaluation during training; written under ``val/``."""
-        ...
-
-    def run_ended(self, event: End) -> None:
-        """Training is over."""
-        ...
+class Tracker(Hook, Protocol):
+    """A listener to the moments of a run that also takes its result and its files."""
 
     def finish(self, metrics: Mapping[str, float], artifacts: Iterable[Path] = (), split: str = "test") -> None:
         """The numbers that the run is reported by, and its files; the run is finished with them."""
@@ -279,8 +178,7 @@ class Tracker(Protocol):
         ...
 
 
-
-def step_metrics(event: Event, terms: Mapping[str, tuple[str, ...]]) -> dict[str, float]:
+def step_metrics(event: StepEvent, terms: Mapping[str, tuple[str, ...]]) -> dict[str, float]:
     """All numbers of a step by name.
 
     ``loss/total``; ``loss/det`` and ``loss/kd``, the sums of the detector's and the method's weighted terms;

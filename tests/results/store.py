@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from kdflow.engine.hooks import EvaluationEvent, RunEnded, RunStarted, StepEvent
+from kdflow.events import EvaluationEvent, RunEnded, RunStarted, StepEvent
 from kdflow.tracking.mlflow import MlflowTracker
 from kdflow.tracking.run import RunFacts
 
