@@ -61,6 +61,9 @@ class MaskedOptions(TransformerOptions):
     """Options of the families that know the padding; their backbone's BatchNorms are constants."""
 
     auxiliary_loss: bool = option(True, "Losses on every decoder layer, not on the last alone.")
+    query_spread: float | None = option(
+        None, "Standard deviation of untrained learned queries: 1 in the original codes; not given, the library's 0.02.", gt=0
+    )
 
 
 class HybridOptions(TransformerOptions):
