@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from kdflow.engine.evaluate import Evaluation
 from kdflow.engine.loop import FitResult, fit
 from kdflow.engine.run import Fit
 from kdflow.errors import SpecError, UsageError
@@ -15,13 +16,14 @@ from kdflow.events import Hook
 from kdflow.experiment.export import export_notes, export_student
 from kdflow.experiment.feed import Feed
 from kdflow.experiment.filled import write_identity
+from kdflow.experiment.findings import DETECTIONS, never_found, write_detections
 from kdflow.experiment.identity import teacher_identity
 from kdflow.experiment.record import Found, facts_of, finished_result, publish, tell_nearest
 from kdflow.experiment.request import Context, Notify, RunRequest, TrialOf
 from kdflow.experiment.result import RESULT, RunResult
 from kdflow.experiment.session import Session, open_session
 from kdflow.experiment.setup import Setting, fill_weights, silent_terms
-from kdflow.experiment.teacher import best_student, measure_learned, untrained_teacher
+from kdflow.experiment.teacher import best_student, examine_into, examined, measure_learned, untrained_teacher
 from kdflow.files import in_words
 from kdflow.folders import runs_folder, slug
 from kdflow.graph.inherit import inherit
@@ -29,6 +31,7 @@ from kdflow.spec.resolve import MethodSpec
 from kdflow.tracking.lock import held
 from kdflow.tracking.mlflow import MlflowTracker
 from kdflow.tracking.store import require_store
+from kdflow.tracking.trackers import Beside, beside, chosen_trackers
 
 __all__ = ["RunResult", "TrialOf", "run"]
 
@@ -49,6 +52,7 @@ def run(
     notify: Notify = print,
     session: Session | None = None,
     trial: TrialOf | None = None,
+    trackers: Sequence[str] | None = None,
 ) -> RunResult:
     """Check, compile, train, evaluate and record one method on one bench.
 
@@ -68,14 +72,17 @@ def run(
         session: Device, data and teachers to share with other runs; none opens them for this run (``device`` then counts).
         trial: The run is a trial of a search; its ``metrics`` stay empty, ``validation`` is what it is judged by.
 
+        trackers: What the run is written to beside MLflow (``tensorboard``); none takes ``$KDFLOW_TRACKERS``.
+
     Raises:
         SpecError, UsageError, DataError: The user's mistakes, before training starts.
         InvariantError: Training silently went wrong.
     """
+    others = chosen_trackers(trackers)
     request = RunRequest(spec, bench, seed, steps, precision, compiled, overrides or {}, hooks, trial)
     setting = request.prepared()
     with nullcontext(session) if session is not None else open_session(device) as own:
-        return _run(request, setting, Context(own, runs_folder(output), resume, notify))
+        return _run(request, setting, Context(own, runs_folder(output), resume, notify, others))
 
 
 def provide_teachers(
@@ -121,7 +128,9 @@ class Opened:
         identity: Hash of all that determines its result.
         folder: Where everything it leaves behind goes.
         tracker: Its record.
+        others: Trackers beside it.
         is_trial: It is one trial of a search.
+        teachers: Teacher -> its identity and metrics on the validation split.
     """
 
     setting: Setting
@@ -129,7 +138,9 @@ class Opened:
     identity: str
     folder: Path
     tracker: MlflowTracker
+    others: Beside
     is_trial: bool = False
+    teachers: Mapping[str, Found] = field(default_factory=dict)
 
     def fit(self, hooks: Sequence[Hook]) -> Fit:
         """Its training, listened to by its record and ``hooks``.
@@ -149,7 +160,7 @@ class Opened:
             per_epoch,
             setting.seed,
             self.identity,
-            [self.tracker, *hooks],
+            [self.tracker, self.others, *hooks],
             self.evaluate,
             setting.bench.evaluation.metric,
             setting.method.phases,
@@ -205,8 +216,9 @@ def open_run(request: RunRequest, setting: Setting, context: Context) -> Opened 
     teachers = provide_teachers(setting, session, feed, () if trial else request.hooks, context.notify)
     inherit(method.init, setting.detectors)
     setting.plan.copy_weights()
-    tracker = MlflowTracker(facts_of(setting, identity, folder, teachers, trial), output)
-    return Opened(setting, feed, identity.run, folder, tracker, trial is not None)
+    facts = facts_of(setting, identity, folder, teachers, trial)
+    others = beside(context.trackers, facts, folder)
+    return Opened(setting, feed, identity.run, folder, MlflowTracker(facts, output), others, trial is not None, teachers)
 
 
 def folder_of(setting: Setting, run_hash: str, output: Path) -> Path:
@@ -228,13 +240,17 @@ def record(opened: Opened, result: FitResult, notify: Notify = print) -> RunResu
     """Evaluate the best student on test, export it, and write the record; a trial keeps to the validation split."""
     setting, feed, tracker, folder = opened.setting, opened.feed, opened.tracker, opened.folder
     is_trial = opened.is_trial
-    metrics: Mapping[str, float] = {}
+    found, teachers = Evaluation({}, {}), {}
     path: Path | None = None
     finished = result.status == "finished"
     if finished and not is_trial:
         student = best_student(folder, setting.plan.predictor())
-        metrics = feed.evaluate(student, "test")
+        found = feed.examine(student, "test")
+        teachers = examine_teachers(opened, notify)
+        if feed.machine.is_first:
+            write_detections(folder / DETECTIONS, found, feed.source.splits["test"].coco)
         path = export_student(student, folder, feed.pictures)
+    absent = tuple(never_found(found.classes))
     times = sorted(event.step_time for event in result.history)
     done = RunResult(
         method=setting.method.method,
@@ -242,7 +258,7 @@ def record(opened: Opened, result: FitResult, notify: Notify = print) -> RunResu
         seed=setting.seed,
         run_id=tracker.run_id,
         status=result.status,
-        metrics=dict(metrics),
+        metrics=dict(found.metrics),
         validation=_validation(result),
         step_ms=1000 * times[len(times) // 2] if times else None,
         resumed_from_step=result.resumed_from_step,
@@ -251,16 +267,45 @@ def record(opened: Opened, result: FitResult, notify: Notify = print) -> RunResu
         student_path=str(path) if path else None,
         folder=str(folder.resolve()),
         reason=result.reason,
-        notes=(*result.notes, *(f"not seen alive: {t}" for t in result.unproven), *export_notes(setting.plan.predictor())),
+        notes=(
+            *result.notes, *(f"not seen alive: {t}" for t in result.unproven), *absent, *export_notes(setting.plan.predictor())
+        ),
         added_parameters=sum(setting.plan.report.adapters.values()),
         run_hash=opened.identity,
         pulls={name: pull.pull for name, pull in result.pulls.items()},
+        classes=found.classes,
+        teachers=teachers,
     )
     if finished and feed.machine.is_first:
-        publish(opened.tracker, done, feed.source.two_splits, is_trial)
+        publish((opened.others, opened.tracker), done, feed.source.two_splits, is_trial)
         if path is not None:
-            notify(f"{done.method}: test AP {metrics['AP']:.1f}, mAP@0.5 {metrics['voc_ap50']:.1f}; student in {path}")
+            theirs = "".join(f", {owner} {one['metrics']['AP']:.1f}" for owner, one in teachers.items())
+            own = f"test AP {done.metrics['AP']:.1f}{theirs}, mAP@0.5 {done.metrics['voc_ap50']:.1f}"
+            notify(f"{done.method}: {own}; student in {path}")
+            for words in absent:
+                notify(f"{done.method}: {words}")
     return done
+
+
+def examine_teachers(opened: Opened, notify: Notify = print) -> dict[str, dict[str, Any]]:
+    """Each teacher that detects, on the test split; those that a phase trained are measured as they ended."""
+    found: dict[str, dict[str, Any]] = {}
+    plan = opened.setting.plan
+    for owner, (identity, _) in opened.teachers.items():
+        if not opened.setting.detectors[owner].detects:
+            continue
+        if owner in plan.learners:
+            file = opened.folder / f"detections-{owner}.json"
+            if opened.feed.machine.is_first:
+                file.unlink(missing_ok=True)
+            evaluation, file = examine_into(file, plan.predictor(owner), opened.feed, notify)
+        else:
+            evaluation, file = examined(identity, opened.setting.detectors[owner], opened.feed, notify)
+        found[owner] = {
+            "metrics": dict(evaluation.metrics), "classes": dict(evaluation.classes), "detections": str(file.resolve()),
+            "identity": identity,
+        }
+    return found
 
 
 def _validation(result: FitResult) -> dict[str, float]:

@@ -12,8 +12,9 @@ from typing import Any
 
 from kdflow.errors import KdflowError, without_passwords
 from kdflow.events import EvaluationEvent, PullEvent, RunEnded, RunStarted, StepEvent
-from kdflow.tracking.run import RunFacts, flat, safe_name, step_metrics
+from kdflow.tracking.run import RunFacts, flat, is_reported, safe_name, step_metrics
 from kdflow.tracking.store import experiment_id, find_runs, is_local, open_client, quiet, store_uri
+from kdflow.tracking.trackers import RECORD, tracker
 from kdflow.tracking.writer import Writer
 
 __all__ = ["MlflowTracker", "RunFacts", "study_run"]
@@ -25,6 +26,7 @@ _WEIGHTS = frozenset({".pt", ".pth", ".bin", ".safetensors"})
 _log = logging.getLogger("kdflow.tracking")
 
 
+@tracker(RECORD)
 class MlflowTracker:
     """Writes one run. Making a tracker touches nothing: the store is opened when the run starts.
 
@@ -123,7 +125,8 @@ class MlflowTracker:
         with self._asking():
             self._open(resumed=True)
             known = {name: value for name, value in metrics.items() if math.isfinite(value)}
-            self._queue(self._step, {name: value for name, value in known.items() if self._reported.get(name) != value})
+            news = {name: value for name, value in known.items() if self._reported.get(safe_name(name)) != value}
+            self._queue(self._step, news)
             for path in artifacts:
                 self.file(path)
             self._writer.close()
@@ -202,7 +205,7 @@ class MlflowTracker:
         self._logged = self._last_step("loss/total")
         self._evaluated = max(map(self._last_step, validation), default=-1)
         self._step = max(self._logged, self._evaluated, 0)
-        self._reported = {name: value for name, value in run.data.metrics.items() if "/" not in name}
+        self._reported = {name: value for name, value in run.data.metrics.items() if is_reported(name)}
 
     def _last_step(self, metric: str) -> int:
         history = self._client.get_metric_history(self._run_id, metric)
