@@ -12,7 +12,7 @@ from typing import Any, Literal
 from pydantic import PositiveInt, ValidationInfo, field_validator
 from torch import Tensor
 
-from kdflow.detectors import deimv2_loss as dense
+from kdflow.detectors import deimv2_union as dense
 from kdflow.detectors import rt_stages as rt
 from kdflow.detectors.d_fine import DFineOptions, decoder_extras, layer_losses, untrained
 from kdflow.detectors.d_fine_stages import EDGE_TERMS, Decoder, DenoisingLoss
@@ -29,6 +29,7 @@ from kdflow.detectors.rt_detr import (
     postprocess_of,
     query_stages,
 )
+from kdflow.detectors.rt_loss import PairLoss
 from kdflow.errors import UsageError
 from kdflow.kinds import ANY
 from kdflow.options import again, option
@@ -161,7 +162,7 @@ def make(classes: tuple[str, ...], options: Deimv2Options) -> Detector:
     model, names = built(Deimv2ForObjectDetection, options, classes, options.outputs, **settings(options))
     core, config = model.model, model.config
     decoder = Decoder(core.decoder, options.attention == "eager")
-    loss = SetLoss(partial(dense.PairLoss, config), dense.TERMS, clamp=True, focal=focal_of(config))
+    loss = SetLoss(partial(PairLoss, config, "mal"), dense.TERMS, clamp=True, focal=focal_of(config))
     noise = DenoisingLoss(loss, config.decoder_layers, EDGE_TERMS)
     return transformers_detector(
         options,

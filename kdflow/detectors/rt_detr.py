@@ -30,6 +30,7 @@ from kdflow.detectors.hf_stages import (
     proposal_stages,
     state_ports,
 )
+from kdflow.detectors.rt_loss import PairLoss
 from kdflow.kinds import ANY, CELLS
 from kdflow.options import option
 from kdflow.ports import CLASS_SCORES, DETECTORS, Call, Detector, Port, Stage
@@ -43,13 +44,6 @@ class RTDetrOptions(HybridOptions):
 
     name = "rt-detr"
     version: Literal[1, 2] = option(1, "2 for RT-DETRv2.")
-
-
-def make_criterion(config: Any) -> Any:
-    """The library's criterion; its matcher, terms and weights come from the configuration."""
-    from transformers.loss.loss_rt_detr import RTDetrLoss
-
-    return RTDetrLoss(config)
 
 
 def built(
@@ -196,7 +190,7 @@ def make(classes: tuple[str, ...], options: RTDetrOptions) -> Detector:
     model, names = built(versions[options.version], options, classes)
     core, config = model.model, model.config
     decoder = rt.Decoder(core.decoder, options.attention == "eager")
-    loss = SetLoss(partial(make_criterion, config), TERMS, auxiliary="_aux_{}", focal=focal_of(config))
+    loss = SetLoss(partial(PairLoss, config, "vfl"), TERMS, auxiliary="_aux_{}", focal=focal_of(config))
     noise = rt.DenoisingLoss(loss, config.decoder_layers)
     return transformers_detector(
         options,

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from kdflow.detectors.hf_loss import SetLoss, Terms
-from kdflow.detectors.hf_parts import Grid, Labels, attention_weights, flatten, grid_of, to_labels, unsigmoid
+from kdflow.detectors.hf_parts import Grid, attention_weights, flatten, grid_of, to_labels, unsigmoid
+from kdflow.detectors.rt_loss import object_count
 from kdflow.errors import UsageError
 from kdflow.ports import ImageSizes
 
@@ -285,35 +286,14 @@ class DenoisingLoss(Terms):
         if noise is None or denoised is None:
             return {name: boxes[0].new_zeros(()) for name in self.names}
         targets = to_labels(boxes, labels, image_sizes)
-        criterion = self.loss.make().to(boxes[0].device)
+        criterion = self.loss.make()
         pairs = criterion.get_cdn_matched_indices(noise.meta, targets)
         divisor = object_count(labels) * noise.meta["dn_num_group"]
         terms: dict[str, Any] = {}
         for i, outputs in enumerate(self.layers(denoised)):
-            terms |= layer_terms(criterion, outputs, targets, pairs, divisor, f"_dn_{i}")
+            terms |= criterion.layer(outputs, targets, pairs, divisor, f"_dn_{i}")
         return terms
 
     def layers(self, denoised: dict[str, Any]) -> list[dict[str, Tensor]]:
         """What the library's loss reads of each layer."""
         return [{"logits": x, "pred_boxes": b} for x, b in zip(denoised["logits"], denoised["boxes"])]
-
-
-def object_count(labels: list[Tensor]) -> float:
-    """Objects in the batch, at least 1: the library's divisor."""
-    return float(max(sum(map(len, labels)), 1))
-
-
-def layer_terms(
-    criterion: Any,
-    outputs: dict[str, Tensor],
-    targets: Labels,
-    pairs: list[tuple[Tensor, Tensor]],
-    divisor: float,
-    suffix: str,
-) -> dict[str, Tensor]:
-    """The library's weighted loss terms of one layer on given pairs."""
-    terms: dict[str, Tensor] = {}
-    for loss in criterion.losses:
-        values = criterion.get_loss(loss, outputs, targets, pairs, divisor)
-        terms |= {f"{n}{suffix}": v * criterion.weight_dict[n] for n, v in values.items() if n in criterion.weight_dict}
-    return terms

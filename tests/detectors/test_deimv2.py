@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from kdflow.detectors.deimv2_loss import PairLoss, union_of
+from kdflow.detectors.deimv2_union import union_of
+from kdflow.detectors.rt_loss import PairLoss
 from kdflow.errors import UsageError
 from kdflow.ports import DETECTORS
 from tests.detectors.hf_tiny import assert_same_gradients, both, build, make_batch, own_losses
@@ -98,7 +99,8 @@ def test_boxes_are_compared_on_the_union_and_scores_on_own_pairs() -> None:
     ]
     for image, (queries, _) in enumerate(joined.pairs):
         assert set(queries.tolist()) == {query for layer in layers for query in layer[image][0].tolist()}
-    assert joined.divisor == sum(len(queries) for queries, _ in joined.pairs) > 7
+    assert joined.pair == (joined.pairs, sum(len(queries) for queries, _ in joined.pairs))
+    assert joined.pair[1] > 7
     assert "match.union" not in build("deimv2", dense_matching=False).ports
 
 
@@ -127,14 +129,15 @@ def counted() -> Iterator[Counter[str]]:
         yield mode.seen
 
 
-def test_the_criterion_never_waits() -> None:
-    """Of its stages the matching copies the costs to the host, and the union the pairs; no loss reads a value."""
-    detector = build("deimv2")
+@pytest.mark.parametrize(("name", "number"), [("deimv2", 4), ("d-fine", 4), ("rt-detr", 3)])
+def test_the_criterion_never_waits(name: str, number: int) -> None:
+    """Of its stages the matching copies the costs to the host, and DEIMv2's union the pairs; no loss reads a value."""
+    detector = build(name)
     detector.model.train()
     batch = make_batch((3, 2))
     values = run_stages(detector, batch)
     losses = [name for name in detector.stages if name.startswith("criterion")]
-    assert len(losses) == 4
+    assert len(losses) == number
     for name in losses:
         stage = detector.stages[name]
         with counted() as seen:
@@ -190,5 +193,5 @@ def test_the_defaults_and_the_lite_sizes_have_the_published_parameters(
 
 
 def test_a_criterion_holds_no_tensors_to_move() -> None:
-    criterion = PairLoss(build("deimv2").model.config)
+    criterion = PairLoss(build("deimv2").model.config, "mal")
     assert not [value for value in vars(criterion).values() if isinstance(value, torch.Tensor)]
