@@ -5,7 +5,7 @@ Stages whose output sizes depend on data declare their outputs (``Stage.infer``)
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -188,6 +188,8 @@ class Inference:
                     result = trial(**inputs)
                 node.lonely_norms = tuple(lonely)
         except Exception as error:
+            if str(error).startswith("zip() ") and not self._equally_long(node, self._stacks(node)):
+                return None
             shapes = ", ".join(f"{name} is {show(self._operand(o))}" for name, o in node.inputs.items())
             self.document.report(node.path, f"{node.op.name} cannot take these values ({shapes}): {_first_line(error)}")
             return None
@@ -230,7 +232,15 @@ class Inference:
 
     def _lengths(self, node: Node) -> bool:
         """Stacks that are walked in step must be equally long."""
-        lengths = {str(node.inputs[name]): len(self._operand(node.inputs[name])) for name in node.lifted}
+        return self._equally_long(node, node.lifted)
+
+    def _stacks(self, node: Node) -> list[str]:
+        """Inputs that are stacks of levels or layers, which an op of many inputs may pair by itself."""
+        single = {name: operand for name, operand in node.inputs.items() if isinstance(operand, str)}
+        return [name for name, operand in single.items() if self.graph[operand].value.kind.stack]
+
+    def _equally_long(self, node: Node, names: Iterable[str]) -> bool:
+        lengths = {str(node.inputs[name]): len(self._operand(node.inputs[name])) for name in names}
         if len(set(lengths.values())) <= 1:
             return True
         words = ", ".join(f"{name} has {count}" for name, count in lengths.items())
