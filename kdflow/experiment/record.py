@@ -19,7 +19,7 @@ from kdflow.experiment.setup import Setting, is_bench_path
 from kdflow.files import as_json, write_json
 from kdflow.graph.facets import knowledge, needs
 from kdflow.tracking.mlflow import MlflowTracker
-from kdflow.tracking.run import RunFacts
+from kdflow.tracking.run import DETAILS, RunFacts, safe_name
 
 Found = tuple[str, Mapping[str, float]]
 
@@ -75,8 +75,26 @@ def publish(tracker: MlflowTracker, done: RunResult, two_splits: bool, is_trial:
         tracker.finish(done.validation, (), "val")
     else:
         files = [folder / "student.py", *([Path(done.student_path)] if done.student_path else [])]
-        tracker.finish(done.metrics, files, "val" if two_splits else "test")
+        tracker.finish({**done.metrics, **details_of(done)}, files, "val" if two_splits else "test")
     write_json(folder / RESULT, done.as_json())
+
+
+def details_of(done: RunResult) -> dict[str, float]:
+    """AP by class (``test/class/dog``), and what the teachers reach (``test/teacher/AP``)."""
+    classes: dict[str, float] = {}
+    for name, numbers in done.classes.items():
+        if "AP" in numbers:
+            key = safe_name(f"{DETAILS}class/{name}")
+            while key in classes:  # two names may be one to the store
+                key += "_"
+            classes[key] = numbers["AP"]
+    return {
+        **classes,
+        **{
+            f"{DETAILS}{owner}/{name}": value
+            for owner, teacher in done.teachers.items() for name, value in teacher.get("metrics", {}).items()
+        },
+    }
 
 
 def finished_result(

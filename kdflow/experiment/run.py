@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from kdflow.engine.evaluate import Evaluation
 from kdflow.engine.loop import FitResult, fit
 from kdflow.engine.run import Fit
 from kdflow.errors import SpecError, UsageError
@@ -15,13 +16,14 @@ from kdflow.events import Hook
 from kdflow.experiment.export import export_notes, export_student
 from kdflow.experiment.feed import Feed
 from kdflow.experiment.filled import write_identity
+from kdflow.experiment.findings import DETECTIONS, never_found, write_detections
 from kdflow.experiment.identity import teacher_identity
 from kdflow.experiment.record import Found, facts_of, finished_result, publish, tell_nearest
 from kdflow.experiment.request import Context, Notify, RunRequest, TrialOf
 from kdflow.experiment.result import RESULT, RunResult
 from kdflow.experiment.session import Session, open_session
 from kdflow.experiment.setup import Setting, fill_weights, silent_terms
-from kdflow.experiment.teacher import best_student, measure_learned, untrained_teacher
+from kdflow.experiment.teacher import best_student, examine_into, examined, measure_learned, untrained_teacher
 from kdflow.files import in_words
 from kdflow.folders import runs_folder, slug
 from kdflow.graph.inherit import inherit
@@ -122,6 +124,7 @@ class Opened:
         folder: Where everything it leaves behind goes.
         tracker: Its record.
         is_trial: It is one trial of a search.
+        teachers: Teacher -> its identity and metrics on the validation split.
     """
 
     setting: Setting
@@ -130,6 +133,7 @@ class Opened:
     folder: Path
     tracker: MlflowTracker
     is_trial: bool = False
+    teachers: Mapping[str, Found] = field(default_factory=dict)
 
     def fit(self, hooks: Sequence[Hook]) -> Fit:
         """Its training, listened to by its record and ``hooks``.
@@ -206,7 +210,7 @@ def open_run(request: RunRequest, setting: Setting, context: Context) -> Opened 
     inherit(method.init, setting.detectors)
     setting.plan.copy_weights()
     tracker = MlflowTracker(facts_of(setting, identity, folder, teachers, trial), output)
-    return Opened(setting, feed, identity.run, folder, tracker, trial is not None)
+    return Opened(setting, feed, identity.run, folder, tracker, trial is not None, teachers)
 
 
 def folder_of(setting: Setting, run_hash: str, output: Path) -> Path:
@@ -228,13 +232,17 @@ def record(opened: Opened, result: FitResult, notify: Notify = print) -> RunResu
     """Evaluate the best student on test, export it, and write the record; a trial keeps to the validation split."""
     setting, feed, tracker, folder = opened.setting, opened.feed, opened.tracker, opened.folder
     is_trial = opened.is_trial
-    metrics: Mapping[str, float] = {}
+    found, teachers = Evaluation({}, {}), {}
     path: Path | None = None
     finished = result.status == "finished"
     if finished and not is_trial:
         student = best_student(folder, setting.plan.predictor())
-        metrics = feed.evaluate(student, "test")
+        found = feed.examine(student, "test")
+        teachers = examine_teachers(opened, notify)
+        if feed.machine.is_first:
+            write_detections(folder / DETECTIONS, found, feed.source.splits["test"].coco)
         path = export_student(student, folder, feed.pictures)
+    absent = tuple(never_found(found.classes))
     times = sorted(event.step_time for event in result.history)
     done = RunResult(
         method=setting.method.method,
@@ -242,7 +250,7 @@ def record(opened: Opened, result: FitResult, notify: Notify = print) -> RunResu
         seed=setting.seed,
         run_id=tracker.run_id,
         status=result.status,
-        metrics=dict(metrics),
+        metrics=dict(found.metrics),
         validation=_validation(result),
         step_ms=1000 * times[len(times) // 2] if times else None,
         resumed_from_step=result.resumed_from_step,
@@ -251,16 +259,45 @@ def record(opened: Opened, result: FitResult, notify: Notify = print) -> RunResu
         student_path=str(path) if path else None,
         folder=str(folder.resolve()),
         reason=result.reason,
-        notes=(*result.notes, *(f"not seen alive: {t}" for t in result.unproven), *export_notes(setting.plan.predictor())),
+        notes=(
+            *result.notes, *(f"not seen alive: {t}" for t in result.unproven), *absent, *export_notes(setting.plan.predictor())
+        ),
         added_parameters=sum(setting.plan.report.adapters.values()),
         run_hash=opened.identity,
         pulls={name: pull.pull for name, pull in result.pulls.items()},
+        classes=found.classes,
+        teachers=teachers,
     )
     if finished and feed.machine.is_first:
         publish(opened.tracker, done, feed.source.two_splits, is_trial)
         if path is not None:
-            notify(f"{done.method}: test AP {metrics['AP']:.1f}, mAP@0.5 {metrics['voc_ap50']:.1f}; student in {path}")
+            theirs = "".join(f", {owner} {one['metrics']['AP']:.1f}" for owner, one in teachers.items())
+            own = f"test AP {done.metrics['AP']:.1f}{theirs}, mAP@0.5 {done.metrics['voc_ap50']:.1f}"
+            notify(f"{done.method}: {own}; student in {path}")
+            for words in absent:
+                notify(f"{done.method}: {words}")
     return done
+
+
+def examine_teachers(opened: Opened, notify: Notify = print) -> dict[str, dict[str, Any]]:
+    """Each teacher that detects, on the test split; those that a phase trained are measured as they ended."""
+    found: dict[str, dict[str, Any]] = {}
+    plan = opened.setting.plan
+    for owner, (identity, _) in opened.teachers.items():
+        if not opened.setting.detectors[owner].detects:
+            continue
+        if owner in plan.learners:
+            file = opened.folder / f"detections-{owner}.json"
+            if opened.feed.machine.is_first:
+                file.unlink(missing_ok=True)
+            evaluation, file = examine_into(file, plan.predictor(owner), opened.feed, notify)
+        else:
+            evaluation, file = examined(identity, opened.setting.detectors[owner], opened.feed, notify)
+        found[owner] = {
+            "metrics": dict(evaluation.metrics), "classes": dict(evaluation.classes), "detections": str(file.resolve()),
+            "identity": identity,
+        }
+    return found
 
 
 def _validation(result: FitResult) -> dict[str, float]:

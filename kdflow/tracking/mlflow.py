@@ -12,7 +12,7 @@ from typing import Any
 
 from kdflow.errors import KdflowError, without_passwords
 from kdflow.events import EvaluationEvent, PullEvent, RunEnded, RunStarted, StepEvent
-from kdflow.tracking.run import RunFacts, flat, safe_name, step_metrics
+from kdflow.tracking.run import RunFacts, flat, is_reported, safe_name, step_metrics
 from kdflow.tracking.store import experiment_id, find_runs, is_local, open_client, quiet, store_uri
 from kdflow.tracking.writer import Writer
 
@@ -123,7 +123,8 @@ class MlflowTracker:
         with self._asking():
             self._open(resumed=True)
             known = {name: value for name, value in metrics.items() if math.isfinite(value)}
-            self._queue(self._step, {name: value for name, value in known.items() if self._reported.get(name) != value})
+            news = {name: value for name, value in known.items() if self._reported.get(safe_name(name)) != value}
+            self._queue(self._step, news)
             for path in artifacts:
                 self.file(path)
             self._writer.close()
@@ -202,7 +203,7 @@ class MlflowTracker:
         self._logged = self._last_step("loss/total")
         self._evaluated = max(map(self._last_step, validation), default=-1)
         self._step = max(self._logged, self._evaluated, 0)
-        self._reported = {name: value for name, value in run.data.metrics.items() if "/" not in name}
+        self._reported = {name: value for name, value in run.data.metrics.items() if is_reported(name)}
 
     def _last_step(self, metric: str) -> int:
         history = self._client.get_metric_history(self._run_id, metric)

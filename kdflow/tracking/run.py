@@ -128,7 +128,7 @@ class StoredRun:
         status: ``finished``, ``running``, ``interrupted``, ``stopped`` or ``failed``.
         started: UTC time in ISO form.
         tags: As written by :meth:`RunFacts.tags`, and those of the tracker (``kdflow.split``, ``kdflow.weights``).
-        metrics: The last value of each metric that is reported; names without a slash are the run's result.
+        metrics: The last value of each metric that is reported (:func:`is_reported`); names without a slash are the run's result.
     """
 
     run_id: str
@@ -143,12 +143,27 @@ class StoredRun:
         chosen = {name: value for name, value in self.metrics.items() if "/" not in name and name not in SPEED}
         return {name: value for name, value in chosen.items() if math.isfinite(value)}
 
+    @property
+    def classes(self) -> dict[str, float]:
+        """AP by class on the split of the result; names as the store could keep them."""
+        return self._below(f"{DETAILS}class/")
+
+    def teacher(self, owner: str) -> dict[str, float]:
+        """What a teacher reaches on the split of the result."""
+        return self._below(f"{DETAILS}{owner}/")
+
+    def _below(self, start: str) -> dict[str, float]:
+        chosen = {name.removeprefix(start): value for name, value in self.metrics.items() if name.startswith(start)}
+        return {name: value for name, value in chosen.items() if math.isfinite(value)}
+
     def named(self, prefix: str) -> tuple[str, ...]:
         """Values written as tags ``<prefix>.<value>``, in alphabetical order."""
         start = f"{prefix}."
         return tuple(sorted(key.removeprefix(start) for key in self.tags if key.startswith(start)))
 
 
+DETAILS = "test/"
+"""Begins the names of what stands beside the result: AP by class, and the teachers'."""
 SPEED = frozenset({"lr", "step_time", "images_per_second"})
 STATUSES: Mapping[str, str] = {
     "FINISHED": "finished", "FAILED": "failed", "KILLED": "interrupted", "RUNNING": "running", "SCHEDULED": "running",
@@ -159,7 +174,12 @@ def stored(run_id: str, status: str, start_time: int, tags: dict[str, str], metr
     """A run in kdflow's form, from what MLflow keeps of it (milliseconds since 1970, its own words for the status)."""
     started = datetime.fromtimestamp((start_time or 0) / 1000, UTC).isoformat(timespec="milliseconds")
     word = tags.get("kdflow.status") or STATUSES.get(status, status.lower())
-    return StoredRun(run_id, word, started, tags, {name: value for name, value in metrics.items() if "/" not in name})
+    return StoredRun(run_id, word, started, tags, {name: value for name, value in metrics.items() if is_reported(name)})
+
+
+def is_reported(name: str) -> bool:
+    """True for the numbers that a run is reported by: its result, and below ``test/`` classes and teachers."""
+    return "/" not in name or name.startswith(DETAILS)
 
 
 class Tracker(Hook, Protocol):
