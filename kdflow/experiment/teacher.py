@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from kdflow.engine import ranks
 from kdflow.engine.checkpoint import BrokenCheckpointError, read
@@ -155,11 +156,20 @@ def _train(
     ranks.wait()
 
 
-def best_student(folder: Path, detector: Detector) -> Detector:
-    """The detector with the weights of its best evaluation, where one was kept; raises KdflowError for a damaged one."""
+def best_student(folder: Path, detector: Detector, plan: nn.Module | None = None) -> Detector:
+    """The detector with the weights of its best evaluation, where one was kept; raises KdflowError for a damaged one.
+
+    Args:
+        folder: Of the run.
+        detector: Receives the weights.
+        plan: Receives what was kept beside them, where the detector predicts through trained ops.
+    """
     if (best := folder / "best.pt").is_file():
         try:
-            detector.model.load_state_dict(read(best)["student"])
+            found = read(best)
+            detector.model.load_state_dict(found["student"])
+            if plan is not None and found.get("beside"):
+                plan.load_state_dict({**plan.state_dict(), **found["beside"]})
         except BrokenCheckpointError as fault:
             raise KdflowError(f"{best}: {fault}. Next: delete the folder and run this again, without --resume") from fault
     return detector
