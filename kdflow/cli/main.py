@@ -26,6 +26,7 @@ from kdflow.cli import (
     methods,
     new,
     ops,
+    probe,
     report,
     results,
     run,
@@ -50,6 +51,7 @@ app = typer.Typer(
 app.command("run")(run.run)
 app.command("check")(check.check)
 app.command("explain")(explain.explain)
+app.command("probe")(probe.probe)
 app.command("diff")(diff.diff)
 app.command("search")(search.search)
 app.command("sweep")(sweep.sweep)

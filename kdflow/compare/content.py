@@ -13,7 +13,7 @@ from kdflow.compare.statistics import Word
 from kdflow.experiment.hashes import digest
 from kdflow.spec.bench import Strict
 
-SCHEMA = 1
+SCHEMA: Literal[1] = 1
 NAME = r"^[^\x00-\x1f]{1,300}$"
 
 Metrics = dict[str, float]

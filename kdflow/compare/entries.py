@@ -15,6 +15,7 @@ from kdflow.experiment.setup import Setting, brings_architecture, is_bench_path,
 from kdflow.experiment.shelf import Shelf
 from kdflow.resources import specs_folder
 from kdflow.search.space import Space, space_of
+from kdflow.spec.balance import Share
 from kdflow.spec.bench import UNTRAINED, Bench, Recipe
 from kdflow.spec.method import Method, SearchRange
 
@@ -282,12 +283,15 @@ class _Maker:
 
 
 def weight_ranges(method: Method) -> dict[str, SearchRange]:
-    """Ranges around the weights of a method that states none: of every term of its own with a weight above 0."""
-    weights = {name: term.weight for name, term in method.terms.items() if not name.startswith("det.") and term.weight > 0}
-    return {
-        f"terms.{name}.weight": SearchRange(low=weight / WEIGHT_FACTOR, high=weight * WEIGHT_FACTOR, log=True)
-        for name, weight in weights.items()
-    }
+    """Ranges around the weights of a method that states none: of every term of its own with a weight above 0, or with a share."""
+    ranges: dict[str, SearchRange] = {}
+    for name, term in method.terms.items():
+        weight = term.weight
+        if isinstance(weight, Share):
+            ranges[f"terms.{name}.weight.share"] = SearchRange(low=weight.share / 2, high=(1 + weight.share) / 2)
+        elif weight > 0 and not name.startswith("det."):
+            ranges[f"terms.{name}.weight"] = SearchRange(low=weight / WEIGHT_FACTOR, high=weight * WEIGHT_FACTOR, log=True)
+    return ranges
 
 
 def _longer(recipe: Recipe) -> dict[str, Any]:

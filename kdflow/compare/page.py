@@ -12,10 +12,10 @@ from kdflow.compare.content import EntryRow, File, VerdictRow
 from kdflow.compare.verify import faults_of, read_file, warnings_of
 from kdflow.errors import UsageError
 from kdflow.files import write_text
+from kdflow.html import Html, el, join
 from kdflow.results.published import published_records
 from kdflow.results.record import METRICS
 from kdflow.results.report.charts import Mark, Point, figure, gains, scatter, signed
-from kdflow.results.report.html import Html, el, join
 from kdflow.results.report.page import POLICY
 from kdflow.results.report.tables import between, number, table
 from kdflow.taxonomy import load_tree

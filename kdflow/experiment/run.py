@@ -15,7 +15,7 @@ from kdflow.errors import SpecError, UsageError
 from kdflow.events import Hook
 from kdflow.experiment.export import export_notes, export_student
 from kdflow.experiment.feed import Feed
-from kdflow.experiment.filled import write_identity
+from kdflow.experiment.filled import WEIGHTS, FilledWeights, write_identity
 from kdflow.experiment.findings import DETECTIONS, never_found, write_detections
 from kdflow.experiment.identity import teacher_identity, weights_hash
 from kdflow.experiment.record import Found, facts_of, finished_result, publish, tell_nearest
@@ -27,6 +27,7 @@ from kdflow.experiment.teacher import best_student, examine_into, examined, meas
 from kdflow.files import in_words
 from kdflow.folders import runs_folder, slug
 from kdflow.graph.inherit import inherit
+from kdflow.graph.probe import sentences
 from kdflow.spec.resolve import MethodSpec
 from kdflow.tracking.lock import held
 from kdflow.tracking.mlflow import MlflowTracker
@@ -45,6 +46,7 @@ def run(
     device: str = "auto",
     precision: str | None = None,
     compiled: bool = False,
+    calibrate: bool = False,
     overrides: Mapping[str, Any] | None = None,
     output: str | Path | None = None,
     resume: bool = False,
@@ -64,6 +66,7 @@ def run(
         device: ``auto``, ``cpu`` or ``cuda``.
         precision: ``fp32``, ``bf16`` or ``fp16``, in place of the recipe's.
         compiled: Use torch.compile on what is dense, whatever the recipe says.
+        calibrate: Set the method's weights by their share of the gradient, as ``recipe.calibrate`` does.
         overrides: Dotted path of method or bench -> value.
         output: Folder of all runs; none takes ``$KDFLOW_RUNS``, else ``kdflow-runs``.
         resume: Go on from the last checkpoint; a finished run is reported, not repeated.
@@ -79,7 +82,7 @@ def run(
         InvariantError: Training silently went wrong.
     """
     others = chosen_trackers(trackers)
-    request = RunRequest(spec, bench, seed, steps, precision, compiled, overrides or {}, hooks, trial)
+    request = RunRequest(spec, bench, seed, steps, precision, compiled, calibrate, overrides or {}, hooks, trial)
     setting = request.prepared()
     with nullcontext(session) if session is not None else open_session(device) as own:
         return _run(request, setting, Context(own, runs_folder(output), resume, notify, others))
@@ -152,7 +155,7 @@ class Opened:
         """
         setting, feed = self.setting, self.feed
         steps, per_epoch = feed.total_steps, feed.steps_per_epoch
-        if silent := silent_terms(setting.method, setting.plan, setting.document, steps, per_epoch):
+        if silent := silent_terms(setting.method, setting.plan, setting.document, setting.bench.recipe, steps, per_epoch):
             raise SpecError(silent)
         return Fit(
             setting.plan,
@@ -162,12 +165,13 @@ class Opened:
             per_epoch,
             setting.seed,
             self.identity,
-            [self.tracker, self.others, *hooks],
+            [*self.listeners, *hooks],
             self.evaluate,
             setting.bench.evaluation.metric,
             setting.method.phases,
             feed.one_pass,
             self.measure,
+            inspect=sentences,
         )
 
     @contextmanager
@@ -184,7 +188,13 @@ class Opened:
             if first and not resume:
                 with in_words(self.folder / RESULT):
                     (self.folder / RESULT).unlink(missing_ok=True)
+                    (self.folder / WEIGHTS).unlink(missing_ok=True)
             yield
+
+    @property
+    def listeners(self) -> tuple[Hook, ...]:
+        """Whoever writes down what happens."""
+        return self.tracker, self.others, FilledWeights(self.setting, self.folder, self.tracker.file)
 
     def evaluate(self, _plan: Any = None) -> Mapping[str, float]:
         """Metrics of the student on the validation split, in percent."""

@@ -17,7 +17,7 @@ from kdflow.engine.machine import Machine, device_kind, open_machine
 from kdflow.events import Hook
 from kdflow.experiment.feed import Feed
 from kdflow.experiment.hashes import digest
-from kdflow.experiment.identity import Identity, identify, weights_hash
+from kdflow.experiment.identity import Identity, effects, identify, weights_hash
 from kdflow.experiment.setup import Setting
 from kdflow.experiment.teacher import provide_teacher
 from kdflow.ports import Detector
@@ -130,7 +130,7 @@ class Session:
         notify: Callable[[str], None] = print,
     ) -> Found:
         """Give a teacher its weights, from memory where this session had it before; see :func:`provide_teacher`."""
-        facts = {"owner": owner, "spec": spec.model_dump(mode="json"), "classes": detector.classes, **feed.facts()}
+        facts = {"owner": owner, "spec": effects(spec), "classes": detector.classes, **feed.facts()}
         key = digest({**facts, "batch": feed.bench.evaluation.model_dump(mode="json")})
         if key in self._teachers:
             state, found = self._teachers[key]

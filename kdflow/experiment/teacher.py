@@ -180,7 +180,7 @@ def _measured(folder: Path, detector: Detector, feed: Feed, tell: Notify) -> Map
 
 def _sight(feed: Feed) -> str:
     """Hash of the data, the input size and the way to evaluate."""
-    seen = {key: value for key, value in feed.facts().items() if key not in ("seed", "flip")}
+    seen = {key: value for key, value in feed.facts().items() if key not in ("seed", "augment")}
     return digest({**seen, "evaluation": effects(feed.bench.evaluation)})
 
 
