@@ -6,7 +6,6 @@ import json
 
 import pytest
 
-
 LISTINGS = ("methods", "taxonomy", "ops mask.*", "detectors", "benches", "kinds", "schedules", "results --published")
 
 
