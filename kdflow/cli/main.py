@@ -34,6 +34,7 @@ from kdflow.cli import (
     search,
     sweep,
     taxonomy,
+    vocabulary,
 )
 from kdflow.cli.console import note
 from kdflow.errors import InvariantError, KdflowError, LostProcessError
@@ -64,6 +65,8 @@ app.command("new")(new.new)
 app.command("methods")(methods.methods)
 app.command("taxonomy")(taxonomy.taxonomy)
 app.command("ops")(ops.ops)
+app.command("kinds")(vocabulary.kinds)
+app.command("schedules")(vocabulary.schedules)
 app.command("detectors")(detectors.detectors)
 app.command("benches")(benches.benches)
 app.add_typer(data.app, name="data")
