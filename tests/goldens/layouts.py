@@ -599,3 +599,26 @@ def by_level(fused: dict[str, Tensor]) -> Tensor:
 def channels_of(bias: Any) -> int:
     """The bias of a layer -> its output channels."""
     return len(bias)
+
+
+def lengths(values: list[Tensor]) -> list[int]:
+    """Of arrays per level."""
+    return [len(value) for value in values]
+
+
+def filter_rows(weights: list[Tensor], first: list[Tensor], maps: list[Tensor]) -> list[Tensor]:
+    """Layers (n, D) of levels and images, levels first, as blocks (N, C, h, h) per level; ``first`` are those of the first image."""
+    channels, levels = maps[0].shape[1], filter_offsets(weights, first)
+    side = math.isqrt(levels[0].shape[1] // channels)
+    return [level.unflatten(1, (channels, side, side)) for level in levels]
+
+
+def filter_offsets(values: list[Tensor], first: list[Tensor]) -> list[Tensor]:
+    """Values of levels and images, levels first, with all images of a level joined; ``first`` are those of the first image."""
+    images = len(values) // len(first)
+    return [torch.cat(values[k : k + images]) for k in range(0, len(values), images)]
+
+
+def doubling(first: float) -> list[int]:
+    """The stride of the finest level -> those of five."""
+    return [int(first) << level for level in range(5)]

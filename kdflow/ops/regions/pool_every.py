@@ -9,7 +9,7 @@ from pydantic import Field
 
 from kdflow.errors import UsageError
 from kdflow.functional.pooling import align_boxes
-from kdflow.kinds import Boxes, Pyramid, Strides, of_axes
+from kdflow.kinds import LEVEL_BLOCKS, Boxes, Pyramid, Strides
 from kdflow.operation import op
 
 Positive = Annotated[int, Field(gt=0)]
@@ -22,7 +22,7 @@ def _infer(features: Pyramid, boxes: Boxes, bins: int = 7, **_: Any) -> Any:
 
 @op(
     "regions.pool_every",
-    gives=of_axes(("n", "c", "y", "x"), "levels"),
+    gives=LEVEL_BLOCKS,
     defaults={"boxes": "targets.boxes"},
     infer=_infer,
 )
