@@ -94,12 +94,13 @@ def _remark(text: str) -> None:
 def _all_at_once(specs: list[str], settings: dict[str, Any], json: bool) -> list[bool]:
     """All runs side by side; which of them finished."""
     from kdflow.cli.progress import Bars, ProgressHook
-    from kdflow.experiment.together import Request, run_together
+    from kdflow.experiment.request import RunRequest
+    from kdflow.experiment.together import run_together
 
-    own = {key: settings.pop(key) for key in ("bench", "seed", "overrides")}
+    own = {key: settings.pop(key) for key in ("bench", "seed", "steps", "precision", "compiled", "overrides")}
     bars = Bars()
     requests = [
-        Request(spec, hooks=(ProgressHook(f"{Path(spec).stem}, seed {own['seed']}", bars=bars),), **own)
+        RunRequest(spec, hooks=(ProgressHook(f"{Path(spec).stem}, seed {own['seed']}", bars=bars),), **own)
         for spec in specs
     ]
     results = run_together(requests, notify=_remark, **settings)
