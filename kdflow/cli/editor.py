@@ -209,7 +209,8 @@ def _keys_of(fact: OpFacts, op: Op, own: Schema, options_only: bool) -> Schema:
     options = _inlined(op.options.model_json_schema())
     spoken = {o.name: o.doc for o in fact.options}
     for name, schema in _with_arithmetic(options.get("properties", {})).items():
-        properties[name] = {**schema, **({"description": spoken[name]} if spoken.get(name) else {})}
+        of_sides = schema if options_only else _of_sides(schema)
+        properties[name] = {**of_sides, **({"description": spoken[name]} if spoken.get(name) else {})}
     needed = [] if options_only else [*required, *options.get("required", [])]
     return {
         "description": fact.doc,
@@ -220,10 +221,12 @@ def _keys_of(fact: OpFacts, op: Op, own: Schema, options_only: bool) -> Schema:
     }
 
 
-def _of_sides(reference: Schema) -> Schema:
-    """An input: a reference, or one for each side."""
-    pair = {"type": "object", "properties": dict.fromkeys(SIDES, reference), "required": list(SIDES), "additionalProperties": False}
-    return {"anyOf": [reference, pair]}
+def _of_sides(schema: Schema) -> Schema:
+    """An input or option: one value, or one for each side."""
+    value, said = _apart(schema)
+    sides = dict.fromkeys(SIDES, value)
+    pair = {"type": "object", "properties": sides, "required": list(SIDES), "additionalProperties": False}
+    return {"anyOf": [value, pair], **said}
 
 
 def _with_arithmetic(properties: Mapping[str, Schema]) -> Schema:
@@ -239,8 +242,14 @@ def _or_arithmetic(schema: Schema) -> Schema:
         found["items"] = _or_arithmetic(found["items"])
     if found.get("type") not in ("number", "integer"):
         return found
-    said = {key: found.pop(key) for key in ("description", "default", "title") if key in found}
-    return {"anyOf": [found, {"$ref": "#/$defs/arithmetic"}], **said}
+    number, said = _apart(found)
+    return {"anyOf": [number, {"$ref": "#/$defs/arithmetic"}], **said}
+
+
+def _apart(schema: Schema) -> tuple[Schema, Schema]:
+    """What a schema demands, and what it says to people."""
+    said: Schema = {key: schema[key] for key in ("description", "default", "title") if key in schema}
+    return {key: value for key, value in schema.items() if key not in said}, said
 
 
 def _several() -> Schema:

@@ -249,7 +249,7 @@ class Builder:
                 if key not in options:  # what the module says is wrong, if it is, where the module says it
                     self.document.marks[*path, key] = self.document.mark(("modules", entry.module, key))
             options, operation, weights = {**shared.arguments, **options}, shared.op, entry.module
-        if operation in OPS:
+        if operation is not None and operation in OPS:
             op, before = OPS.get(operation), len(self.document.faults)
             if self.sides.has_two(op, options, path):
                 return self._both(name, op, options, path, entry)
@@ -264,7 +264,8 @@ class Builder:
         for side in SIDES:
             weights = entry.module or f"{name}_{side}"
             if op.is_module and entry.module is None and (weights in self.method.nodes or weights in self.method.modules):
-                self.document.report(("nodes", name), f'the weights of "{name}" are kept as "{weights}"; give that entry another name')
+                problem = f'the weights of "{name}" are kept as "{weights}"; give that entry another name'
+                self.document.report(("nodes", name), problem)
             if any(key == f"{name}.{side}" or key.startswith(f"{name}.{side}.") for key in self.given):
                 continue
             taken = self.sides.taken(op, options, side)

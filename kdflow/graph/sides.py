@@ -54,10 +54,12 @@ class Sides:
     def _report_half(self, value: Mapping[str, Any], path: Steps) -> None:
         for key in value:
             if key not in SIDES:
-                self.builder.document.report((*path, key), f'an input is given for student and teacher.{choices(str(key), SIDES)}')
+                problem = f"an input is given for student and teacher.{choices(str(key), SIDES)}"
+                self.builder.document.report((*path, key), problem)
         for side in SIDES:
             if side not in value:
-                self.builder.document.report(path, f"an input that is given for one side is given for both; write {side}: REFERENCE")
+                problem = f"an input that is given for one side is given for both; write {side}: REFERENCE"
+                self.builder.document.report(path, problem)
 
     def _are_two(self, op: Op, arguments: Mapping[str, Any]) -> bool:
         inputs = [arguments[key] for key in op.inputs if key in arguments]

@@ -122,7 +122,7 @@ def _computed(text: str, tree: ast.expr, path: Steps, document: Document, consta
     except (ZeroDivisionError, OverflowError):
         pass
     used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
-    values = ", ".join(f"{name} is {constants[name]:g}" for name in sorted(used))
+    values = ", ".join(f"{name} is {constants[name]}" for name in sorted(used))
     document.report(path, f'"{text}" is no finite number{f" where {values}" if values else ""}')
     return 1
 

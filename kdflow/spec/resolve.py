@@ -92,10 +92,10 @@ class MethodSpec:
     def applied(
         self, variants: Collection[int], own: Mapping[Steps, Any] | None = None, *, must_fit: bool = False
     ) -> Document:
-        """The document with these variants (by index), ``like``, ``rewrite`` and constants applied, and what went wrong on the way.
+        """The document with these variants, ``like``, ``rewrite`` and constants applied, and what went wrong on the way.
 
         Args:
-            variants: Which variants apply.
+            variants: Indices of the variants that apply.
             own: Path -> value set from outside.
             must_fit: A rule of ``rewrite`` that fits no term is a fault.
         """
@@ -317,13 +317,15 @@ def _check_path(document: Document, found: Document, path: str, place: Steps, pu
 
 def _leads_into_entry(steps: Steps) -> bool:
     """True for paths whose second key must be declared: a constant, or the entry that the rest goes into."""
-    return steps[0] in GROUPS and len(steps) > 2 or (steps[0] == "constants" and len(steps) > 1)
+    return len(steps) > (1 if steps[0] == "constants" else 2) and steps[0] in (*GROUPS, "constants")
 
 
 def declared(data: Mapping[str, Any], group: str) -> set[str]:
     """Names of a group's entries, those that variants add included."""
     entries = data.get(group)
     names = set(entries) if isinstance(entries, dict) else set()
+    if group == "constants":  # a variant changes them, and adds none
+        return names
     for variant in data.get("variants") or ():
         changes = variant.get("set") if isinstance(variant, dict) else None
         for path in changes if isinstance(changes, dict) else ():
@@ -490,7 +492,7 @@ def _expand_like(document: Document, terms: dict[str, Any], name: str, seen: tup
     if not isinstance(term, dict) or "like" not in term:
         return
     source, place = term["like"], ("terms", name, "like")
-    if source in (*seen, name) or source not in terms or not isinstance(terms.get(source), dict):
+    if source in (*seen, name) or not isinstance(source, str) or not isinstance(terms.get(source), dict):
         reason = "copies itself" if source in (*seen, name) else f'no term "{source}".{choices(str(source), terms)}'
         document.report(place, reason)
         term.pop("like")

@@ -34,7 +34,8 @@ def term(name: str, changes: dict[str, Any] | None = None, **given: Any) -> Tens
 def test_equal_models_are_at_zero_and_scores_have_no_gradient() -> None:
     (logits,) = maps((9, 3), grad=True)
     same = values(**{"student.roi.logits": logits})
-    same |= {"regions.teacher": same["regions.student"], "shared.logits": logits.detach().clone(), "shared.deltas": same["student.roi.deltas"]}
+    same |= {"regions.teacher": same["regions.student"], "shared.deltas": same["student.roi.deltas"]}
+    same |= {"shared.logits": logits.detach().clone()}
     plan = plan_of("dsig", same, drop=UNUSED)
     for name in ("objects", "background", "edges", "boxes"):
         assert terms_of(plan, name)[0].abs() < 1e-10
@@ -84,7 +85,8 @@ def test_images_without_objects_or_background_give_zero_and_finite_gradients() -
         (ours,) = maps((9, 3, 2, 2), grad=True)
         labels = torch.full((9,), label)
         given = {
-            "regions.student": ours, "student.roi.labels": labels, "student.roi.positive": labels < 2, "student.roi.negative": labels == 2,
+            "regions.student": ours, "student.roi.labels": labels,
+            "student.roi.positive": labels < 2, "student.roi.negative": labels == 2,
         }
         name = "objects" if label == 2 else "background"
         value = term(name, **given)

@@ -85,3 +85,8 @@ def test_a_wrapper_changes_constants(tmp_path: Any) -> None:
     wrapper = "kdflow: 1\nmethod: outer\nwraps: base\nconstants: {mu: 0.4}\n"
     method = parse_method(wrapper, str(tmp_path / "outer.yaml"), lambda name: tmp_path / f"{name}.yaml").resolve()
     assert method.terms["one"].weight == pytest.approx(0.6)
+
+
+def test_a_number_that_is_too_large_is_shown() -> None:
+    with pytest.raises(SpecError, match="is no finite number where mu is 1000"):
+        resolved(constants__mu=10**400)
