@@ -39,7 +39,7 @@ def spatial_attention(features: Tensor, temperature: float) -> Tensor:
 
 
 def channel_attention(features: Tensor, temperature: float, over: tuple[int, ...] = (2, 3)) -> Tensor:
-    """``C * softmax_c(mean |F| / T)`` with the mean over the dimensions ``over``: (B, C, H, W) -> (B, C), mean 1 over channels."""
+    """``C * softmax_c(mean |F| / T)`` with the mean over the dimensions ``over``: (B, C, H, W) -> (B, C), mean 1."""
     strength = features.abs().mean(over) if over else features.abs()
     return (strength / temperature).softmax(1) * features.shape[1]
 

@@ -26,8 +26,8 @@ class Mixture(NamedTuple):
 def two_normals(values: Tensor, valid: Tensor, tolerance: float = 1e-3, steps: int = 100) -> Mixture:
     """Expectation maximisation of a mixture of two normals for every row; the first starts at the smallest number.
 
-    It starts from the smallest and the largest number as means, weights of a half and variances of 1, and ends for a row when its mean
-    log-likelihood changes by less than ``tolerance`` (scikit-learn's ``GaussianMixture`` and its rules). All in float64.
+    It starts from the smallest and the largest number as means, weights of a half and variances of 1, and ends for a row when its
+    mean log-likelihood changes by less than ``tolerance`` (scikit-learn's ``GaussianMixture`` and its rules). All in float64.
 
     Args:
         values: (G, K) samples.

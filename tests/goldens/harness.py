@@ -10,9 +10,9 @@ A binding ``tests/goldens/<slug>.yaml`` lists *runs*; each applies to the cases 
                case has no such key
     values:    reference in the spec -> key ("student.neck.*" gathers a list) or {make: function, of: key or [keys]}
     leaves:    references beside student.* whose gradients are compared (results of calls that are given)
-    params:    (a 1x1 convolution's weights also fit a linear layer) key pattern with {placeholders} -> name below plan.ops ({last_k}: {k} counted from the end), or a list of
+    params:    key pattern with {placeholders} -> name below plan.ops ({last_k}: {k} counted from the end), or a list of
                {to: name, part: [i, n]} where the i-th of n equal parts of the array has a name of its own (flat: true without
-               the first axis)
+               the first axis); weights of a 1x1 convolution also fit a linear layer
     detectors: owner -> function in builders.py that makes a detector from the case
     expected:  key pattern -> {term: name} | {terms: [names]} | {node: name} | {grad: reference}, with make: for a layout of
                the plan's value and layout: for one of the case's (its gradients are stored as maps);
@@ -164,11 +164,7 @@ def evaluate(run: Run, dtype: torch.dtype) -> tuple[Plan, dict[str, Any], dict[s
     for name, value in inputs.items():
         if name.startswith("student.") or name in run["leaves"]:
             leaves(value)
-    strides = {
-        name: tuple(int(s) for s in (key if isinstance(key, list) else literal(run, key) if isinstance(key, dict) else gather(run, key)))
-        for name, key in run["strides"].items()
-    }
-    strides = {name: steps[: len(inputs[name])] for name, steps in strides.items()}
+    strides = {name: strides_of(run, key)[: len(inputs[name])] for name, key in run["strides"].items()}
     detectors = {owner: getattr(builders, make)(run.arrays, dtype, owner) for owner, make in run["detectors"].items()}
     with new_weights_in(dtype):
         plan = compile_given(
@@ -184,6 +180,12 @@ def evaluate(run: Run, dtype: torch.dtype) -> tuple[Plan, dict[str, Any], dict[s
         plan.train(False)
     raw = plan.evaluate({}, sorted(wanted))
     return plan, raw, inputs
+
+
+def strides_of(run: Run, declared: Any) -> tuple[int, ...]:
+    """What an entry of ``strides`` says."""
+    steps = gather(run, declared) if isinstance(declared, str) else literal(run, declared)
+    return tuple(int(step) for step in steps)
 
 
 @contextlib.contextmanager

@@ -607,7 +607,7 @@ def lengths(values: list[Tensor]) -> list[int]:
 
 
 def filter_rows(weights: list[Tensor], first: list[Tensor], maps: list[Tensor]) -> list[Tensor]:
-    """Layers (n, D) of levels and images, levels first, as blocks (N, C, h, h) per level; ``first`` are those of the first image."""
+    """Layers (n, D) of levels and images, levels first, as blocks (N, C, h, h) per level; ``first``: of the first image."""
     channels, levels = maps[0].shape[1], filter_offsets(weights, first)
     side = math.isqrt(levels[0].shape[1] // channels)
     return [level.unflatten(1, (channels, side, side)) for level in levels]
@@ -622,3 +622,33 @@ def filter_offsets(values: list[Tensor], first: list[Tensor]) -> list[Tensor]:
 def doubling(first: float) -> list[int]:
     """The stride of the finest level -> those of five."""
     return [int(first) << level for level in range(5)]
+
+
+def inverse_each(numbers: Tensor) -> list[float]:
+    """Of every number, rounded to what was meant in single precision."""
+    return [float(f"{1 / float(number):.6g}") for number in numbers]
+
+
+def by_level_of(rows: Tensor, maps: list[Tensor]) -> list[Tensor]:
+    """(R, ...) of all levels -> per level of these maps, one row per cell."""
+    return list(rows.split([m[0, 0].numel() for m in maps]))
+
+
+def ones_like_cells(maps: list[Tensor]) -> list[Tensor]:
+    """1 for every cell of these maps (B, 1, H, W): (B, H*W) per level."""
+    return [torch.ones_like(m).flatten(1) for m in maps]
+
+
+def as_score_maps(levels: list[Tensor], like: list[Tensor]) -> list[Tensor]:
+    """(B, H*W) per level -> (B, 1, H, W)."""
+    return [t.view_as(m) for t, m in zip(levels, like, strict=True)]
+
+
+def candidates(costs: list[Tensor]) -> list[Tensor]:
+    """(B, R_l) per level, 0 where none -> numbers of the places of every image that have one."""
+    return [row.nonzero().flatten() for row in torch.cat(costs, dim=1)]
+
+
+def of_candidates(costs: list[Tensor]) -> list[Tensor]:
+    """(B, R_l) per level, 0 where none -> those of every image that are not."""
+    return [row[row != 0] for row in torch.cat(costs, dim=1)]

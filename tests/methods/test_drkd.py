@@ -43,7 +43,8 @@ def twins(ours: list[Tensor], theirs: list[Tensor], boxes: list[Tensor] = BOXES)
 
 def test_equal_maps_and_equal_blocks_give_zero() -> None:
     ours = necks(grad=True)
-    values = terms_of(twins(ours, [m.detach().clone() for m in ours]), "pixels", "relations_0", "relations_1", "features_0", "features_1")
+    built = twins(ours, [m.detach().clone() for m in ours])
+    values = terms_of(built, "pixels", "relations_0", "relations_1", "features_0", "features_1")
     assert [float(value.detach()) for value in values] == pytest.approx([0.0] * 5, abs=1e-5)
 
 

@@ -98,9 +98,8 @@ def _result(graph: Graph, node: Node, elements: Mapping[str, Kind], document: Do
     given = node.op.output_kinds(elements, node.options)
     results = given.values() if isinstance(given, dict) else [given]
     if nested := [kind.stack for kind in results if kind.stack and node.lift]:
-        document.report(
-            node.path, f"{node.op.name} gives a list over {nested[0]} by itself, and is given one over {node.lift}; choose one entry with [i]"
-        )
+        lists = f"gives a list over {nested[0]} by itself, and is given one over {node.lift}"
+        document.report(node.path, f"{node.op.name} {lists}; choose one entry with [i]")
         return False
     strides = _strides(graph, node)
     form = node.port.form if node.port else ""

@@ -53,8 +53,9 @@ class Graph(nn.Module):
     """Global reasoning (GloRe) per level: ``F + BN(extend(G(V) P))`` with ``V = to_state(F) P^T``. Trained, not exported.
 
     P = to_node(F) (m, H*W) shares the places out among m nodes, V (2m, m) holds the state of every node (a sum over the places),
-    and ``G(V) = W_state relu(V + W_node V)``. Layers are 1x1 convolutions, named ``blocks.<level>`` with ``to_state``, ``to_node``,
-    ``graph.node``, ``graph.state`` (no bias), ``extend`` (no bias) and ``bn``. Sources: Chen et al., CVPR 2019; DRKD (arXiv
+    and ``G(V) = W_state relu(V + W_node V)``. Layers are 1x1 convolutions, named ``blocks.<level>`` with ``to_state``,
+    ``to_node``, ``graph.node``, ``graph.state`` and ``extend`` (both without bias) and
+    ``bn``. Sources: Chen et al., CVPR 2019; DRKD (arXiv
     2302.05637), whose levels differ in m.
 
     Args:

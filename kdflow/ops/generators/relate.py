@@ -12,11 +12,11 @@ from kdflow.operation import op
 
 @op("generator.relate")
 class Relate(nn.Module):
-    """``z + W softmax(theta(z) phi(z)^T) g(z)`` over the regions of each image, their blocks flattened to z. Trained, not exported.
+    """``z + W softmax(theta(z) phi(z)^T) g(z)`` over the regions of each image, their blocks flattened to z; not exported.
 
-    Linear layers ``theta``, ``phi``, ``g`` (D to D/2) and ``out`` (W, back to D), with bias. Source: DRKD (arXiv 2302.05637), whose
-    two-stage code multiplies the table by ``softmax(z filter^T + offset)`` before its softmax, with a filter that is drawn anew at
-    every call.
+    Linear layers ``theta``, ``phi``, ``g`` (D to D/2) and ``out`` (W, back to D), with bias. Source: DRKD (arXiv 2302.05637),
+    whose two-stage code multiplies the table by ``softmax(z filter^T + offset)`` before its softmax, with a filter that is drawn
+    anew at every call.
     """
 
     def build(

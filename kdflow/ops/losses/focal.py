@@ -26,7 +26,8 @@ def focal(
 
     Args:
         student: Logits of independent yes/no choices.
-        teacher: Targets of the same shape, 0 and 1 such as those of ``transform.one_hot``, or soft ones in between (scores, not logits).
+        teacher: Targets of the same shape, 0 and 1 such as those of ``transform.one_hot``, or soft ones in between: scores, not
+            logits.
         alpha: Weight of what is wanted; 1 - alpha is that of the rest.
         gamma: Exponent of the error.
     """

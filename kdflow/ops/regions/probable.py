@@ -19,11 +19,22 @@ from kdflow.operation import op
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
+def _infer(logits: Dense, boxes: Dense, **_: Any) -> dict[str, Any]:
+    places = [level[..., 0] for level in logits]
+    return {
+        "labels": [level.long() for level in places],
+        "positive": [level > 0 for level in places],
+        "matched_boxes": list(boxes),
+        "costs": places,
+    }
+
+
 @op(
     "regions.probable",
     gives={"labels": DENSE_VALUES, "positive": DENSE_VALUES, "matched_boxes": DENSE, "costs": DENSE_VALUES},
     defaults={"targets": "targets.boxes", "labels": "targets.labels"},
     no_grad=True,
+    infer=_infer,
 )
 def probable(
     logits: Dense,
@@ -39,13 +50,13 @@ def probable(
 ) -> dict[str, Any]:
     """Probabilistic anchor assignment: the places of an object whose losses belong to the better of two clusters.
 
-    Candidates are places whose prior has an IoU of ``iou`` or more with an object (each counts for the object it overlaps most), and
-    the priors that overlap an object best. The cost of a candidate is its focal loss, summed over classes, ``+ giou * (1 - GIoU)``
-    of its predicted box. Of the ``k`` cheapest candidates of every level, all levels together, two normal distributions are fitted
-    to the costs of an object; positive are the members of the cheaper one up to the member of the largest density, in the order of
-    costs. An object with a single candidate has no place. Outputs per level: ``labels`` (B, R), the background is C; ``positive``
-    (B, R); ``matched_boxes`` (B, R, 4), zeros where none; ``costs`` (B, R), 0 where a place is no candidate. Source: Kim and Lee,
-    ECCV 2020, as mmdetection's LAD has it.
+    Candidates are places whose prior has an IoU of ``iou`` or more with an object (each counts for the object it overlaps most),
+    and the priors that overlap an object best. The cost of a candidate is its focal loss, summed over classes, plus
+    ``giou * (1 - GIoU)`` of its predicted box. To the costs of an object, of the ``k`` cheapest candidates of every level, two
+    normal distributions are fitted; positive are the members of the cheaper one up to the member of the largest density, in the
+    order of costs. An object with a single candidate has no place. Outputs per level: ``labels`` (B, R), the background is C;
+    ``positive`` (B, R); ``matched_boxes`` (B, R, 4), zeros where none; ``costs`` (B, R), 0 where a place is no candidate. Source:
+    Kim and Lee, ECCV 2020, as mmdetection's LAD has it.
 
     Args:
         logits: Per level (B, R, C) class scores of sigmoid heads, of the model that assigns.

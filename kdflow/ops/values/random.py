@@ -21,5 +21,5 @@ def random(like: AnyTensor, low: float = 0.0, high: float = 1.0) -> AnyTensor:
         high: Largest number.
     """
     if high <= low:
-        raise UsageError(f"values.random draws between low and high, which are {low:g} and {high:g} here; let high be the larger one")
+        raise UsageError(f"values.random draws between low and high, here {low:g} and {high:g}; let high be the larger one")
     return low + (high - low) * torch.rand_like(single(like))
