@@ -8,8 +8,10 @@ from pathlib import Path
 
 from kdflow.events import EvaluationEvent, PullEvent, RunEnded, RunStarted, StepEvent
 from kdflow.tracking.run import RunFacts, StoredRun, step_metrics
+from kdflow.tracking.trackers import tracker
 
 
+@tracker("memory")
 class MemoryTracker:
     """Keeps the numbers of one run; the same interface as the MLflow tracker.
 
@@ -22,7 +24,7 @@ class MemoryTracker:
         status: ``running``, then how the run ended.
     """
 
-    def __init__(self, facts: RunFacts) -> None:
+    def __init__(self, facts: RunFacts, folder: Path | None = None) -> None:
         self.facts = facts
         self.curves: dict[str, list[tuple[int, float]]] = {}
         self.texts: dict[str, str] = {}

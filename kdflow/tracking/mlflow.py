@@ -14,6 +14,7 @@ from kdflow.errors import KdflowError, without_passwords
 from kdflow.events import EvaluationEvent, PullEvent, RunEnded, RunStarted, StepEvent
 from kdflow.tracking.run import RunFacts, flat, is_reported, safe_name, step_metrics
 from kdflow.tracking.store import experiment_id, find_runs, is_local, open_client, quiet, store_uri
+from kdflow.tracking.trackers import RECORD, tracker
 from kdflow.tracking.writer import Writer
 
 __all__ = ["MlflowTracker", "RunFacts", "study_run"]
@@ -25,6 +26,7 @@ _WEIGHTS = frozenset({".pt", ".pth", ".bin", ".safetensors"})
 _log = logging.getLogger("kdflow.tracking")
 
 
+@tracker(RECORD)
 class MlflowTracker:
     """Writes one run. Making a tracker touches nothing: the store is opened when the run starts.
 

@@ -66,6 +66,8 @@ def test_options_arrive(call, asked, tiny):
         "--output",
         "out",
         "--resume",
+        "--track",
+        "tensorboard",
     )
     assert call("run", "baseline", *words, "--set", "recipe.batch=4").code == 0
     ((spec, settings),) = asked
@@ -81,6 +83,7 @@ def test_options_arrive(call, asked, tiny):
         "compiled": True,
         "output": Path("out"),
         "resume": True,
+        "trackers": ["tensorboard"],
         "overrides": {"recipe.batch": 4},
     }
 
