@@ -12,6 +12,7 @@ from kdflow.escape import mermaid, one_line
 from kdflow.graph.node import Graph, Node, Role, what
 from kdflow.graph.passes.infer import show
 from kdflow.graph.plan import Plan
+from kdflow.spec.method import Reduce
 
 _COLOURS = {"student": "#dbeafe", "teacher": "#ffedd5", "op": "#f3f4f6", "term": "#dcfce7", "batch": "#ffffff"}
 
@@ -132,7 +133,13 @@ def reduction(graph: Graph, term: str) -> str:
     text += " per image, averaged" if reduce.scope == "image" else ""
     if value.kind.stack is None or not isinstance(value.fake, (list, tuple)) or len(value.fake) < 2:
         return text
-    return f"{text} in each of {len(value.fake)} {value.kind.stack}, which are {_JOINED[reduce.levels]}"
+    return f"{text} in each of {len(value.fake)} {value.kind.stack}, which are {_joined(reduce)}"
+
+
+def _joined(reduce: Reduce) -> str:
+    if isinstance(reduce.levels, str):
+        return _JOINED[reduce.levels]
+    return f"summed with weights {', '.join(f'{weight:g}' for weight in reduce.levels)}"
 
 
 def _share(shares: Mapping[str, float] | None, stage: str) -> str:

@@ -17,6 +17,7 @@ Axis = str
 DIVISORS = frozenset({"rows", "elements", "b", "c", "y", "x", "n", "r", "q", "h", "k", "e", "i", "j", "m"})
 """Axis names and words that ``over`` takes beside references."""
 Divisor = Annotated[float, Field(gt=0, le=1e12)] | str
+LevelWeight = Annotated[float, Field(ge=0, le=1e12)]
 
 
 class Paper(Strict):
@@ -47,9 +48,10 @@ class Reduce(Strict):
     scope: Literal["batch", "image"] = Field(
         default="batch", description="one quotient per batch, or one per image, averaged"
     )
-    levels: Literal["sum", "mean", "pooled"] = Field(
+    levels: Literal["sum", "mean", "pooled"] | tuple[LevelWeight, ...] = Field(
         default="sum",
-        description="how entries of a stack are joined; pooled adds numerators and divisors before dividing",
+        description="how entries of a stack are joined; pooled adds numerators and divisors before dividing, "
+        "a list of weights, one for each entry, makes a weighted sum",
     )
 
 
