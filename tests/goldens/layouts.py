@@ -644,11 +644,21 @@ def as_score_maps(levels: list[Tensor], like: list[Tensor]) -> list[Tensor]:
     return [t.view_as(m) for t, m in zip(levels, like, strict=True)]
 
 
-def candidates(costs: list[Tensor]) -> list[Tensor]:
-    """(B, R_l) per level, 0 where none -> numbers of the places of every image that have one."""
-    return [row.nonzero().flatten() for row in torch.cat(costs, dim=1)]
+def candidates(assigned: dict[str, list[Tensor]]) -> list[Tensor]:
+    """Costs (B, R_l) per level, 0 where none -> numbers of the places of every image that have one."""
+    return [row.nonzero().flatten() for row in torch.cat(assigned["costs"], dim=1)]
 
 
-def of_candidates(costs: list[Tensor]) -> list[Tensor]:
-    """(B, R_l) per level, 0 where none -> those of every image that are not."""
-    return [row[row != 0] for row in torch.cat(costs, dim=1)]
+def of_candidates(assigned: dict[str, list[Tensor]]) -> list[Tensor]:
+    """Costs (B, R_l) per level, 0 where none -> those of every image that are not."""
+    return [row[row != 0] for row in torch.cat(assigned["costs"], dim=1)]
+
+
+def split_places(values: Tensor, counts: Tensor) -> list[Tensor]:
+    """(B, R, ...) of all levels -> per level."""
+    return list(values.split(counts.tolist(), dim=1))
+
+
+def not_by_image(levels: list[Tensor]) -> Tensor:
+    """1 minus :func:`by_image`."""
+    return 1 - by_image(levels)
