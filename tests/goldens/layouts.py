@@ -662,3 +662,14 @@ def split_places(values: Tensor, counts: Tensor) -> list[Tensor]:
 def not_by_image(levels: list[Tensor]) -> Tensor:
     """1 minus :func:`by_image`."""
     return 1 - by_image(levels)
+
+
+def with_scores_inside(value: Tensor, layers: Tensor, scores: list[Tensor], weight: Tensor | float = 1.0) -> Tensor:
+    """A sum of ``s (1 - GIoU)`` over all layers as one of ``1 - s GIoU``."""
+    every = torch.cat(scores)
+    return value + weight * len(layers) * (1 - every).sum() / max(len(every), 1)
+
+
+def token_grid(tokens: Tensor, grid: Tensor) -> Tensor:
+    """(B, N, D) tokens row by row -> (B, D, h, w)."""
+    return tokens.transpose(1, 2).unflatten(2, [int(side) for side in grid])

@@ -11,10 +11,10 @@ from kdflow.operation import op
 
 @op("attention.seen", no_grad=True)
 def seen(attention: Attention, queries: TokenValues) -> CellValues:
-    """The largest attention (mean over heads) of any chosen query to a place, over the largest of the image: (B, K) in 0..1.
+    """The largest attention (mean of heads) of a chosen query to a place, over the image's largest: (B, K) in 0..1.
 
-    An image without a chosen query gives zeros. ``mask.cells`` makes it a mask. Source: QSKD (arXiv 2409.06443), whose mask is read
-    here from the cross-attention.
+    An image without a chosen query gives zeros. ``mask.cells`` makes it a mask. Source: QSKD (arXiv 2409.06443), whose mask is
+    read here from the cross-attention.
 
     Args:
         attention: (B, heads, Q, K) weights of one layer, such as ``teacher.decoder.cross_attention[-1]``.

@@ -33,7 +33,7 @@ def groups(
 
     ``objects`` (B, Q) is the number of the object within its image, -1 for a query of no group; ``fit`` (B, Q) the GIoU with it,
     -2 for those; ``chosen`` (B, Q) is 1 for the queries of a group. A group keeps its ``most`` best members, matched ones first.
-    Source: the selection of QSKD (arXiv 2409.06443), whose hard negatives are queries that look at an object without being matched.
+    Source: QSKD (arXiv 2409.06443), whose hard negatives are queries that look at an object without being matched.
 
     Args:
         boxes: (B, Q, 4) xyxy pixels of the padded input.
