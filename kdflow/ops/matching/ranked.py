@@ -29,18 +29,21 @@ def ranked(student: TokenValues, teacher: TokenValues, student_fit: TokenValues,
         teacher_fit: (B, Q') likewise.
     """
     sides = ((student, student_fit), (teacher, teacher_fit))
-    images = []
+    most, images = max(student.shape[1], teacher.shape[1]), []
     for image in range(len(student)):
-        ours, theirs = (_keys(objects[image], fit[image]) for objects, fit in sides)
+        ours, theirs = (_keys(objects[image], fit[image], most) for objects, fit in sides)
         equal = (ours[0][:, None] == theirs[0][None]) & (ours[0][:, None] >= 0)
         rows, columns = equal.nonzero(as_tuple=True)
         images.append((ours[1][rows], theirs[1][columns]))
     return [images]
 
 
-def _keys(objects: Tensor, fit: Tensor) -> tuple[Tensor, Tensor]:
-    """Of every query, best first: a number that says its object and its rank there (-1 for none), and the query's number."""
-    order = fit.argsort(descending=True, stable=True)
+def _keys(objects: Tensor, fit: Tensor, most: int) -> tuple[Tensor, Tensor]:
+    """Of every query, best first: a number that says its object and its rank there (-1 for none), and the query's number.
+
+    ``most`` is above every rank.
+    """
+    order = torch.argsort(fit, descending=True, stable=True)
     owner = objects.long()[order]
     before = torch.tril(owner[:, None] == owner[None], diagonal=-1).sum(1)
-    return torch.where(owner >= 0, owner * len(owner) + before, -1), order
+    return torch.where(owner >= 0, owner * most + before, -1), order

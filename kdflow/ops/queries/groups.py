@@ -60,6 +60,6 @@ def _of_image(
     matched = torch.zeros_like(best).index_fill(0, queries, 1.0)
     rank = matched * 4 + table.gather(1, owner.clamp(min=0)[:, None]).squeeze(1)  # above any GIoU
     shown = torch.where(owner[:, None] == torch.arange(len(targets), device=boxes.device), rank[:, None], -torch.inf)
-    places = shown.argsort(0, descending=True, stable=True).argsort(0)
+    places = torch.argsort(shown, dim=0, descending=True, stable=True).argsort(0)
     kept = (owner >= 0) & (places.gather(1, owner.clamp(min=0)[:, None]).squeeze(1) < most)
     return owner.where(kept, -1), (rank - matched * 4).where(kept, NONE)
