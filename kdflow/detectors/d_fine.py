@@ -23,7 +23,7 @@ from kdflow.detectors.rt_detr import (
     postprocess_of,
     query_stages,
 )
-from kdflow.kinds import ANY, LAYERS
+from kdflow.kinds import ANY, LAYERS, PAIRS
 from kdflow.options import option
 from kdflow.ports import DETECTORS, Detector, Port, PortEntry, Stage
 
@@ -48,7 +48,7 @@ def make_criterion(config: Any) -> Any:
 def layer_losses(loss: SetLoss, config: Any) -> dict[str, Stage]:
     """Auxiliary losses of the decoder, with the matching that its first prediction needs."""
     layers = parts.LayerLoss(loss, config.decoder_layers)
-    pairs = Port("match.first", ANY, doc="pairs of the prediction before any refinement")
+    pairs = Port("match.first", PAIRS, doc="pairs of the prediction before any refinement")
     reads = {
         "first": "decoder.first",
         **PREDICTIONS,

@@ -28,7 +28,7 @@ from kdflow.detectors.hf_stages import (
     proposal_stages,
     state_ports,
 )
-from kdflow.kinds import ANY, CELLS
+from kdflow.kinds import ANY, CELLS, MAP
 from kdflow.options import option
 from kdflow.ports import CLASS_SCORES, DETECTORS, Call, Detector, Port, Stage
 
@@ -73,11 +73,15 @@ def feature_stages(core: Any, options: HybridOptions) -> dict[str, Stage]:
         for name in ("encoder.inputs", "neck", "encoder.memory")
     ]
     grid = Port("decoder.grid", ANY, doc="level sizes of these tokens")
+    attends = bool(config.encoder_layers and getattr(core.encoder, "aifi", None))
+    doc = "coarsest map behind the attention, before levels are fused"
+    attended = Port("encoder.attended", MAP, "transformer/feature", doc=doc)
+    encoded = {"maps": (maps[1], maps[2]), **({"attended": attended} if attends else {})}
     return {
         **image_stages(core, options, refuse_padding=options.title()),
         "projection": Stage(Projection(core.encoder_input_proj), {"maps": "backbone"}, {"maps": maps[0]}, dense=True),
         "encoder": Stage(
-            rt.Encoder(core.encoder), {"maps": "encoder.inputs"}, {"maps": (maps[1], maps[2])}, stochastic=draws(config)
+            rt.Encoder(core.encoder, attends), {"maps": "encoder.inputs"}, encoded, stochastic=draws(config)
         ),
         "tokens": Stage(rt.Tokens(core.decoder_input_proj), {"maps": "neck"}, {"tokens": TOKEN_PORT, "grid": grid}),
     }

@@ -24,19 +24,36 @@ from kdflow.ports import ImageSizes
 
 
 class Encoder(nn.Module):
-    """Attention on the coarsest map, then fusion over the levels."""
+    """Attention on the coarsest map, then fusion over the levels.
 
-    def __init__(self, encoder: nn.Module) -> None:
+    Args:
+        encoder: The library's.
+        attends: Whether it has attention layers, whose last result is given as well.
+    """
+
+    def __init__(self, encoder: nn.Module, attends: bool = False) -> None:
         super().__init__()
-        self.encoder = encoder
+        self.encoder, self.attends = encoder, attends
 
     def forward(self, maps: list[Tensor]) -> dict[str, Any]:
         """``maps`` of the same sizes; the inputs are kept (the library writes into the list it is given)."""
-        return {"maps": list(self.encoder(list(maps)).last_hidden_state)}
+        attended: list[Tensor] = []
+        layers = list(self.encoder.aifi) if self.attends else []  # type: ignore[arg-type]
+        hooks = [layer.register_forward_hook(lambda *call: attended.append(call[-1])) for layer in layers]
+        try:
+            found = {"maps": list(self.encoder(list(maps)).last_hidden_state)}
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return {**found, "attended": attended[-1]} if self.attends else found
 
     def infer(self, maps: list[Tensor]) -> dict[str, Any]:
         """The shapes do not change."""
-        return {"maps": [m.new_empty(m.shape) for m in maps]}
+        found: dict[str, Any] = {"maps": [m.new_empty(m.shape) for m in maps]}
+        if self.attends:
+            last: Any = self.encoder.config
+            found["attended"] = torch.empty_like(maps[last.encode_proj_layers[-1]])
+        return found
 
 
 class Tokens(nn.Module):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 from torch import Tensor
@@ -15,10 +13,10 @@ from tests.contracts.tiny_detectors import batch_for, detector_of
 from tests.methods.shipped import SPECS, maps, plan_of, terms_of
 
 
-def plan(ours: Tensor, theirs: Tensor, **changes: Any) -> Plan:
-    given = {"student.encoder.memory": [ours], "teacher.backbone.last": theirs}
-    places = {"nodes.projected.features": "student.encoder.memory", "nodes.wanted.like": "student.encoder.memory"}
-    return plan_of("rt-detrv4", given, family="transformer", changes={"nodes.projected.init": "identity", **places, **changes})
+def plan(ours: Tensor, theirs: Tensor) -> Plan:
+    given = {"student.encoder.attended": ours, "teacher.backbone.last": theirs}
+    changes = {"nodes.projected.init": "identity", "terms.semantics.at": "transformer/feature"}
+    return plan_of("rt-detrv4", given, family="transformer", changes=changes, kinds=dict.fromkeys(given, "map"))
 
 
 def semantics(ours: Tensor, theirs: Tensor) -> Tensor:
@@ -54,7 +52,7 @@ def test_fusion_decoder_and_heads_learn_nothing_from_it() -> None:
     detectors = {"student": detector_of("rt-detr"), "teacher": detector_of("rt-detr", 1)}
     spec = read_method(SPECS / "rt-detrv4.yaml")
     families = {"student.family": "transformer", "student.detector": "rt-detr", "teacher.family": "transformer"}
-    method = spec.resolve(families, {"nodes.wanted.features": "teacher.neck[-1]"})
+    method = spec.resolve(families, {"nodes.wanted.features": "teacher.encoder.attended"})
     built = compile_method(method, spec.document, detectors, canvas=(96, 96))
     built(batch_for("rt-detr")).weighted["kd/semantics"].backward()
     grads = {name: parameter.grad for name, parameter in built.student.named_parameters() if parameter.grad is not None}
