@@ -16,6 +16,7 @@ from kdflow.cli import (
     ablate,
     benches,
     check,
+    compare,
     data,
     detectors,
     diff,
@@ -25,6 +26,7 @@ from kdflow.cli import (
     methods,
     new,
     ops,
+    probe,
     report,
     results,
     run,
@@ -49,10 +51,12 @@ app = typer.Typer(
 app.command("run")(run.run)
 app.command("check")(check.check)
 app.command("explain")(explain.explain)
+app.command("probe")(probe.probe)
 app.command("diff")(diff.diff)
 app.command("search")(search.search)
 app.command("sweep")(sweep.sweep)
 app.command("ablate")(ablate.ablate)
+app.command("compare")(compare.compare)
 app.command("matrix")(matrix.matrix)
 app.command("results")(results.results)
 app.command("report")(report.report)

@@ -23,6 +23,7 @@ from kdflow.detectors.rt_detr import (
     postprocess_of,
     query_stages,
 )
+from kdflow.detectors.rt_loss import PairLoss
 from kdflow.kinds import ANY, LAYERS, PAIRS
 from kdflow.options import option
 from kdflow.ports import DETECTORS, Detector, Port, PortEntry, Stage
@@ -36,13 +37,6 @@ class DFineOptions(HybridOptions):
     fusion_depth: float = option(1.0, "Depth factor of the fusion blocks.", "depth_mult", gt=0)
     bins: int = option(32, "Bins of the edge distributions; an even number.", "max_num_bins", ge=4, multiple_of=2)
     quality_width: int = option(64, "Hidden width of the quality estimator.", "lqe_hidden_dim", gt=0)
-
-
-def make_criterion(config: Any) -> Any:
-    """The library's criterion; its matcher, terms and weights come from the configuration."""
-    from transformers.loss.loss_d_fine import DFineLoss
-
-    return DFineLoss(config)
 
 
 def layer_losses(loss: SetLoss, config: Any) -> dict[str, Stage]:
@@ -101,7 +95,7 @@ def make(classes: tuple[str, ...], options: DFineOptions) -> Detector:
     model, names = built(DFineForObjectDetection, options, classes)
     core, config = model.model, model.config
     decoder = parts.Decoder(core.decoder, options.attention == "eager")
-    loss = SetLoss(partial(make_criterion, config), TERMS, clamp=True, focal=focal_of(config))
+    loss = SetLoss(partial(PairLoss, config, "vfl"), TERMS, clamp=True, focal=focal_of(config))
     noise = parts.DenoisingLoss(loss, config.decoder_layers, parts.EDGE_TERMS)
     return transformers_detector(
         options,

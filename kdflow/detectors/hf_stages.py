@@ -26,7 +26,8 @@ TOKEN_PORT = Port("decoder.tokens", TOKENS, doc="memory as the decoder reads it,
 
 def body_of(core: Any) -> Any:
     """The wrapper around the backbone of a library model without heads: ``model`` and ``intermediate_channel_sizes``."""
-    return getattr(core.backbone, "conv_encoder", core.backbone)
+    within = getattr(core, "backbone", core)
+    return getattr(within, "conv_encoder", within)
 
 
 def network_of(core: Any) -> Any:

@@ -209,8 +209,15 @@ def pooled_strides(maps: Sequence[Tensor], image_sizes: ImageSizes) -> list[int]
     return [2 ** round(math.log2(tallest / level.shape[-2])) for level in maps]
 
 
+def roi_head(head: Any) -> RoiHead | ConvHead:
+    """The stage of a box head: two layers, or convolutions and one."""
+    return RoiHead(head) if hasattr(head, "fc6") else ConvHead(head)
+
+
 class RoiHead(nn.Module):
     """The two fully connected layers of the box head, each also before its ReLU."""
+
+    gives = ("fc1", "fc2", "embedding")
 
     def __init__(self, head: Any) -> None:
         super().__init__()
@@ -222,6 +229,21 @@ class RoiHead(nn.Module):
         first = self.fc6(features.flatten(start_dim=1))
         second = self.fc7(functional.relu(first))
         return {"fc1": first, "fc2": second, "embedding": functional.relu(second)}
+
+
+class ConvHead(nn.Module):
+    """The box head of the library's v2: convolutions, and one fully connected layer, also before its ReLU."""
+
+    gives = ("fc1", "embedding")
+
+    def __init__(self, head: Any) -> None:
+        super().__init__()
+        self.convs, self.fc = head[:-2], head[-2]
+
+    def forward(self, features: Tensor) -> dict[str, Any]:
+        """``fc1`` (N, D) before its ReLU, ``embedding`` (N, D) after it."""
+        first = self.fc(self.convs(features))
+        return {"fc1": first, "embedding": functional.relu(first)}
 
 
 class RoiPredict(nn.Module):

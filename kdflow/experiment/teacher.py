@@ -26,7 +26,7 @@ from kdflow.files import read_json, replacing, write_json, write_text
 from kdflow.folders import home
 from kdflow.graph.compile import compile_method
 from kdflow.ports import Detector
-from kdflow.spec.bench import TeacherSpec
+from kdflow.spec.bench import UNTRAINED, TeacherSpec
 from kdflow.spec.load import Document
 from kdflow.spec.method import Method
 from kdflow.tracking.lock import alone
@@ -58,6 +58,9 @@ def provide_teacher(
     identity = teacher_identity(spec, detector, feed.bench, feed.source.fingerprint)
     if not detector.detects:
         notify(f"{owner}: a backbone that offers features; it is used as it is")
+        return identity, {}
+    if spec.weights == UNTRAINED:
+        notify(f"{owner}: untrained, as the bench says; it has learned nothing")
         return identity, {}
     folder = home() / "teachers" / identity
     if spec.weights is not None:
@@ -177,7 +180,7 @@ def _measured(folder: Path, detector: Detector, feed: Feed, tell: Notify) -> Map
 
 def _sight(feed: Feed) -> str:
     """Hash of the data, the input size and the way to evaluate."""
-    seen = {key: value for key, value in feed.facts().items() if key not in ("seed", "flip")}
+    seen = {key: value for key, value in feed.facts().items() if key not in ("seed", "augment")}
     return digest({**seen, "evaluation": effects(feed.bench.evaluation)})
 
 

@@ -5,7 +5,7 @@ Stages whose output sizes depend on data declare their outputs (``Stage.infer``)
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from kdflow.graph.node import Graph, Node, Role
 from kdflow.graph.passes.fakes import Fakes
 from kdflow.graph.passes.kinds import kind_of_value, place_kinds
+from kdflow.graph.passes.norms import lonely_norms
 from kdflow.graph.passes.promise import broken_promise
 from kdflow.graph.per_level import at_level, lengths_of
 from kdflow.graph.runtime import FunctionOp, OpCall, Prepared, StageCall, Streams, TermCall, stream_key
@@ -129,10 +130,15 @@ class Inference:
         inputs = self._inputs(node)
         try:
             with self.fakes.active(), torch.no_grad():
-                return self.fakes.remembered(node, inputs, lambda: self._trial(node, fake, inputs))
+                result, node.lonely_norms = self.fakes.remembered(node, inputs, lambda: self._watched(node, fake, inputs))
+                return result
         except Exception as error:
             self.document.report(self._blame(node), f"{node.name} cannot run on these inputs: {_first_line(error)}")
             return None
+
+    def _watched(self, node: Node, fake: nn.Module, inputs: dict[str, Any]) -> tuple[Any, tuple[str, ...]]:
+        with lonely_norms(fake, len(self.example["images"])) as lonely:
+            return self._trial(node, fake, inputs), tuple(lonely)
 
     def _trial(self, node: Node, fake: nn.Module, inputs: dict[str, Any]) -> Any:
         """What a stage gives for fake inputs, by its rule or by its copy."""
@@ -178,8 +184,12 @@ class Inference:
                 stand_ins = [FunctionOp(infer, getattr(p, "options", {})) if infer else self.fakes.module(p) for p in parts]
                 trial = OpCall(node.name, stand_ins, lifted, canvas, no_grad=no_grad, exact=exact)
                 inputs = {} if node.prepared else self._inputs(node)
-                result = trial(**inputs)
+                with lonely_norms(trial, len(self.example["images"])) as lonely:
+                    result = trial(**inputs)
+                node.lonely_norms = tuple(lonely)
         except Exception as error:
+            if str(error).startswith("zip() ") and not self._equally_long(node, self._stacks(node)):
+                return None
             shapes = ", ".join(f"{name} is {show(self._operand(o))}" for name, o in node.inputs.items())
             self.document.report(node.path, f"{node.op.name} cannot take these values ({shapes}): {_first_line(error)}")
             return None
@@ -223,7 +233,15 @@ class Inference:
 
     def _lengths(self, node: Node) -> bool:
         """Stacks that are walked in step must be equally long."""
-        lengths = {str(node.inputs[name]): len(self._operand(node.inputs[name])) for name in node.lifted}
+        return self._equally_long(node, node.lifted)
+
+    def _stacks(self, node: Node) -> list[str]:
+        """Inputs that are stacks of levels or layers, which an op of many inputs may pair by itself."""
+        single = {name: operand for name, operand in node.inputs.items() if isinstance(operand, str)}
+        return [name for name, operand in single.items() if self.graph[operand].value.kind.stack]
+
+    def _equally_long(self, node: Node, names: Iterable[str]) -> bool:
+        lengths = {str(node.inputs[name]): len(self._operand(node.inputs[name])) for name in names}
         if len(set(lengths.values())) <= 1:
             return True
         words = ", ".join(f"{name} has {count}" for name, count in lengths.items())
