@@ -79,6 +79,8 @@ PYRAMID = Kind("pyramid", MAP.axes, "levels")
 MASKS = Kind("masks", MASK.axes, "levels")
 DENSE = Kind("dense", CELLS.axes, "levels")
 DENSE_VALUES = Kind("dense_values", CELL_VALUES.axes, "levels")
+LEVEL_BLOCKS = Kind("level_blocks", ROW_BLOCKS.axes, "levels")
+LEVEL_ROWS = Kind("level_rows", ROW_VALUES.axes, "levels")
 PRIORS = Kind("priors", ("r", "c"), "levels")
 LAYERS = Kind("layers", TOKENS.axes, "layers")
 LAYER_VALUES = Kind("layer_values", TOKEN_VALUES.axes, "layers")
@@ -96,6 +98,8 @@ KINDS: Mapping[str, Kind] = {k.name: k for k in list(globals().values()) if isin
 _ELEMENTS = {
     "pyramid": MAP,
     "masks": MASK,
+    "level_blocks": ROW_BLOCKS,
+    "level_rows": ROW_VALUES,
     "dense": CELLS,
     "dense_values": CELL_VALUES,
     "layers": TOKENS,

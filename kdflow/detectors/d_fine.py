@@ -24,7 +24,7 @@ from kdflow.detectors.rt_detr import (
     query_stages,
 )
 from kdflow.detectors.rt_loss import PairLoss
-from kdflow.kinds import ANY, LAYERS
+from kdflow.kinds import ANY, LAYERS, PAIRS
 from kdflow.options import option
 from kdflow.ports import DETECTORS, Detector, Port, PortEntry, Stage
 
@@ -42,7 +42,7 @@ class DFineOptions(HybridOptions):
 def layer_losses(loss: SetLoss, config: Any) -> dict[str, Stage]:
     """Auxiliary losses of the decoder, with the matching that its first prediction needs."""
     layers = parts.LayerLoss(loss, config.decoder_layers)
-    pairs = Port("match.first", ANY, doc="pairs of the prediction before any refinement")
+    pairs = Port("match.first", PAIRS, doc="pairs of the prediction before any refinement")
     reads = {
         "first": "decoder.first",
         **PREDICTIONS,

@@ -92,6 +92,7 @@ def rpn_stages(rpn: Any, strides: tuple[int, ...]) -> dict[str, Stage]:
     proposed = {"boxes": Port("rpn.proposals", form="xyxy"), "scores": Port("rpn.scores")}
     sampled = {
         "labels": Port("rpn.labels", strides=strides),
+        "targets": Port("rpn.targets", channels=4, strides=strides),
         "samples": Port("rpn.samples", ANY, doc="sampled anchors as the library's loss takes them"),
     }
     return {

@@ -80,7 +80,7 @@ class RpnSample(Held):
     """Which anchors the RPN loss looks at: the library's matcher, then its sampler (random)."""
 
     def forward(self, anchors: list[Tensor], boxes: list[Tensor], labels: list[Tensor]) -> dict[str, Any]:
-        """``labels`` (B, H*W*A) per level: 1 object, 0 background, -1 not sampled; ``samples`` for the loss."""
+        """Per level ``labels`` (B, H*W*A): 1 object, 0 background, -1 not sampled; ``targets`` (B, H*W*A, 4); ``samples``."""
         rpn: RegionProposalNetwork = self.owner
         priors = [torch.cat(anchors)] * len(boxes)
         assigned, matched = rpn.assign_targets_to_anchors(priors, library_targets(boxes, labels))
@@ -89,12 +89,18 @@ class RpnSample(Held):
         samples = {"labels": assigned, "targets": list(deltas), "positive": positive, "negative": negative}
         chosen = torch.stack(positive).long() - 1 + torch.stack(negative).long()
         chosen = torch.where(torch.stack(positive) > 0, 1, chosen)
-        return {"labels": list(chosen.split([len(a) for a in anchors], dim=1)), "samples": samples}
+        sizes = [len(a) for a in anchors]
+        targets = list(torch.stack(list(deltas)).split(sizes, dim=1))
+        return {"labels": list(chosen.split(sizes, dim=1)), "targets": targets, "samples": samples}
 
     def infer(self, anchors: list[Tensor], boxes: list[Tensor], labels: list[Tensor]) -> dict[str, Any]:
-        """One label per anchor and image."""
+        """One label and four deltas per anchor and image."""
         del labels
-        return {"labels": [a.new_zeros((len(boxes), len(a)), dtype=torch.long) for a in anchors], "samples": {}}
+        return {
+            "labels": [a.new_zeros((len(boxes), len(a)), dtype=torch.long) for a in anchors],
+            "targets": [a.new_zeros((len(boxes), len(a), 4)) for a in anchors],
+            "samples": {},
+        }
 
 
 class RpnLoss(nn.Module):

@@ -31,7 +31,7 @@ from kdflow.detectors.hf_stages import (
     state_ports,
 )
 from kdflow.detectors.rt_loss import PairLoss
-from kdflow.kinds import ANY, CELLS
+from kdflow.kinds import ANY, CELLS, MAP
 from kdflow.options import option
 from kdflow.ports import CLASS_SCORES, DETECTORS, Call, Detector, Port, Stage
 
@@ -96,9 +96,12 @@ def encoder_stages(
         Port(name, channels=core.config.encoder_hidden_dim, strides=memory) for name in ("neck", "encoder.memory")
     )
     grid = Port("decoder.grid", ANY, doc="level sizes of these tokens")
+    doc = "coarsest map behind the attention, before levels are fused"
+    attended = Port("encoder.attended", MAP, "transformer/feature", doc=doc)
+    encoded = {"maps": maps, **({"attended": attended} if encoder.attends else {})}
     return {
         "projection": Stage(Projection(projections), {"maps": "backbone"}, {"maps": inputs}, dense=True),
-        "encoder": Stage(encoder, {"maps": "encoder.inputs"}, {"maps": maps}, stochastic=draws(core.config)),
+        "encoder": Stage(encoder, {"maps": "encoder.inputs"}, encoded, stochastic=draws(core.config)),
         "tokens": Stage(rt.Tokens(core.decoder_input_proj), {"maps": "neck"}, {"tokens": TOKEN_PORT, "grid": grid}),
     }
 

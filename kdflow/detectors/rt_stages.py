@@ -25,20 +25,44 @@ from kdflow.ports import ImageSizes
 
 
 class Encoder(nn.Module):
-    """Attention on the coarsest map, then fusion over the levels; of the library's encoder, whatever it calls its maps."""
+    """Attention on the coarsest map, then fusion over the levels; of the library's encoder, whatever it calls its maps.
+
+    Args:
+        encoder: The library's.
+
+    Attributes:
+        attends: Whether it has attention layers, whose last result is then given as ``attended``.
+    """
 
     def __init__(self, encoder: nn.Module) -> None:
         super().__init__()
         self.encoder = encoder
+        self.attends = bool(self._layers())
 
     def forward(self, maps: list[Tensor]) -> dict[str, Any]:
         """``maps`` of the same sizes; the inputs are kept (the library writes into the list it is given)."""
-        found = self.encoder(list(maps))
-        return {"maps": list(getattr(found, "feature_maps", found.get("last_hidden_state")))}
+        attended: list[Tensor] = []
+        hooks = [layer.register_forward_hook(lambda *call: attended.append(call[-1])) for layer in self._layers()]
+        try:
+            found = self.encoder(list(maps))
+        finally:
+            for hook in hooks:
+                hook.remove()
+        result: dict[str, Any] = {"maps": list(getattr(found, "feature_maps", found.get("last_hidden_state")))}
+        return {**result, "attended": attended[-1]} if self.attends else result
+
+    def _layers(self) -> list[nn.Module]:
+        """The library's attention layers; it leaves them out where its configuration has none."""
+        layers: Any = getattr(self.encoder, "aifi", ())
+        return list(layers) if getattr(getattr(self.encoder, "config", None), "encoder_layers", 0) else []
 
     def infer(self, maps: list[Tensor]) -> dict[str, Any]:
         """The shapes do not change."""
-        return {"maps": [m.new_empty(m.shape) for m in maps]}
+        found: dict[str, Any] = {"maps": [m.new_empty(m.shape) for m in maps]}
+        if self.attends:
+            last: Any = self.encoder.config
+            found["attended"] = torch.empty_like(maps[last.encode_proj_layers[-1]])
+        return found
 
 
 class Tokens(nn.Module):

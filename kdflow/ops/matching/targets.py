@@ -76,7 +76,7 @@ def targets(
     """
     scales = image_scales(image_sizes, single(boxes[0]))
     goals = [to_center(b.to(s.dtype) / s) for b, s in zip(target_boxes, scales, strict=True)]
-    padded, kinds = pad_sequence(goals, batch_first=True), pad_sequence(list(target_labels), batch_first=True)
+    padded, kinds = pad_sequence(goals, batch_first=True), pad_sequence([own.long() for own in target_labels], batch_first=True)
     costs = [
         target_cost(single(x), single(b), padded, kinds, classes, l1, giou, alpha, gamma)
         for x, b in zip(logits, boxes, strict=True)
