@@ -30,7 +30,9 @@ SHOWN = 6
 def write_spec(setting: Setting, folder: Path) -> list[Path]:
     """Write the filled method and bench, without passwords, and the drawing of the graph; returns the files."""
     method = setting.method.model_dump(mode="json", exclude={"variants"})
+    method["plugins"] = [str((Path(setting.document.file).parent / plugin).absolute()) for plugin in method["plugins"]]
     bench = setting.bench.model_dump(mode="json")
+    bench["plugins"] = [str((setting.place / plugin).absolute()) for plugin in bench["plugins"]]
     text = yaml.safe_dump({"method": method, "bench": bench, "seed": setting.seed}, sort_keys=False, width=120)
     files = [write_text(folder / SPEC, without_passwords(text))]
     if any(term.is_distillation for term in setting.plan.terms):

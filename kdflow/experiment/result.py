@@ -37,6 +37,7 @@ class RunResult:
         classes: Class -> number of ``objects`` in the test split, and its AP family in percent.
         teachers: Teacher -> ``metrics`` and ``classes`` of its own on the test split, its ``identity``, and
             ``detections``, the file that has what it found there.
+        pictures: How pictures were treated (:class:`kdflow.student.pictures.Pictures`).
     """
 
     method: str
@@ -58,6 +59,7 @@ class RunResult:
     run_hash: str = ""
     classes: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     teachers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    pictures: Mapping[str, Any] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         """Plain data."""

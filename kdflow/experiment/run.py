@@ -266,6 +266,7 @@ def record(opened: Opened, result: FitResult, notify: Notify = print) -> RunResu
         run_hash=opened.identity,
         classes=found.classes,
         teachers=teachers,
+        pictures=vars(feed.pictures),
     )
     if finished and feed.machine.is_first:
         publish(opened.tracker, done, feed.source.two_splits, is_trial)
