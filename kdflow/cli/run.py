@@ -20,6 +20,14 @@ Together = Annotated[
         "--together", help="Train all at once: one stream of batches, one pass of the teacher, equal results."
     ),
 ]
+Track = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--track",
+        metavar="NAME",
+        help="Write the run to tensorboard or wandb too, beside MLflow; without it $KDFLOW_TRACKERS. Repeatable.",
+    ),
+]
 Precision = Annotated[str | None, typer.Option(help="fp32, bf16 or fp16; without it the recipe's.")]
 
 
@@ -37,6 +45,7 @@ def run(
     output: Output = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint of this very run.")] = False,
     together: Together = False,
+    track: Track = None,
     json: JsonOption = False,
 ) -> None:
     """Train and evaluate methods, one after the other, or side by side with --together.
@@ -54,6 +63,7 @@ def run(
         "overrides": overrides,
         "output": output,
         "resume": resume,
+        "trackers": track,
     }
     if len(specs) > 1:
         _check_first(specs, bench, overrides)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from kdflow.engine.protocols import Loader, Metrics
 from kdflow.engine.randomness import seed_generators
 from kdflow.engine.run import Fit, Run
 from kdflow.engine.training import Training
-from kdflow.events import EvaluationEvent, RunEnded, StepEvent, StopRun
+from kdflow.events import EvaluationEvent, Pull, RunEnded, StepEvent, StopRun
 
 INTERRUPTED = "SIGTERM; the run can be resumed"
 
@@ -37,6 +37,7 @@ class FitResult:
         unproven: Distillation terms not seen alive, because the run was short or their groups were empty.
         notes: What was guaranteed and what was passed over, in words.
         folder: Where ``last.pt`` and ``best.pt`` lie.
+        pulls: How hard each term pulled at the student when the run began, by name.
     """
 
     status: str
@@ -50,6 +51,7 @@ class FitResult:
     unproven: tuple[str, ...]
     notes: tuple[str, ...]
     folder: Path
+    pulls: Mapping[str, Pull] = field(default_factory=dict)
 
 
 def fit(
@@ -167,5 +169,5 @@ def result_of(run: Run, ended: RunEnded) -> FitResult:
         best=dict(run.training.best), metrics=dict(done[-1].metrics) if done else {},
         history=tuple(steps[step] for step in sorted(steps) if step <= ended.step), evaluations=done,
         unproven=run.training.life.unproven, notes=(*run.notes, *run.training.teachers.notes),
-        folder=run.checkpoints.folder,
+        folder=run.checkpoints.folder, pulls=dict(run.training.pulls),
     )

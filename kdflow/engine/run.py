@@ -21,7 +21,7 @@ from kdflow.engine.protocols import Metrics, Passes, Plan, Preparation
 from kdflow.engine.randomness import generators_untouched
 from kdflow.engine.training import Training
 from kdflow.errors import UsageError, choices
-from kdflow.events import EvaluationEvent, Hook, RunEnded, RunStarted, StepEvent, StopRun
+from kdflow.events import EvaluationEvent, Hook, PullEvent, RunEnded, RunStarted, StepEvent, StopRun
 from kdflow.spec import method
 from kdflow.spec.bench import Recipe
 
@@ -148,6 +148,7 @@ class Run:
     def report_if_due(self) -> None:
         """Every ``log_every`` steps and at the end of a phase: check what must hold, then tell the hooks the means."""
         training = self.training
+        self._tell_pulls()
         if training.step % training.recipe.log_every and training.step != training.phase.end:
             return
         with self.timed():
@@ -217,6 +218,12 @@ class Run:
             self.checkpoints.save(state)
         ranks.wait()
         self.saved = (training.step, training.at)
+
+    def _tell_pulls(self) -> None:
+        """Once in a phase: how hard each term pulls."""
+        if pulls := self.training.pulls_known():
+            for hook in self.hooks:
+                hook.pulls_known(PullEvent(self.training.step, pulls))
 
     def _evaluation_due(self) -> bool:
         training, every = self.training, self.training.recipe.evaluate_every

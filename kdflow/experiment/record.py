@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from kdflow.experiment.setup import Setting, is_bench_path
 from kdflow.files import as_json, write_json
 from kdflow.graph.facets import knowledge, needs
 from kdflow.tracking.mlflow import MlflowTracker
-from kdflow.tracking.run import DETAILS, RunFacts, safe_name
+from kdflow.tracking.run import DETAILS, RunFacts, Tracker, safe_name
 
 Found = tuple[str, Mapping[str, float]]
 
@@ -67,15 +67,15 @@ def _record_hash(identity: Identity, trial: TrialOf | None) -> str:
     return digest({"run": identity.run, "study": trial.study, "trial": trial.number}) if trial else identity.run
 
 
-def publish(tracker: MlflowTracker, done: RunResult, two_splits: bool, is_trial: bool) -> None:
-    """Finish the record, then mark the folder as finished: a kill in between leaves a run that goes on to this place again."""
+def publish(trackers: Sequence[Tracker], done: RunResult, two_splits: bool, is_trial: bool) -> None:
+    """Finish the records, then mark the folder as finished: a kill in between leaves a run that goes on to this place again."""
     folder = Path(done.folder)
-    tracker.text(RESULT, as_json(done.as_json()))
-    if is_trial:
-        tracker.finish(done.validation, (), "val")
-    else:
-        files = [folder / "student.py", *([Path(done.student_path)] if done.student_path else [])]
-        tracker.finish({**done.metrics, **details_of(done)}, files, "val" if two_splits else "test")
+    files = [] if is_trial else [folder / "student.py", *([Path(done.student_path)] if done.student_path else [])]
+    metrics = dict(done.validation) if is_trial else {**done.metrics, **details_of(done)}
+    split = "val" if is_trial or two_splits else "test"
+    for tracker in trackers:
+        tracker.text(RESULT, as_json(done.as_json()))
+        tracker.finish(metrics, files, split)
     write_json(folder / RESULT, done.as_json())
 
 
@@ -134,7 +134,7 @@ def _mend(
             tracker.evaluation_ended(evaluations[step])
     tracker.run_ended(RunEnded("finished", last))
     done = replace(done, run_id=tracker.run_id)
-    publish(tracker, done, two_splits, is_trial)
+    publish((tracker,), done, two_splits, is_trial)
     return done
 
 

@@ -84,12 +84,14 @@ class Context:
         output: Folder of all runs.
         resume: Go on from the last checkpoint; a finished run is reported, not repeated.
         notify: Receives one line per phase of the work.
+        trackers: What runs are written to beside MLflow.
     """
 
     session: Session
     output: Path
     resume: bool = False
     notify: Notify = print
+    trackers: Sequence[str] = ()
 
     @property
     def is_first(self) -> bool:

@@ -31,6 +31,7 @@ from kdflow.spec.resolve import MethodSpec
 from kdflow.tracking.lock import held
 from kdflow.tracking.mlflow import MlflowTracker
 from kdflow.tracking.store import require_store
+from kdflow.tracking.trackers import Beside, beside, chosen_trackers
 
 __all__ = ["RunResult", "TrialOf", "run"]
 
@@ -51,6 +52,7 @@ def run(
     notify: Notify = print,
     session: Session | None = None,
     trial: TrialOf | None = None,
+    trackers: Sequence[str] | None = None,
 ) -> RunResult:
     """Check, compile, train, evaluate and record one method on one bench.
 
@@ -70,14 +72,17 @@ def run(
         session: Device, data and teachers to share with other runs; none opens them for this run (``device`` then counts).
         trial: The run is a trial of a search; its ``metrics`` stay empty, ``validation`` is what it is judged by.
 
+        trackers: What the run is written to beside MLflow (``tensorboard``); none takes ``$KDFLOW_TRACKERS``.
+
     Raises:
         SpecError, UsageError, DataError: The user's mistakes, before training starts.
         InvariantError: Training silently went wrong.
     """
+    others = chosen_trackers(trackers)
     request = RunRequest(spec, bench, seed, steps, precision, compiled, overrides or {}, hooks, trial)
     setting = request.prepared()
     with nullcontext(session) if session is not None else open_session(device) as own:
-        return _run(request, setting, Context(own, runs_folder(output), resume, notify))
+        return _run(request, setting, Context(own, runs_folder(output), resume, notify, others))
 
 
 def provide_teachers(
@@ -123,6 +128,7 @@ class Opened:
         identity: Hash of all that determines its result.
         folder: Where everything it leaves behind goes.
         tracker: Its record.
+        others: Trackers beside it.
         is_trial: It is one trial of a search.
         teachers: Teacher -> its identity and metrics on the validation split.
     """
@@ -132,6 +138,7 @@ class Opened:
     identity: str
     folder: Path
     tracker: MlflowTracker
+    others: Beside
     is_trial: bool = False
     teachers: Mapping[str, Found] = field(default_factory=dict)
 
@@ -153,7 +160,7 @@ class Opened:
             per_epoch,
             setting.seed,
             self.identity,
-            [self.tracker, *hooks],
+            [self.tracker, self.others, *hooks],
             self.evaluate,
             setting.bench.evaluation.metric,
             setting.method.phases,
@@ -209,8 +216,9 @@ def open_run(request: RunRequest, setting: Setting, context: Context) -> Opened 
     teachers = provide_teachers(setting, session, feed, () if trial else request.hooks, context.notify)
     inherit(method.init, setting.detectors)
     setting.plan.copy_weights()
-    tracker = MlflowTracker(facts_of(setting, identity, folder, teachers, trial), output)
-    return Opened(setting, feed, identity.run, folder, tracker, trial is not None, teachers)
+    facts = facts_of(setting, identity, folder, teachers, trial)
+    others = beside(context.trackers, facts, folder)
+    return Opened(setting, feed, identity.run, folder, MlflowTracker(facts, output), others, trial is not None, teachers)
 
 
 def folder_of(setting: Setting, run_hash: str, output: Path) -> Path:
@@ -264,12 +272,13 @@ def record(opened: Opened, result: FitResult, notify: Notify = print) -> RunResu
         ),
         added_parameters=sum(setting.plan.report.adapters.values()),
         run_hash=opened.identity,
+        pulls={name: pull.pull for name, pull in result.pulls.items()},
         classes=found.classes,
         teachers=teachers,
         pictures=vars(feed.pictures),
     )
     if finished and feed.machine.is_first:
-        publish(opened.tracker, done, feed.source.two_splits, is_trial)
+        publish((opened.others, opened.tracker), done, feed.source.two_splits, is_trial)
         if path is not None:
             theirs = "".join(f", {owner} {one['metrics']['AP']:.1f}" for owner, one in teachers.items())
             own = f"test AP {done.metrics['AP']:.1f}{theirs}, mAP@0.5 {done.metrics['voc_ap50']:.1f}"

@@ -17,6 +17,7 @@ from kdflow.experiment.session import Session, open_session
 from kdflow.experiment.setup import Setting, Teachers
 from kdflow.folders import runs_folder
 from kdflow.graph.share import Shared
+from kdflow.tracking.trackers import chosen_trackers
 
 
 def run_together(
@@ -27,6 +28,7 @@ def run_together(
     resume: bool = False,
     notify: Notify = print,
     session: Session | None = None,
+    trackers: Sequence[str] | None = None,
 ) -> list[RunResult]:
     """Check, compile, train, evaluate and record several runs on one stream of batches and one pass of the teachers.
 
@@ -40,6 +42,7 @@ def run_together(
         resume: Go on from the last checkpoints; finished runs are reported, not repeated.
         notify: Receives one line per phase of the work.
         session: Device, data and teachers to share with other runs; none opens them for this group.
+        trackers: What the runs are written to beside MLflow; none takes ``$KDFLOW_TRACKERS``.
 
     Returns:
         One result per request, in order.
@@ -48,9 +51,10 @@ def run_together(
         SpecError, UsageError, DataError: The user's mistakes, before training starts.
         InvariantError: A teacher is no better than chance.
     """
+    others = chosen_trackers(trackers)
     settings = prepare_together(requests)
     with nullcontext(session) if session is not None else open_session(device) as own:
-        return _run(requests, settings, Context(own, runs_folder(output), resume, notify))
+        return _run(requests, settings, Context(own, runs_folder(output), resume, notify, others))
 
 
 def prepare_together(requests: Sequence[RunRequest]) -> list[Setting]:

@@ -6,10 +6,12 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
-from kdflow.events import EvaluationEvent, RunEnded, RunStarted, StepEvent
+from kdflow.events import EvaluationEvent, PullEvent, RunEnded, RunStarted, StepEvent
 from kdflow.tracking.run import RunFacts, StoredRun, step_metrics
+from kdflow.tracking.trackers import tracker
 
 
+@tracker("memory")
 class MemoryTracker:
     """Keeps the numbers of one run; the same interface as the MLflow tracker.
 
@@ -22,7 +24,7 @@ class MemoryTracker:
         status: ``running``, then how the run ended.
     """
 
-    def __init__(self, facts: RunFacts) -> None:
+    def __init__(self, facts: RunFacts, folder: Path | None = None) -> None:
         self.facts = facts
         self.curves: dict[str, list[tuple[int, float]]] = {}
         self.texts: dict[str, str] = {}
@@ -38,6 +40,10 @@ class MemoryTracker:
         self.tags["kdflow.folder"] = str(event.folder)
         if event.resumed_from_step:
             self.tags["kdflow.resumed_from_step"] = str(event.resumed_from_step)
+
+    def pulls_known(self, event: PullEvent) -> None:
+        """Keep them as ``pull/<term>``."""
+        self._keep(event.step, {f"pull/{one.term}": one.pull for one in event.pulls})
 
     def step_ended(self, event: StepEvent) -> None:
         """Keep the numbers of a step that is not there yet."""

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from kdflow.errors import KdflowError, without_passwords
-from kdflow.events import EvaluationEvent, RunEnded, RunStarted, StepEvent
+from kdflow.events import EvaluationEvent, PullEvent, RunEnded, RunStarted, StepEvent
 from kdflow.tracking.run import RunFacts, flat, is_reported, safe_name, step_metrics
 from kdflow.tracking.store import experiment_id, find_runs, is_local, open_client, quiet, store_uri
+from kdflow.tracking.trackers import RECORD, tracker
 from kdflow.tracking.writer import Writer
 
 __all__ = ["MlflowTracker", "RunFacts", "study_run"]
@@ -25,6 +26,7 @@ _WEIGHTS = frozenset({".pt", ".pth", ".bin", ".safetensors"})
 _log = logging.getLogger("kdflow.tracking")
 
 
+@tracker(RECORD)
 class MlflowTracker:
     """Writes one run. Making a tracker touches nothing: the store is opened when the run starts.
 
@@ -70,6 +72,10 @@ class MlflowTracker:
             if event.resumed_from_step:
                 extra["kdflow.resumed_from_step"] = str(event.resumed_from_step)
             self._tag(extra)
+
+    def pulls_known(self, event: PullEvent) -> None:
+        """Queue them as ``pull/<term>``."""
+        self._queue(event.step, {f"pull/{one.term}": one.pull for one in event.pulls})
 
     def step_ended(self, event: StepEvent) -> None:
         """Queue the numbers of a step that the store does not have yet."""

@@ -183,7 +183,7 @@ def is_reported(name: str) -> bool:
 
 
 class Tracker(Hook, Protocol):
-    """A listener to the four moments of a run that also takes its result and its files."""
+    """A listener to the moments of a run that also takes its result and its files."""
 
     def finish(self, metrics: Mapping[str, float], artifacts: Iterable[Path] = (), split: str = "test") -> None:
         """The numbers that the run is reported by, and its files; the run is finished with them."""

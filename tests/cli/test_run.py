@@ -66,6 +66,8 @@ def test_options_arrive(call, asked, tiny):
         "--output",
         "out",
         "--resume",
+        "--track",
+        "tensorboard",
     )
     assert call("run", "baseline", *words, "--set", "recipe.batch=4").code == 0
     ((spec, settings),) = asked
@@ -81,6 +83,7 @@ def test_options_arrive(call, asked, tiny):
         "compiled": True,
         "output": Path("out"),
         "resume": True,
+        "trackers": ["tensorboard"],
         "overrides": {"recipe.batch": 4},
     }
 
@@ -155,7 +158,7 @@ def test_together_is_one_call_for_all(call, monkeypatch, tiny):
     monkeypatch.setattr("kdflow.experiment.together.run_together", run_together)
     words = ("--bench", tiny, "--seed", 3, "--steps", 9, "--set", "recipe.batch=4", "--together")
     done = call("run", "fitnet", "baseline", *words)
-    ((requests, settings),) = calls
+    ((requests, _),) = calls
     assert [(r.spec, r.bench, r.seed, r.overrides) for r in requests] == [
         ("fitnet", str(tiny), 3, {"recipe.batch": 4}),
         ("baseline", str(tiny), 3, {"recipe.batch": 4}),

@@ -36,6 +36,7 @@ class FakeTerm:
     name: str
     is_distillation: bool = False
     auxiliary: bool = False
+    weight: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,7 @@ class FakePlan(nn.Module):
         teacher.requires_grad_(False)
         object.__setattr__(self, "hidden", {"teacher": teacher})
         self.terms = (FakeTerm("det/loss"), FakeTerm("kd/neck", True))
+        self.weights = {term.name: term.weight for term in self.terms}
         self.preparations = preparations
         self.noise = noise
         self.weight = torch.tensor(1.0)
@@ -94,7 +96,7 @@ class FakePlan(nn.Module):
         self.entered.append(phase)
 
     def advance(self, step: int, total_steps: int, steps_per_epoch: int, part: int = 0) -> None:
-        self.weight.fill_(1 - step / total_steps)
+        self.weight.fill_(self.weights["kd/neck"] * (1 - step / total_steps))
         self.generator.manual_seed(address("plan", step, part))
         self.advanced.append((step, part))
 

@@ -164,3 +164,13 @@ def test_a_class_that_is_never_found_is_told(tiny: Tiny) -> None:
         words = f"class {name}: AP 0 on {result.classes[name]['objects']} objects"
         assert words in result.notes
         assert any(words in line for line in said)
+
+
+def test_a_run_is_written_to_other_trackers_too(tiny: Tiny, any_teacher: None) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    result = tiny("fitnet", steps=2, trackers=["tensorboard"])
+    read = EventAccumulator(f"{result.folder}/tensorboard")
+    read.Reload()
+    (last,) = read.Scalars("test/AP")
+    assert (last.step, last.value) == (2, pytest.approx(result.metrics["AP"]))
