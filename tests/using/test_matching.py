@@ -55,7 +55,12 @@ def test_counterparts_need_class_score_and_box() -> None:
     assert lacking(one, found(([0.0, 0.0, 10.0, 10.0], 0.9, 1))) == 1
     assert lacking(one, found(([0.0, 0.0, 10.0, 10.0], 0.8, 0))) == 1
     assert lacking(one, found(([0.0, 0.0, 12.0, 10.0], 0.9, 0))) == 1
-    assert lacking(found(([0.0, 0.0, 9.0, 9.0], 0.5, 0), ([0.0, 0.0, 9.0, 9.0], 0.5, 0)), found(([0.0, 0.0, 9.0, 9.0], 0.5, 0))) == 1
+    assert (
+        lacking(
+            found(([0.0, 0.0, 9.0, 9.0], 0.5, 0), ([0.0, 0.0, 9.0, 9.0], 0.5, 0)), found(([0.0, 0.0, 9.0, 9.0], 0.5, 0))
+        )
+        == 1
+    )
 
 
 def test_forms_that_find_nothing_cannot_be_compared_and_extra_detections_count() -> None:

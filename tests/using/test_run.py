@@ -91,7 +91,6 @@ def test_predictions_are_drawn_and_written(trained: RunResult, tmp_path: Path) -
             assert drawn.size == (one.width, one.height)
 
 
-
 def test_an_exported_folder_predicts_by_its_own_code(trained: RunResult, tmp_path: Path) -> None:
     for name in ("student.py", "student.pt"):
         shutil.copy(Path(trained.folder) / name, tmp_path / name)
@@ -119,7 +118,9 @@ def test_what_cannot_be_shown_is_a_mistake_in_words(
     for name in ("note.png", "film.mp4"):
         (tmp_path / name).write_text("no picture")
     names = {
-        "RUN": trained.folder, "EMPTY": str(tmp_path / "empty"), "TEXT": str(tmp_path / "note.png"),
+        "RUN": trained.folder,
+        "EMPTY": str(tmp_path / "empty"),
+        "TEXT": str(tmp_path / "note.png"),
         "FILM": str(tmp_path / "film.mp4"),
     }
     assert main(["predict", *(names.get(word, word) for word in words), "--device", "cpu"]) == 2
@@ -170,16 +171,20 @@ def test_a_form_that_finds_otherwise_is_refused_and_leaves_nothing(
 ) -> None:
     def shifted(order: Any) -> Any:
         finder, notes = formats._torch(order)
-        moved = Finder(finder.classes, finder.upright, lambda image: {**(f := finder.look(image)), "boxes": f["boxes"] + 3})
+        moved = Finder(
+            finder.classes, finder.upright, lambda image: {**(f := finder.look(image)), "boxes": f["boxes"] + 3}
+        )
         return moved, notes
 
     monkeypatch.setattr(formats, "FORMATS", {"torch": shifted})
-    with pytest.raises(UsageError, match="refused: .* have no counterpart"):
+    with pytest.raises(UsageError, match=r"refused: .* have no counterpart"):
         export(trained.folder, "torch", tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_form_that_a_library_does_not_know_is_refused_in_words(trained: RunResult, tmp_path: Path, capsys: Any) -> None:
+def test_a_form_that_a_library_does_not_know_is_refused_in_words(
+    trained: RunResult, tmp_path: Path, capsys: Any
+) -> None:
     assert main(["export", trained.folder, "--format", "hf", "-o", str(tmp_path / "out")]) == 2
     assert "retinanet is a model of torchvision, which from_pretrained does not know" in capsys.readouterr().err
 
@@ -217,8 +222,14 @@ def test_the_page_shows_all_sides_without_network(trained: RunResult, tmp_path: 
     page = Reader(file.read_text(encoding="utf-8"))
     text = " ".join(page.words)
     for words in (
-        "Worst pictures", "What the teacher finds and the student misses", "What distillation gained", "ground truth",
-        "plain student", "student.neck", "Precision over recall", "What objects were taken for",
+        "Worst pictures",
+        "What the teacher finds and the student misses",
+        "What distillation gained",
+        "ground truth",
+        "plain student",
+        "student.neck",
+        "Precision over recall",
+        "What objects were taken for",
     ):
         assert words in text, words
     assert f"{plain.metrics['AP']:.2f}" in text

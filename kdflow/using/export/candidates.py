@@ -56,7 +56,7 @@ class SetCandidates(nn.Module):
     def forward(self, pictures: Tensor) -> Found:
         """Candidates of (N, 3, height, width) pictures in 0..1, resized and not padded."""
         pixels = _padded(self.normalize(pictures), self.canvas)
-        outputs = self.model(pixel_values=pixels, pixel_mask=self.mask.expand(len(pixels), -1, -1))
+        outputs = self.model(pixel_values=pixels, pixel_mask=self.mask.expand(pixels.shape[0], -1, -1))
         scores, labels, queries = self.decode(outputs.logits, self.options)
         boxes = outputs.pred_boxes
         if queries is not None:

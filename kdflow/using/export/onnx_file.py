@@ -7,6 +7,7 @@ import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextlib import suppress as suppressed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -148,14 +149,7 @@ def write_onnx(
         if size
         else {2: torch.export.Dim("height", min=8, max=16384), 3: torch.export.Dim("width", min=8, max=16384)}
     )
-    try:
-        program, batch = _exported(whole, example, {0: torch.export.Dim("count", min=1, max=4096), **free}), "any"
-    except Exception as many:  # the exporter is foreign code
-        logging.getLogger("kdflow").debug("no dynamic batch: %s", many)
-        try:
-            program, batch = _exported(whole, example[:1], free), "1"
-        except Exception as error:
-            raise UsageError(f"{detector.name}: torch's exporter refuses it: {_reason(error)}") from error
+    program, batch = _any_batch(whole, example, free)
     facts = {
         "classes": json.dumps(detector.classes),
         "threshold": str(threshold),
@@ -165,6 +159,27 @@ def write_onnx(
     file.parent.mkdir(parents=True, exist_ok=True)
     program.save(str(file), external_data=False)
     return OnnxFile(file, batch, size)
+
+
+def _any_batch(whole: Whole, example: Tensor, free: Mapping[int, Any]) -> tuple[Any, str]:
+    """The program, and how many pictures it takes at once: any number, or one where the family's code fixes their number."""
+    with suppressed(Exception):  # the exporter is foreign code, and raises what it likes
+        program = _exported(whole, example, {0: torch.export.Dim("count", min=1, max=4096), **free})
+        if not _fixed(program, (0, *free)):
+            return program, "any"
+    try:
+        program = _exported(whole, example[:1], free)
+    except Exception as error:
+        raise UsageError(f"this family is refused by torch's exporter: {_reason(error)}") from error
+    if fixed := _fixed(program, tuple(free)):
+        raise UsageError(f"this family's code fixes the size of the pictures (axes {fixed}), so it has no ONNX form")
+    return program, "1"
+
+
+def _fixed(program: Any, axes: Sequence[int]) -> list[int]:
+    """Axes of the input that became numbers, of those that were to stay free."""
+    shape = program.model.graph.inputs[0].shape
+    return [axis for axis in axes if isinstance(shape[axis], int)]
 
 
 def _exported(whole: nn.Module, example: Tensor, free: Mapping[int, Any]) -> Any:
