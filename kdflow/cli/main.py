@@ -21,11 +21,15 @@ from kdflow.cli import (
     detectors,
     diff,
     doctor,
+    evaluate,
     explain,
+    export,
+    look,
     matrix,
     methods,
     new,
     ops,
+    predict,
     probe,
     report,
     results,
@@ -61,6 +65,10 @@ app.command("compare")(compare.compare)
 app.command("matrix")(matrix.matrix)
 app.command("results")(results.results)
 app.command("report")(report.report)
+app.command("predict")(predict.predict)
+app.command("eval")(evaluate.evaluate)
+app.command("export")(export.export)
+app.command("look")(look.look)
 app.command("new")(new.new)
 app.command("methods")(methods.methods)
 app.command("taxonomy")(taxonomy.taxonomy)

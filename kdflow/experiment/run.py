@@ -310,6 +310,7 @@ def record(opened: Opened, result: FitResult, notify: Notify = print) -> RunResu
         classes=found.classes,
         teachers=teachers,
         seen=opened.seen,
+        pictures=vars(feed.pictures),
     )
     if finished and feed.machine.is_first:
         publish((opened.others, opened.tracker), done, feed.source.two_splits, is_trial)

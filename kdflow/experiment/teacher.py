@@ -96,6 +96,12 @@ def _is_kept(folder: Path, tell: Notify) -> bool:
     return False
 
 
+def kept_weights(identity: str) -> Path | None:
+    """The file of a trained teacher's weights; None where they are not kept, or not whole."""
+    folder = home() / "teachers" / identity
+    return folder / WEIGHTS if identity and _is_kept(folder, lambda _: None) else None
+
+
 def _keep(folder: Path, detector: Detector) -> None:
     """Write a trained teacher; the hash of its content comes last."""
     (folder / SEAL).unlink(missing_ok=True)
