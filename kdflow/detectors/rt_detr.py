@@ -98,7 +98,7 @@ def encoder_stages(
     grid = Port("decoder.grid", ANY, doc="level sizes of these tokens")
     doc = "coarsest map behind the attention, before levels are fused"
     attended = Port("encoder.attended", MAP, "transformer/feature", doc=doc)
-    encoded = {"maps": maps, **({"attended": attended} if encoder.attends else {})}
+    encoded: dict[str, Port | tuple[Port, ...]] = {"maps": maps, **({"attended": attended} if encoder.attends else {})}
     return {
         "projection": Stage(Projection(projections), {"maps": "backbone"}, {"maps": inputs}, dense=True),
         "encoder": Stage(encoder, {"maps": "encoder.inputs"}, encoded, stochastic=draws(core.config)),

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from kdflow.data.formats import open_data
-from kdflow.engine.evaluate import Evaluation, Precision, complete
+from kdflow.engine.coco import Precision
+from kdflow.engine.evaluate import Evaluation, complete
 from kdflow.errors import UsageError
 from kdflow.experiment.findings import DETECTIONS, Findings, read_detections
 from kdflow.experiment.result import RESULT, RunResult
