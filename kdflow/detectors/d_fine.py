@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from kdflow.detectors import d_fine_stages as parts
+from kdflow.detectors.d_fine_loss import edge_loss
 from kdflow.detectors.hf_build import transformers_detector, transformers_family
 from kdflow.detectors.hf_loss import SetLoss
 from kdflow.detectors.hf_options import HybridOptions
@@ -40,9 +41,7 @@ class DFineOptions(HybridOptions):
 
 def make_criterion(config: Any) -> Any:
     """The library's criterion; its matcher, terms and weights come from the configuration."""
-    from transformers.loss.loss_d_fine import DFineLoss
-
-    return DFineLoss(config)
+    return edge_loss()(config)
 
 
 def layer_losses(loss: SetLoss, config: Any) -> dict[str, Stage]:

@@ -16,8 +16,8 @@ from typing import Any
 from torch import Tensor
 
 from kdflow.detectors import rt_stages as rt
-from kdflow.detectors.hf_loss import Match, Pairs, SetLoss, Terms
-from kdflow.detectors.hf_parts import to_labels
+from kdflow.detectors.hf_loss import Match, Objects, Pairs, SetLoss, Terms, object_count
+from kdflow.detectors.hf_parts import Grid, to_labels
 from kdflow.ports import ImageSizes
 
 EDGE_TERMS = ("loss_fgl", "loss_ddf")
@@ -37,6 +37,10 @@ class Decoder(rt.Decoder):
         if not mode:  # sums depend on memory order; in evaluation mode the library has the last layer alone in memory
             result |= {name: [x.contiguous() for x in result[name]] for name in ("logits", "boxes")}
         return result
+
+    def shapes(self, grid: Grid) -> Tensor:
+        """On the host: each layer of the library looks whether they fit, and would wait for the device; nothing else reads them."""
+        return grid.known
 
     def split(self, out: Any, anchors: Tensor, count: int) -> dict[str, Any]:
         """The library's output as lists over layers, its first ``count`` queries apart."""
@@ -106,21 +110,21 @@ class LayerLoss(Terms):
         image_sizes: ImageSizes,
     ) -> dict[str, Any]:
         """Scalars by name."""
-        labels = to_labels(target_boxes, target_labels, image_sizes)
-        criterion, divisor = self.loss.make().to(logits[0].device), rt.object_count(target_labels)
+        objects = Objects.of(to_labels(target_boxes, target_labels, image_sizes))
+        criterion, divisor = self.loss.criterion(logits[0].device), object_count(target_labels)
         terms: dict[str, Any] = {}
         layers = library_layers(first, logits, boxes, corners, starts, len(logits) - 1)
         for i, (outputs, found) in enumerate(zip(layers, [*first_pairs, *pairs])):
-            terms |= rt.layer_terms(criterion, outputs, labels, found, divisor, f"_aux_{i}")
+            terms |= rt.weighted_terms(criterion, outputs, objects, found, divisor, f"_aux_{i}")
         return terms
 
 
 class FirstMatch(Match):
     """Assignment for the prediction made before any refinement."""
 
-    def forward(self, first: list[Tensor], **targets: Any) -> dict[str, Any]:  # type: ignore[override]
-        """``indices`` of the one layer."""
-        return super().forward([first[0]], [first[1]], **targets)
+    def costs(self, first: list[Tensor], **targets: Any) -> list[Tensor]:  # type: ignore[override]
+        """Of the one layer."""
+        return super().costs([first[0]], [first[1]], **targets)
 
     def infer(self, first: list[Tensor], **targets: Any) -> dict[str, Any]:  # type: ignore[override]
         """See :class:`kdflow.detectors.hf_loss.Match`."""

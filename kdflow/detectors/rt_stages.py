@@ -17,8 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kdflow.detectors.hf_loss import SetLoss, Terms
-from kdflow.detectors.hf_parts import Grid, Labels, attention_weights, flatten, grid_of, to_labels, unsigmoid
+from kdflow.detectors.hf_loss import Objects, SetLoss, Terms, layer_terms, object_count
+from kdflow.detectors.hf_matching import joined_layer
+from kdflow.detectors.hf_parts import Grid, attention_weights, flatten, grid_of, to_labels, unsigmoid
 from kdflow.errors import UsageError
 from kdflow.ports import ImageSizes
 
@@ -204,12 +205,16 @@ class Decoder(nn.Module):
             encoder_hidden_states=tokens,
             encoder_attention_mask=mask,
             reference_points=anchors,
-            spatial_shapes=grid.shapes,
+            spatial_shapes=self.shapes(grid),
             spatial_shapes_list=grid.sizes,
             level_start_index=grid.starts,
             **({"output_attentions": True} if self.attention else {}),
         )
         return {**self.split(out, anchors, count), **(attention_weights(out, True, count) if self.attention else {})}
+
+    def shapes(self, grid: Grid) -> Tensor:
+        """The grid's sizes where the library wants them."""
+        return grid.shapes
 
     def split(self, out: Any, anchors: Tensor, count: int) -> dict[str, Any]:
         """The library's output as lists over layers, its first ``count`` queries apart."""
@@ -283,12 +288,12 @@ class DenoisingLoss(Terms):
         if noise is None or denoised is None:
             return {name: boxes[0].new_zeros(()) for name in self.names}
         targets = to_labels(boxes, labels, image_sizes)
-        criterion = self.loss.make().to(boxes[0].device)
-        pairs = criterion.get_cdn_matched_indices(noise.meta, targets)
+        criterion, objects = self.loss.criterion(boxes[0].device), Objects.of(targets)
+        pairs = joined_layer(criterion.get_cdn_matched_indices(noise.meta, targets), objects.counts)
         divisor = object_count(labels) * noise.meta["dn_num_group"]
         terms: dict[str, Any] = {}
         for i, outputs in enumerate(self.layers(denoised)):
-            terms |= layer_terms(criterion, outputs, targets, pairs, divisor, f"_dn_{i}")
+            terms |= weighted_terms(criterion, outputs, objects, pairs, divisor, f"_dn_{i}")
         return terms
 
     def layers(self, denoised: dict[str, Any]) -> list[dict[str, Tensor]]:
@@ -296,22 +301,14 @@ class DenoisingLoss(Terms):
         return [{"logits": x, "pred_boxes": b} for x, b in zip(denoised["logits"], denoised["boxes"])]
 
 
-def object_count(labels: list[Tensor]) -> float:
-    """Objects in the batch, at least 1: the library's divisor."""
-    return float(max(sum(map(len, labels)), 1))
-
-
-def layer_terms(
+def weighted_terms(
     criterion: Any,
     outputs: dict[str, Tensor],
-    targets: Labels,
+    objects: Objects,
     pairs: list[tuple[Tensor, Tensor]],
     divisor: float,
     suffix: str,
 ) -> dict[str, Tensor]:
     """The library's weighted loss terms of one layer on given pairs."""
-    terms: dict[str, Tensor] = {}
-    for loss in criterion.losses:
-        values = criterion.get_loss(loss, outputs, targets, pairs, divisor)
-        terms |= {f"{n}{suffix}": v * criterion.weight_dict[n] for n, v in values.items() if n in criterion.weight_dict}
-    return terms
+    weights, found = criterion.weight_dict, layer_terms(criterion, outputs, objects, pairs, divisor)
+    return {f"{name}{suffix}": value * weights[name] for name, value in found if name in weights}
