@@ -23,7 +23,6 @@ from kdflow.engine.loop import train_step
 from kdflow.engine.phases import lay_out
 from kdflow.engine.training import Training
 from kdflow.errors import KdflowError
-from kdflow.experiment.run import feed_of
 from kdflow.experiment.session import Session, open_session
 from kdflow.experiment.setup import Setting, prepare, read_method
 from kdflow.graph.node import Node, Role
@@ -126,7 +125,7 @@ def apart(training: Training, shares: Shares) -> None:
 
 def open_training(setting: Setting, session: Session) -> Training:
     """The engine in front of the bench's own loader."""
-    feed = feed_of(setting, session)
+    feed = session.feed(setting)
     training = Training(
         setting.plan, setting.bench.recipe, session.machine, lay_out(setting.method.phases, variants.ENDLESS),
         feed.steps_per_epoch, setting.seed,

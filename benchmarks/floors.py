@@ -28,7 +28,7 @@ from typing import Any
 import torch
 
 from kdflow.experiment.hashes import detector_code, digest
-from kdflow.experiment.run import feed_of, provide_teachers, run
+from kdflow.experiment.run import provide_teachers, run
 from kdflow.experiment.session import Session, open_session
 from kdflow.experiment.setup import find_bench, names_in, prepare, read_method
 from kdflow.resources import specs_folder
@@ -153,7 +153,7 @@ def _teacher(name: str, session: Session) -> float | None:
     None where the teacher is a backbone alone, which detects nothing.
     """
     setting = prepare(read_method(TAUGHT), name)
-    found = provide_teachers(setting, session, feed_of(setting, session), notify=_quiet)
+    found = provide_teachers(setting, session, session.feed(setting), notify=_quiet)
     value = found["teacher"][1].get("AP50") if "teacher" in found else None
     return None if value is None else round(value, 2)
 

@@ -70,8 +70,8 @@ class Fgd(nn.Module):
 
     def __init__(self, ops: Mapping[str, Any], weights: Mapping[str, float], temperature: float = 0.5) -> None:
         super().__init__()
-        self.ours = nn.ModuleList(Context(op) for op in ops["our_context"])
-        self.theirs = nn.ModuleList(Context(op) for op in ops["their_context"])
+        self.ours = nn.ModuleList(Context(op) for op in ops["context_student"])
+        self.theirs = nn.ModuleList(Context(op) for op in ops["context_teacher"])
         self.adapters = adapters(ops["aligned"])
         self.weights, self.temperature = dict(weights), temperature
 

@@ -17,10 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import command, common, variants
-from benchmarks.together import training_of
-from kdflow.engine.checkpoint import Checkpoints
-from kdflow.engine.interruption import Interruption
-from kdflow.engine.journal import Journal
+from benchmarks.together import unheard
 from kdflow.engine.loop import train_step
 from kdflow.engine.machine import Machine
 from kdflow.engine.run import Run
@@ -63,10 +60,8 @@ def open_run(options: argparse.Namespace, machine: Machine, tracker: MlflowTrack
     setting.plan.to(machine.device)
     samples = variants.make_samples(setting, machine.device.type)
     variants.calibrate(setting, samples[0])
-    training = training_of(setting, machine)
-    training.batches = (sample.batch for sample in cycle(samples))
-    hooks = [] if tracker is None else [tracker]
-    run = Run(training, Checkpoints(NOWHERE), Journal(NOWHERE, "", False, writes=False), hooks, Interruption())
+    run = unheard(setting, machine, [] if tracker is None else [tracker])
+    run.training.batches = (sample.batch for sample in cycle(samples))
     run.tell_start()
     return run
 

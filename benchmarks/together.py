@@ -25,9 +25,10 @@ from kdflow.engine.journal import Journal
 from kdflow.engine.loop import train_step
 from kdflow.engine.machine import Machine
 from kdflow.engine.phases import lay_out
-from kdflow.engine.run import Run
+from kdflow.engine.run import Fit, Run
 from kdflow.engine.together import Group, Stream, Student
 from kdflow.engine.training import Training
+from kdflow.events import Hook
 from kdflow.experiment.setup import Setting, Teachers
 from kdflow.graph.share import Shared
 from kdflow.ports import Batch
@@ -71,13 +72,16 @@ def open_group(options: argparse.Namespace, machine: Machine, size: int) -> Grou
     def batches(first: int) -> Iterator[Batch]:
         return (samples[k % len(samples)].batch for k in count(first))
 
-    students = [
-        Student(
-            Run(training_of(s, machine), Checkpoints(NOWHERE), Journal(NOWHERE, "", False, writes=False), (), Interruption())
-        )
-        for s in settings
-    ]
+    students = [Student(unheard(setting, machine)) for setting in settings]
     return Group(students, Stream(batches, 1), Shared, machine)
+
+
+def unheard(setting: Setting, machine: Machine, hooks: Sequence[Hook] = ()) -> Run:
+    """An endless run in its first phase, of which nothing is written."""
+    recipe = setting.bench.recipe
+    asked = Fit(setting.plan, recipe, NOWHERE, variants.ENDLESS, variants.ENDLESS, setting.seed, phases=setting.method.phases)
+    journal = Journal(NOWHERE, "", False, writes=False)
+    return Run(asked, training_of(setting, machine), Checkpoints(NOWHERE), journal, hooks, Interruption())
 
 
 def training_of(setting: Setting, machine: Machine) -> Training:

@@ -18,8 +18,8 @@ from pathlib import Path
 
 import torch
 
-from kdflow.engine.hooks import Hook, StepEvent
 from kdflow.errors import KdflowError
+from kdflow.events import Hook, StepEvent
 from kdflow.experiment.run import run
 from kdflow.experiment.session import Session, open_session
 

@@ -14,6 +14,7 @@ from pydantic import BaseModel
 
 from kdflow.cli.describe import OpFacts, describe_op
 from kdflow.data.formats import DATASETS
+from kdflow.graph.sides import SIDES
 from kdflow.operation import OPS, Op
 from kdflow.ports import DETECTORS
 from kdflow.spec.bench import Bench, DataSpec, DetectorSpec, TeacherSpec
@@ -31,10 +32,17 @@ OFFERED: Schema = {
     "description": "a reference, or several of which the first that the detectors offer is taken",
 }
 
+_OPERAND = r"[-+(\s]*(?:[A-Za-z_]\w*|\d+(?:\.\d*)?|\.\d+)[)\s]*"
+ARITHMETIC: Schema = {
+    "type": "string",
+    "pattern": rf"^{_OPERAND}(?:[-+*/]{_OPERAND})*$",
+    "description": "arithmetic of numbers and constants, such as 1 - mu",
+}
+
 
 def editor_schema() -> Schema:
     """JSON Schema (draft 2020-12) of method files and bench files; the key ``method`` tells them apart."""
-    definitions: Schema = {"reference": REFERENCE, "offered": OFFERED}
+    definitions: Schema = {"reference": REFERENCE, "offered": OFFERED, "arithmetic": ARITHMETIC}
     method, bench = _method(definitions), _bench(definitions)
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -119,7 +127,7 @@ def _node(ops: Mapping[str, Op], definitions: Schema) -> Schema:
 
 def _term(losses: Mapping[str, Op], definitions: Schema) -> Schema:
     """A term with a loss, with a value, a copy of another (``like``), or a change to one of the detector's own losses."""
-    own = _own(TermEntry, definitions)
+    own = _with_arithmetic(_own(TermEntry, definitions))
     own["reduce"] = {"anyOf": [{"enum": list(SHORTHANDS)}, _reduce(definitions)]}
     own["rows"] = OFFERED
     own["factors"] = {"type": "array", "items": {"$ref": "#/$defs/offered"}}
@@ -159,6 +167,7 @@ def _schedule(definitions: Schema) -> Schema:
     for name, function in SCHEDULES.items():
         model = option_model(name)
         mapping = _model(model, definitions)
+        mapping["properties"] = _with_arithmetic(mapping["properties"])
         first = next(iter(mapping["properties"].values()))
         properties[name] = {"anyOf": [mapping, first], "description": (inspect.getdoc(function) or "").splitlines()[0]}
     return {"type": "object", "properties": properties, "additionalProperties": False}
@@ -189,7 +198,7 @@ def _keys_of(fact: OpFacts, op: Op, own: Schema, options_only: bool) -> Schema:
         if options_only
         else {
             i.name: {
-                **(_several() if i.many else {"$ref": "#/$defs/offered"}),
+                **_of_sides(_several() if i.many else {"$ref": "#/$defs/offered"}),
                 "description": f"{i.kind}. {i.doc}".rstrip(),
                 **({"default": i.default} if i.default else {}),
             }
@@ -199,8 +208,9 @@ def _keys_of(fact: OpFacts, op: Op, own: Schema, options_only: bool) -> Schema:
     required = [] if options_only else [i.name for i in fact.inputs if i.required]
     options = _inlined(op.options.model_json_schema())
     spoken = {o.name: o.doc for o in fact.options}
-    for name, schema in options.get("properties", {}).items():
-        properties[name] = {**schema, **({"description": spoken[name]} if spoken.get(name) else {})}
+    for name, schema in _with_arithmetic(options.get("properties", {})).items():
+        of_sides = schema if options_only else _of_sides(schema)
+        properties[name] = {**of_sides, **({"description": spoken[name]} if spoken.get(name) else {})}
     needed = [] if options_only else [*required, *options.get("required", [])]
     return {
         "description": fact.doc,
@@ -209,6 +219,37 @@ def _keys_of(fact: OpFacts, op: Op, own: Schema, options_only: bool) -> Schema:
         "patternProperties": {"^(reduce|schedule)\\.": {}},
         "additionalProperties": False,
     }
+
+
+def _of_sides(schema: Schema) -> Schema:
+    """An input or option: one value, or one for each side."""
+    value, said = _apart(schema)
+    sides = dict.fromkeys(SIDES, value)
+    pair = {"type": "object", "properties": sides, "required": list(SIDES), "additionalProperties": False}
+    return {"anyOf": [value, pair], **said}
+
+
+def _with_arithmetic(properties: Mapping[str, Schema]) -> Schema:
+    """Properties in which numbers, and lists of numbers, may be written as arithmetic."""
+    return {name: _or_arithmetic(schema) for name, schema in properties.items()}
+
+
+def _or_arithmetic(schema: Schema) -> Schema:
+    found = dict(schema)
+    if "anyOf" in found:
+        found["anyOf"] = [_or_arithmetic(part) for part in found["anyOf"]]
+    if isinstance(found.get("items"), dict):
+        found["items"] = _or_arithmetic(found["items"])
+    if found.get("type") not in ("number", "integer"):
+        return found
+    number, said = _apart(found)
+    return {"anyOf": [number, {"$ref": "#/$defs/arithmetic"}], **said}
+
+
+def _apart(schema: Schema) -> tuple[Schema, Schema]:
+    """What a schema demands, and what it says to people."""
+    said: Schema = {key: schema[key] for key in ("description", "default", "title") if key in schema}
+    return {key: value for key, value in schema.items() if key not in said}, said
 
 
 def _several() -> Schema:

@@ -74,6 +74,10 @@ def _nodes(method: Method, published: PublishedFile) -> list[str]:
     return list(dict.fromkeys([*published.nodes, *(node for node in found if node)]))
 
 
+def _one_side(value: Any) -> Any:
+    return value["student"] if isinstance(value, dict) and "student" in value else value
+
+
 def _node(method: Method, reference: Any, side: int) -> str | None:
     """Taxonomy node of the port that a reference comes from, found by reading the method's nodes; nothing is built."""
     from kdflow.spec.reference import parse_reference
@@ -89,5 +93,5 @@ def _node(method: Method, reference: Any, side: int) -> str | None:
             return STANDARD_PORTS[parsed.rest].node[side]
         entry = method.nodes.get(parsed.base)
         given = entry.arguments if entry else {}
-        reference = next((given[key] for key in ("student", "features", *given) if key in given), None)
+        reference = next((_one_side(given[key]) for key in ("student", "features", *given) if key in given), None)
     return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from kdflow.cli.console import stderr_console
-from kdflow.engine.hooks import EvaluationEvent, RunEnded, RunStarted, Silent, StepEvent
+from kdflow.events import EvaluationEvent, PullEvent, RunEnded, RunStarted, Silent, StepEvent
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -37,9 +37,14 @@ class ProgressHook(Silent):
         if self.console.is_terminal:
             self._task = self.bars.add(self.subject, event.total_steps, event.resumed_from_step)
 
+    def pulls_known(self, event: PullEvent) -> None:
+        """Say of every term how hard it pulls."""
+        for pull in event.pulls:
+            self._line(f"{self.subject}: {pull}")
+
     def step_ended(self, event: StepEvent) -> None:
         """Move on to this step."""
-        numbers = f"loss {event.total:.4g}  {event.step_time * 1000:.0f} ms/step"
+        numbers = f"loss {event.total:.4g}{_parts(event)}  {event.step_time * 1000:.0f} ms/step"
         if self._task is not None:
             self.bars.update(self._task, event.step, numbers)
         else:
@@ -60,6 +65,14 @@ class ProgressHook(Silent):
 
     def _line(self, text: str) -> None:
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def _parts(event: StepEvent) -> str:
+    """The detector's own losses and the distillation apart, where there are both."""
+    own, taught = (
+        [value for name, value in event.weighted.items() if name.startswith(group)] for group in ("det/", "kd/")
+    )
+    return f" (det {sum(own):.4g}, kd {sum(taught):.4g})" if own and taught else ""
 
 
 class Bars:

@@ -55,6 +55,9 @@ def results(
     ] = False,
     unfinished: Annotated[bool, typer.Option("--unfinished", help="Also runs that did not finish.")] = False,
     trials: Annotated[bool, typer.Option("--trials", help="Also trials of searches.")] = False,
+    classes: Annotated[
+        bool, typer.Option("--classes", help="Also AP by size and by class, below every line of the table.")
+    ] = False,
     runs: Runs = None,
     format: Annotated[Form, typer.Option("--format", help="How to write them.")] = Form.table,
     json: JsonOption = False,
@@ -81,18 +84,18 @@ def results(
     )
     form = Form.json if json else format
     if output is None and form is Form.table and sys.stdout.isatty():
-        _show(answer)
+        _show(answer, classes)
         return
-    text = render(answer, {"md": "markdown"}.get(form.value, form.value))
+    text = render(answer, {"md": "markdown"}.get(form.value, form.value), classes)
     if output is not None:
         write_text(output, text)
     else:
         say(text.rstrip("\n"))
 
 
-def _show(answer: Answer) -> None:
+def _show(answer: Answer, classes: bool) -> None:
     from rich.console import Console
 
     from kdflow.results.table import rich_table
 
-    Console().print(rich_table(answer))
+    Console().print(rich_table(answer, classes))

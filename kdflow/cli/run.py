@@ -20,6 +20,14 @@ Together = Annotated[
         "--together", help="Train all at once: one stream of batches, one pass of the teacher, equal results."
     ),
 ]
+Track = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--track",
+        metavar="NAME",
+        help="Write the run to tensorboard or wandb too, beside MLflow; without it $KDFLOW_TRACKERS. Repeatable.",
+    ),
+]
 Precision = Annotated[str | None, typer.Option(help="fp32, bf16 or fp16; without it the recipe's.")]
 
 
@@ -37,6 +45,7 @@ def run(
     output: Output = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint of this very run.")] = False,
     together: Together = False,
+    track: Track = None,
     json: JsonOption = False,
 ) -> None:
     """Train and evaluate methods, one after the other, or side by side with --together.
@@ -54,6 +63,7 @@ def run(
         "overrides": overrides,
         "output": output,
         "resume": resume,
+        "trackers": track,
     }
     if len(specs) > 1:
         _check_first(specs, bench, overrides)
@@ -94,12 +104,13 @@ def _remark(text: str) -> None:
 def _all_at_once(specs: list[str], settings: dict[str, Any], json: bool) -> list[bool]:
     """All runs side by side; which of them finished."""
     from kdflow.cli.progress import Bars, ProgressHook
-    from kdflow.experiment.together import Request, run_together
+    from kdflow.experiment.request import RunRequest
+    from kdflow.experiment.together import run_together
 
-    own = {key: settings.pop(key) for key in ("bench", "seed", "overrides")}
+    own = {key: settings.pop(key) for key in ("bench", "seed", "steps", "precision", "compiled", "overrides")}
     bars = Bars()
     requests = [
-        Request(spec, hooks=(ProgressHook(f"{Path(spec).stem}, seed {own['seed']}", bars=bars),), **own)
+        RunRequest(spec, hooks=(ProgressHook(f"{Path(spec).stem}, seed {own['seed']}", bars=bars),), **own)
         for spec in specs
     ]
     results = run_together(requests, notify=_remark, **settings)

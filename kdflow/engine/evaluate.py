@@ -9,6 +9,7 @@ import contextlib
 import io
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,22 @@ Found = dict[str, Any]
 """One detection as COCO writes it: image_id, category_id, bbox (x, y, width, height in pixels on disk), score."""
 
 
-@torch.no_grad()
+@dataclass(frozen=True)
+class Evaluation:
+    """What an evaluation brought.
+
+    Attributes:
+        metrics: See :func:`evaluate`.
+        classes: Class -> ``objects`` (a number; crowds and difficult ones do not count), and where it has any the AP family of
+            :func:`evaluate` without VOC's, in percent.
+        detections: The detections that counted; with several processes only the first one has them.
+    """
+
+    metrics: Metrics
+    classes: Mapping[str, Mapping[str, float]]
+    detections: Sequence[Found] = field(default=(), repr=False)
+
+
 def evaluate(
     detector: Detector,
     loader: Iterable[Batch],
@@ -54,22 +70,57 @@ def evaluate(
     Raises:
         DataError: The detector's classes are not the categories, or images are missing or unknown.
     """
+    return examine(detector, loader, ground_truth, device=device, max_detections=max_detections).metrics
+
+
+@torch.no_grad()
+def examine(
+    detector: Detector,
+    loader: Iterable[Batch],
+    ground_truth: Mapping[str, Any],
+    *,
+    device: torch.device | str = "cpu",
+    max_detections: int = 100,
+) -> Evaluation:
+    """The same as :func:`evaluate`, with what was found and how each class fared."""
     detections = _detect(detector, loader, _category_ids(detector.classes, ground_truth), device)
     everywhere: dict[int, list[Found]] = {}
     for part in ranks.gather(detections):
         for image_id, found in part.items():
             everywhere.setdefault(image_id, found)
     # One process judges; the others wait for its word.
-    return ranks.from_first(judge(everywhere, ground_truth, max_detections) if ranks.rank() == 0 else {})
+    done = weigh(everywhere, ground_truth, max_detections) if ranks.rank() == 0 else None
+    metrics, classes = ranks.from_first((done.metrics, done.classes) if done is not None else ({}, {}))
+    return done if done is not None else Evaluation(metrics, classes)
 
 
 def judge(detections: Mapping[int, Sequence[Found]], ground_truth: Mapping[str, Any], max_detections: int = 100) -> Metrics:
     """Metrics of ``detections`` (image id -> detections; an image without any has an empty list); see :func:`evaluate`."""
+    return weigh(detections, ground_truth, max_detections).metrics
+
+
+def weigh(
+    detections: Mapping[int, Sequence[Found]], ground_truth: Mapping[str, Any], max_detections: int = 100
+) -> Evaluation:
+    """What ``detections`` are worth, over all classes and for each of them; see :func:`judge`."""
     _check_images(detections, ground_truth)
     truth = _complete(ground_truth)
     found = [one for image_id in sorted(detections) for one in _best(detections[image_id], max_detections)]
-    metrics = {**_coco(truth, found, max_detections), **voc_ap50(truth, found)}
+    precision = Precision.of(truth, found, max_detections)
+    metrics = {**precision.summary(), **voc_ap50(truth, found)}
+    return Evaluation(_percent(metrics), _by_class(truth, precision), found)
+
+
+def _percent(metrics: Mapping[str, float]) -> dict[str, float]:
     return {name: 100 * value for name, value in metrics.items()}
+
+
+def _by_class(truth: Mapping[str, Any], precision: Precision) -> dict[str, dict[str, float]]:
+    objects = Counter(one["category_id"] for one in truth["annotations"] if not one["iscrowd"])
+    return {
+        category["name"]: {"objects": objects[category["id"]], **_percent(precision.of_class(category["id"]).summary())}
+        for category in truth["categories"]
+    }
 
 
 def _detect(
@@ -157,36 +208,73 @@ def _complete(ground_truth: Mapping[str, Any]) -> dict[str, Any]:
     return {"images": ground_truth["images"], "categories": ground_truth["categories"], "annotations": annotations}
 
 
-def _coco(truth: dict[str, Any], found: list[Found], max_detections: int) -> dict[str, float]:
-    from pycocotools.coco import COCO
-    from pycocotools.cocoeval import COCOeval
+@dataclass(frozen=True)
+class Precision:
+    """COCO's precisions.
 
-    with contextlib.redirect_stdout(io.StringIO()):
-        coco = COCO()
-        coco.dataset = truth
-        coco.createIndex()
-        results = COCO()
-        results.dataset = {**truth, "annotations": [
-            {**one, "id": number, "area": one["bbox"][2] * one["bbox"][3], "iscrowd": 0}
-            for number, one in enumerate(found, start=1)
-        ]}
-        results.createIndex()
-        evaluation = COCOeval(coco, results, "bbox")
-        evaluation.params.maxDets = [max_detections]
-        evaluation.evaluate()
-        evaluation.accumulate()
-    return _summary(evaluation.eval["precision"], list(evaluation.params.iouThrs), evaluation.params.areaRngLbl)
+    Attributes:
+        values: (thresholds, recalls, categories, sizes, 1); -1 where a category has no object of a size.
+        thresholds: IoU thresholds.
+        recalls: Recalls in 0..1.
+        categories: Category ids.
+        sizes: ``all``, ``small``, ``medium``, ``large``.
+    """
 
+    values: np.ndarray
+    thresholds: np.ndarray
+    recalls: np.ndarray
+    categories: tuple[int, ...]
+    sizes: tuple[str, ...]
 
-def _summary(precision: np.ndarray, thresholds: Sequence[float], sizes: Sequence[str]) -> dict[str, float]:
-    """The AP family from COCO's array of precisions (thresholds, recalls, categories, sizes, detections); -1 is no object."""
-    everything = sizes.index("all")
-    picked = {
-        "AP": precision[..., everything, 0],
-        "AP50": precision[int(np.argmin(np.abs(np.array(thresholds) - 0.5))), ..., everything, 0],
-        "AP75": precision[int(np.argmin(np.abs(np.array(thresholds) - 0.75))), ..., everything, 0],
-        "AP_S": precision[..., sizes.index("small"), 0],
-        "AP_M": precision[..., sizes.index("medium"), 0],
-        "AP_L": precision[..., sizes.index("large"), 0],
-    }
-    return {name: float(values[values > -1].mean()) for name, values in picked.items() if (values > -1).any()}
+    @classmethod
+    def of(cls, truth: dict[str, Any], found: Sequence[Found], max_detections: int) -> Precision:
+        """Precisions of detections; ``truth`` has every field that pycocotools reads."""
+        from pycocotools.coco import COCO
+        from pycocotools.cocoeval import COCOeval
+
+        with contextlib.redirect_stdout(io.StringIO()):
+            coco = COCO()
+            coco.dataset = truth
+            coco.createIndex()
+            results = COCO()
+            results.dataset = {**truth, "annotations": [
+                {**one, "id": number, "area": one["bbox"][2] * one["bbox"][3], "iscrowd": 0}
+                for number, one in enumerate(found, start=1)
+            ]}
+            results.createIndex()
+            evaluation = COCOeval(coco, results, "bbox")
+            evaluation.params.maxDets = [max_detections]
+            evaluation.evaluate()
+            evaluation.accumulate()
+        params = evaluation.params
+        return cls(
+            evaluation.eval["precision"], np.array(params.iouThrs), np.array(params.recThrs), tuple(params.catIds),
+            tuple(params.areaRngLbl),
+        )
+
+    def of_class(self, category: int) -> Precision:
+        """Those of one category."""
+        chosen = self.categories.index(category)
+        return replace(self, values=self.values[:, :, chosen : chosen + 1], categories=(category,))
+
+    def curve(self, iou: float = 0.5) -> np.ndarray:
+        """(recalls,) precision at the recalls, averaged over categories with objects; all -1 without any."""
+        level = self.values[self._at(iou), :, :, self.sizes.index("all"), 0]
+        known = level[:, (level > -1).all(axis=0)]
+        return known.mean(axis=1) if known.size else np.full(len(self.recalls), -1.0)
+
+    def summary(self) -> dict[str, float]:
+        """The AP family in 0..1; a size without objects is absent."""
+        everything = self.sizes.index("all")
+        picked = {
+            "AP": self.values[..., everything, 0],
+            "AP50": self.values[self._at(0.5), ..., everything, 0],
+            "AP75": self.values[self._at(0.75), ..., everything, 0],
+            "AP_S": self.values[..., self.sizes.index("small"), 0],
+            "AP_M": self.values[..., self.sizes.index("medium"), 0],
+            "AP_L": self.values[..., self.sizes.index("large"), 0],
+        }
+        return {name: float(values[values > -1].mean()) for name, values in picked.items() if (values > -1).any()}
+
+    def _at(self, iou: float) -> int:
+        return int(np.argmin(np.abs(self.thresholds - iou)))

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from kdflow.engine.hooks import EvaluationEvent, StepEvent
+from kdflow.events import EvaluationEvent, StepEvent
 from kdflow.files import in_words, write_text
 
 NAME = "journal.jsonl"

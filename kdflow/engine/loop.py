@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from kdflow.engine import ranks
-from kdflow.engine.checkpoint import Checkpoints
-from kdflow.engine.hooks import EvaluationEvent, Hook, RunEnded, StepEvent, StopRun
 from kdflow.engine.interruption import Interruption
-from kdflow.engine.journal import Journal
 from kdflow.engine.machine import Machine, open_machine
-from kdflow.engine.phases import lay_out
-from kdflow.engine.protocols import Loader, Metrics, Passes, Plan
+from kdflow.engine.protocols import Loader, Metrics
 from kdflow.engine.randomness import seed_generators
-from kdflow.engine.run import Run
+from kdflow.engine.run import Fit, Run
 from kdflow.engine.training import Training
-from kdflow.spec import method
-from kdflow.spec.bench import Recipe
+from kdflow.events import EvaluationEvent, Pull, RunEnded, StepEvent, StopRun
 
 INTERRUPTED = "SIGTERM; the run can be resumed"
 
@@ -42,6 +37,7 @@ class FitResult:
         unproven: Distillation terms not seen alive, because the run was short or their groups were empty.
         notes: What was guaranteed and what was passed over, in words.
         folder: Where ``last.pt`` and ``best.pt`` lie.
+        pulls: How hard each term pulled at the student when the run began, by name.
     """
 
     status: str
@@ -55,49 +51,17 @@ class FitResult:
     unproven: tuple[str, ...]
     notes: tuple[str, ...]
     folder: Path
+    pulls: Mapping[str, Pull] = field(default_factory=dict)
 
 
 def fit(
-    plan: Plan,
-    loader: Loader,
-    recipe: Recipe,
-    *,
-    folder: Path,
-    total_steps: int,
-    steps_per_epoch: int,
-    seed: int = 0,
-    run_hash: str = "",
-    hooks: Sequence[Hook] = (),
-    evaluate: Callable[[Any], Metrics] | None = None,
-    metric: str = "AP",
-    phases: Sequence[method.Phase] = (),
-    passes: Passes | None = None,
-    subject: str = "",
-    measure: Callable[[str], Metrics] | None = None,
-    resume: bool = True,
-    device: str | Machine = "auto",
-    deterministic: bool = False,
+    asked: Fit, loader: Loader, *, resume: bool = True, device: str | Machine = "auto", deterministic: bool = False
 ) -> FitResult:
-    """Train ``plan`` on the batches of ``loader``.
+    """Train a plan on the batches of ``loader``.
 
     Args:
-        plan: Student, frozen teachers and terms; moved to the device and trained in place.
+        asked: What is trained, how, and who listens.
         loader: ``loader(k)`` gives batches k, k+1, ... without end; one step takes ``recipe.accumulate`` of them.
-        recipe: Optimizer, schedule, precision and intervals.
-        folder: Checkpoints and journal of this run and no other.
-        total_steps: Optimizer steps of the whole run (the recipe may say epochs).
-        steps_per_epoch: Optimizer steps in one pass over the data.
-        seed: Seeds the generators of a fresh run.
-        run_hash: Identity of the run; checkpoints of another one are refused.
-        hooks: Listeners, called in the first process.
-        evaluate: ``evaluate(plan) -> metrics``, with the averaged weights in place where the recipe keeps an average;
-            called in every process, and the first one's result counts.
-        metric: Which metric chooses the best student, larger is better.
-        phases: Declared phases; none trains everything throughout.
-        passes: ``passes()`` gives one pass over the data, for the plan's preparations.
-        subject: What learns, for the hooks' words, where it is not the run's own student.
-        measure: ``measure(owner) -> metrics`` of a teacher that a phase has trained, called when the phase ends; it raises
-            InvariantError where the teacher is not worth learning from.
         resume: Continue from the folder's checkpoint if there is one; False deletes what is there.
         device: ``auto``, ``cpu``, ``cuda``, or a machine that is open already.
         deterministic: Deterministic algorithms (an open machine was asked when it was opened).
@@ -108,14 +72,9 @@ def fit(
     """
     with ExitStack() as stack:
         machine = device if isinstance(device, Machine) else stack.enter_context(open_machine(device, deterministic))
-        training = Training(plan, recipe, machine, lay_out(phases, total_steps), steps_per_epoch, seed)
-        run = Run(
-            training, Checkpoints(folder, run_hash, machine.world_size),
-            Journal(folder, run_hash, keep=resume, writes=machine.is_first), hooks if machine.is_first else (),
-            stack.enter_context(Interruption()), evaluate, metric, passes, subject, measure,
-        )
+        run = Run.open(asked, machine, stack.enter_context(Interruption()), resume)
         begin(run, resume)
-        training.open(loader)
+        run.training.open(loader)
         return result_of(run, _carry_out(run))
 
 
@@ -210,5 +169,5 @@ def result_of(run: Run, ended: RunEnded) -> FitResult:
         best=dict(run.training.best), metrics=dict(done[-1].metrics) if done else {},
         history=tuple(steps[step] for step in sorted(steps) if step <= ended.step), evaluations=done,
         unproven=run.training.life.unproven, notes=(*run.notes, *run.training.teachers.notes),
-        folder=run.checkpoints.folder,
+        folder=run.checkpoints.folder, pulls=dict(run.training.pulls),
     )

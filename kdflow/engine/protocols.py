@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from kdflow.ports import Batch
@@ -98,6 +98,11 @@ class Plan(Protocol):
     @property
     def terms(self) -> Sequence[TermInfo]:
         """All summands of the loss."""
+        ...
+
+    @property
+    def weights(self) -> MutableMapping[str, float]:
+        """Weight of each term before its schedule; what is written here counts from the next :meth:`advance` on."""
         ...
 
     @property

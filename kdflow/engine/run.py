@@ -6,22 +6,66 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from kdflow.engine import ranks
 from kdflow.engine.checkpoint import Checkpoints
-from kdflow.engine.hooks import EvaluationEvent, Hook, RunEnded, RunStarted, StepEvent, StopRun
 from kdflow.engine.interruption import Interruption
 from kdflow.engine.journal import Journal
-from kdflow.engine.protocols import Metrics, Passes, Preparation
+from kdflow.engine.machine import Machine
+from kdflow.engine.phases import lay_out
+from kdflow.engine.protocols import Metrics, Passes, Plan, Preparation
 from kdflow.engine.randomness import generators_untouched
 from kdflow.engine.training import Training
 from kdflow.errors import UsageError, choices
+from kdflow.events import EvaluationEvent, Hook, PullEvent, RunEnded, RunStarted, StepEvent, StopRun
+from kdflow.spec import method
+from kdflow.spec.bench import Recipe
 
 FLAG_EVERY = 20
 """Several processes agree on an interruption at least this often, in steps; each agreement synchronises the device."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """One training as it was asked for; it is carried out alone (:func:`kdflow.engine.loop.fit`) or beside others.
+
+    Attributes:
+        plan: Student, frozen teachers and terms; moved to the device and trained in place.
+        recipe: Optimizer, schedule, precision and intervals.
+        folder: Checkpoints and journal of this run and no other.
+        total_steps: Optimizer steps of the whole run (the recipe may say epochs).
+        steps_per_epoch: Optimizer steps in one pass over the data.
+        seed: Seeds the generators of a fresh run.
+        run_hash: Identity of the run; checkpoints of another one are refused.
+        hooks: Listeners, called in the first process.
+        evaluate: ``evaluate(plan) -> metrics``, with the averaged weights in place where the recipe keeps an average;
+            called in every process, and the first one's result counts. None evaluates never.
+        metric: Which metric chooses the best student, larger is better.
+        phases: Declared phases; none trains everything throughout.
+        passes: ``passes()`` gives one pass over the data, for the plan's preparations.
+        measure: ``measure(owner) -> metrics`` of a teacher that a phase has trained, called when the phase ends; it raises
+            InvariantError where the teacher is not worth learning from.
+        subject: What learns, for the hooks' words, where it is not the run's own student.
+    """
+
+    plan: Plan
+    recipe: Recipe
+    folder: Path
+    total_steps: int
+    steps_per_epoch: int
+    seed: int = 0
+    run_hash: str = ""
+    hooks: Sequence[Hook] = ()
+    evaluate: Callable[[Any], Metrics] | None = None
+    metric: str = "AP"
+    phases: Sequence[method.Phase] = ()
+    passes: Passes | None = None
+    measure: Callable[[str], Metrics] | None = None
+    subject: str = ""
 
 
 @dataclass
@@ -29,16 +73,12 @@ class Run:
     """A training with its folder, its listeners and its clock.
 
     Attributes:
+        fit: What was asked for.
         training: What moves.
         checkpoints: Where it is saved.
         journal: What was reported.
         hooks: Who listens (first process only).
         interruption: SIGTERM's flag.
-        evaluate: Called with the plan; None evaluates never.
-        metric: Key of its result that chooses the best student, larger is better.
-        passes: Passes over the data for preparations.
-        subject: What learns, where it is not the run's own student.
-        measure: Called with the name of a teacher that a phase has trained.
         resumed_from: Steps taken over from a checkpoint.
         notes: Sentences for the log.
         busy: Seconds spent in steps since the last report.
@@ -46,21 +86,34 @@ class Run:
         saved: Step and phase of the last checkpoint.
     """
 
+    fit: Fit
     training: Training
     checkpoints: Checkpoints
     journal: Journal
     hooks: Sequence[Hook]
     interruption: Interruption
-    evaluate: Callable[[Any], Metrics] | None = None
-    metric: str = "AP"
-    passes: Passes | None = None
-    subject: str = ""
-    measure: Callable[[str], Metrics] | None = None
     resumed_from: int = 0
     notes: tuple[str, ...] = ()
     busy: float = 0.0
     reported: int = 0
     saved: tuple[int, int] = (0, 0)
+
+    @classmethod
+    def open(cls, fit: Fit, machine: Machine, interruption: Interruption, resume: bool) -> Run:
+        """A run before its first step, its plan on the machine.
+
+        Raises:
+            UsageError: Phases or patterns that fit nothing, a folder of another run.
+        """
+        phases = lay_out(fit.phases, fit.total_steps)
+        return cls(
+            fit,
+            Training(fit.plan, fit.recipe, machine, phases, fit.steps_per_epoch, fit.seed),
+            Checkpoints(fit.folder, fit.run_hash, machine.world_size),
+            Journal(fit.folder, fit.run_hash, keep=resume, writes=machine.is_first),
+            fit.hooks if machine.is_first else (),
+            interruption,
+        )
 
     @contextmanager
     def timed(self) -> Iterator[None]:
@@ -75,7 +128,7 @@ class Run:
         event = RunStarted(
             self.checkpoints.folder, training.total_steps, self.resumed_from, str(training.machine.device),
             training.machine.world_size, tuple(t.name for t in training.plan.terms),
-            (*self.notes, *training.teachers.notes), self.subject,
+            (*self.notes, *training.teachers.notes), self.fit.subject,
         )
         for hook in self.hooks:
             hook.run_started(event)
@@ -95,6 +148,7 @@ class Run:
     def report_if_due(self) -> None:
         """Every ``log_every`` steps and at the end of a phase: check what must hold, then tell the hooks the means."""
         training = self.training
+        self._tell_pulls()
         if training.step % training.recipe.log_every and training.step != training.phase.end:
             return
         with self.timed():
@@ -112,14 +166,14 @@ class Run:
 
     def evaluate_if_due(self) -> None:
         """Every ``evaluate_every`` steps and at the end; the best student is kept."""
-        if self.evaluate is None or not self._evaluation_due():
+        if self.fit.evaluate is None or not self._evaluation_due():
             return
         training = self.training
         training.check(thorough=training.step == training.phase.end)
         average = training.average
         training.plan.eval()
         with torch.no_grad(), generators_untouched(), average.applied() if average else nullcontext():
-            metrics = ranks.from_first({name: float(value) for name, value in self.evaluate(training.plan).items()})
+            metrics = ranks.from_first({name: float(value) for name, value in self.fit.evaluate(training.plan).items()})
             event = self._judge(metrics)
             if event.is_best and training.machine.is_first:
                 self.checkpoints.save_best({**training.best, "student": training.plan.student.state_dict()})
@@ -129,7 +183,7 @@ class Run:
 
     def measure_teachers(self) -> None:
         """At the end of a phase that trained teachers: each is measured before it teaches."""
-        training, measure = self.training, self.measure
+        training, measure = self.training, self.fit.measure
         if measure is None:
             return
         for owner in sorted(training.teachers.learning):
@@ -165,6 +219,12 @@ class Run:
         ranks.wait()
         self.saved = (training.step, training.at)
 
+    def _tell_pulls(self) -> None:
+        """Once in a phase: how hard each term pulls."""
+        if pulls := self.training.pulls_known():
+            for hook in self.hooks:
+                hook.pulls_known(PullEvent(self.training.step, pulls))
+
     def _evaluation_due(self) -> bool:
         training, every = self.training, self.training.recipe.evaluate_every
         if training.step == training.evaluated or training.step == 0:
@@ -174,13 +234,13 @@ class Run:
 
     def _judge(self, metrics: Metrics) -> EvaluationEvent:
         training = self.training
-        if self.metric not in metrics:
-            raise UsageError(f'the evaluation gave no "{self.metric}".{choices(self.metric, metrics)}')
-        value = metrics[self.metric]
+        if self.fit.metric not in metrics:
+            raise UsageError(f'the evaluation gave no "{self.fit.metric}".{choices(self.fit.metric, metrics)}')
+        value = metrics[self.fit.metric]
         is_best = not training.best or value > training.best["value"]
         if is_best:
-            training.best = {"metric": self.metric, "value": value, "step": training.step}
-        return EvaluationEvent(training.step, metrics, self.metric, value, is_best)
+            training.best = {"metric": self.fit.metric, "value": value, "step": training.step}
+        return EvaluationEvent(training.step, metrics, self.fit.metric, value, is_best)
 
     def _preparation_due(self, preparation: Preparation) -> bool:
         done = self.training.prepared.get(preparation.name)
@@ -188,12 +248,12 @@ class Run:
 
     def _prepare(self, preparation: Preparation) -> None:
         training = self.training
-        if self.passes is None:
+        if self.fit.passes is None:
             raise UsageError(f'preparation "{preparation.name}" goes over the data, and this run was given no pass of it')
         device = training.machine.device
         training.plan.eval()
         with generators_untouched(training.seed, preparation.name, training.epoch), torch.no_grad():
-            preparation.run(training.plan, (batch.to(device) for batch in self.passes()))
+            preparation.run(training.plan, (batch.to(device) for batch in self.fit.passes()))
         training.prepared[preparation.name] = training.epoch
 
     def _tell(self, event: StepEvent | EvaluationEvent) -> None:

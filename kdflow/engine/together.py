@@ -6,25 +6,18 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Protocol
 
 from kdflow.engine import ranks
-from kdflow.engine.checkpoint import Checkpoints
-from kdflow.engine.hooks import Hook, RunEnded, StopRun
 from kdflow.engine.interruption import Interruption
-from kdflow.engine.journal import Journal
 from kdflow.engine.loop import INTERRUPTED, FitResult, begin, ready, result_of, train_step
 from kdflow.engine.machine import Machine
-from kdflow.engine.phases import lay_out
-from kdflow.engine.protocols import Loader, Metrics, Passes, Plan
+from kdflow.engine.protocols import Loader
 from kdflow.engine.randomness import generator_state, generators_untouched, set_generator_state
-from kdflow.engine.run import Run
-from kdflow.engine.training import Training
+from kdflow.engine.run import Fit, Run
 from kdflow.errors import InvariantError, UsageError
+from kdflow.events import RunEnded, StopRun
 from kdflow.ports import Batch
-from kdflow.spec import method
-from kdflow.spec.bench import Recipe
 
 
 class SharedPass(Protocol):
@@ -35,27 +28,9 @@ class SharedPass(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class Member:
-    """One student of a group: the arguments of :func:`kdflow.engine.loop.fit` that are its own."""
-
-    plan: Plan
-    recipe: Recipe
-    folder: Path
-    total_steps: int
-    seed: int = 0
-    run_hash: str = ""
-    hooks: Sequence[Hook] = ()
-    evaluate: Callable[[Any], Metrics] | None = None
-    metric: str = "AP"
-    phases: Sequence[method.Phase] = ()
-    passes: Passes | None = None
-    measure: Callable[[str], Metrics] | None = None
-
-
 @dataclass
 class Student:
-    """A member under way.
+    """One training of a group under way.
 
     Attributes:
         run: Its training, folder, listeners and clock.
@@ -208,12 +183,11 @@ class Group:
 
 
 def fit_together(
-    members: Sequence[Member],
+    asked: Sequence[Fit],
     loader: Loader,
     share: Callable[[Sequence[Any]], SharedPass],
     machine: Machine,
     *,
-    steps_per_epoch: int,
     resume: bool = True,
 ) -> list[FitResult]:
     """Train several plans side by side.
@@ -223,24 +197,23 @@ def fit_together(
     and its reason; the others go on. Where several processes train, such a failure ends the group.
 
     Args:
-        members: Students; batches per step and precision are the same for all.
+        asked: The students; batches per step, precision and length of an epoch are the same for all.
         loader: One stream of batches for all.
         share: ``share(plans)`` makes what some of the plans have in common.
         machine: The open device.
-        steps_per_epoch: Optimizer steps in one pass over the data.
         resume: Continue each student from its folder's checkpoint, however far each had come.
 
     Returns:
-        One result per member, in order.
+        One result per student, in order.
 
     Raises:
-        UsageError: A checkpoint of another run, patterns that fit nothing, members that cannot share a stream.
+        UsageError: A checkpoint of another run, patterns that fit nothing, students that cannot share a stream.
     """
-    _check(members)
+    _check(asked)
     with ExitStack() as stack, generators_untouched():
         interruption = stack.enter_context(Interruption())
-        students = [_open(member, machine, interruption, steps_per_epoch, resume) for member in members]
-        group = Group(students, Stream(loader, members[0].recipe.accumulate), share, machine)
+        students = [Student(Run.open(one, machine, interruption, resume)) for one in asked]
+        group = Group(students, Stream(loader, asked[0].recipe.accumulate), share, machine)
         for student in students:
             with student.turn():
                 begin(student.run, resume)
@@ -257,23 +230,10 @@ def fit_together(
         return [result_of(student.run, _ended(student)) for student in students]
 
 
-def _open(member: Member, machine: Machine, interruption: Interruption, steps_per_epoch: int, resume: bool) -> Student:
-    phases = lay_out(member.phases, member.total_steps)
-    training = Training(member.plan, member.recipe, machine, phases, steps_per_epoch, member.seed)
-    return Student(
-        Run(
-            training, Checkpoints(member.folder, member.run_hash, machine.world_size),
-            Journal(member.folder, member.run_hash, keep=resume, writes=machine.is_first),
-            member.hooks if machine.is_first else (), interruption, member.evaluate, member.metric, member.passes,
-            measure=member.measure,
-        )
-    )  # fmt: skip
-
-
-def _check(members: Sequence[Member]) -> None:
-    for member in members[1:]:
+def _check(asked: Sequence[Fit]) -> None:
+    for other in asked[1:]:
         for name in ("accumulate", "precision", "compile", "channels_last"):
-            first, own = getattr(members[0].recipe, name), getattr(member.recipe, name)
+            first, own = getattr(asked[0].recipe, name), getattr(other.recipe, name)
             if first != own:
                 raise UsageError(f"students that train together share recipe.{name}; here it is {first} and {own}")
 

@@ -24,8 +24,10 @@ from kdflow.engine.norms import prepare_norms, training_mode
 from kdflow.engine.optim import STUDENT, build_optimizer, build_scheduler
 from kdflow.engine.phases import Phase, select_parameters
 from kdflow.engine.protocols import Loader, Outcome, Plan
+from kdflow.engine.pull import PullWatch
 from kdflow.engine.randomness import generator_state, generators_untouched, set_generator_state
 from kdflow.errors import InvariantError, UsageError
+from kdflow.events import Pull
 from kdflow.ports import Batch
 from kdflow.spec.bench import Recipe
 
@@ -48,6 +50,7 @@ class Training:
         best: Metric, value and step of the best evaluation.
         lr: Largest learning rate of the last step.
         images: Images seen by this process since the last report.
+        pulls: How hard each term was found to pull at the student, by name.
     """
 
     plan: Plan
@@ -63,6 +66,7 @@ class Training:
     best: dict[str, Any] = field(default_factory=dict)
     lr: float = 0.0
     images: int = 0
+    pulls: dict[str, Pull] = field(default_factory=dict)
 
     # Made anew by each phase (enter), the stream of batches by open.
     session: Session = field(init=False)
@@ -74,6 +78,7 @@ class Training:
     finite: FiniteWatch = field(init=False)
     gradient: FiniteWatch = field(init=False)
     life: LifeWatch = field(init=False)
+    pull: PullWatch = field(init=False)
     teachers: TeacherWatch = field(init=False)
     batches: Iterator[Batch] = field(init=False)
 
@@ -134,6 +139,7 @@ class Training:
         student = [p for name, p in self.parameters.items() if name.startswith(STUDENT)]
         self.life = LifeWatch((t.name for t in watched), auxiliary=(t.name for t in watched if t.auxiliary or not student))
         self.reached = student
+        self.pull = PullWatch([t for t in self.plan.terms if self.phase.counts(t.name)], self.phase.steps)
         if saved is not None:
             self._continue(saved)
         self.training_mode()
@@ -188,6 +194,13 @@ class Training:
         self.finite.see(self.meter.names, values, self.step)
         scale = 2.0**12 if self.session.scaled else 1.0
         self.life.judge(outcome, self.reached, list(self.parameters.values()), scale, self.plan.resting)
+        self.pull.look(outcome, self.reached, self.step - self.phase.start, scale)
+
+    def pulls_known(self) -> tuple[Pull, ...]:
+        """What the steps of this phase have told of its terms' pulls; once, when it is enough."""
+        found = self.pull.tell(self.step - self.phase.start, self.plan.weights)
+        self.pulls.update((pull.term, pull) for pull in found)
+        return found
 
     def watch_gradient(self, norm: Tensor) -> None:
         """Judge the norm of the gradient; in fp16 an overflow is legal, the step is then skipped."""
@@ -232,6 +245,8 @@ class Training:
             "best": dict(self.best),
             "meter": self.meter.state_dict(),
             "life": self.life.state_dict(),
+            "pull": self.pull.state_dict(),
+            "pulls": {name: [pull.weight, pull.pull] for name, pull in self.pulls.items()},
         }
 
     def resume(self, saved: Mapping[str, Any]) -> None:
@@ -250,3 +265,5 @@ class Training:
             self.average.load_state_dict(saved["average"])
         self.meter.load_state_dict(saved["meter"], self.machine.device)
         self.life.load_state_dict(saved["life"])
+        self.pull.load_state_dict(saved.get("pull", {}))
+        self.pulls = {name: Pull(name, *values) for name, values in saved.get("pulls", {}).items()}

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kdflow.errors import UsageError
-from kdflow.experiment.run import with_length
+from kdflow.experiment.request import with_length
 from kdflow.experiment.session import Preview, Session
 from kdflow.experiment.setup import prepare, read_method
 from kdflow.experiment.shelf import Shelf

@@ -9,7 +9,7 @@ from typing import Any
 from kdflow.data.formats import DataSource
 from kdflow.data.loader import make_loader
 from kdflow.data.transforms import Geometry
-from kdflow.engine.evaluate import evaluate
+from kdflow.engine.evaluate import Evaluation, examine
 from kdflow.engine.machine import Machine
 from kdflow.ports import Batch, Detector
 from kdflow.spec.bench import Bench, Recipe
@@ -92,6 +92,10 @@ class Feed:
 
     def evaluate(self, detector: Detector, split: str) -> Mapping[str, float]:
         """Metrics of a detector on ``val`` or ``test``, in percent."""
+        return self.examine(detector, split).metrics
+
+    def examine(self, detector: Detector, split: str) -> Evaluation:
+        """The same with the detections, and class by class."""
         chosen = self.source.splits[split]
         loader = make_loader(
             chosen,
@@ -105,7 +109,7 @@ class Feed:
             world_size=self.machine.world_size,
             device=self.machine.device,
         )
-        return evaluate(
+        return examine(
             detector,
             loader,
             chosen.coco,

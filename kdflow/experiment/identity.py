@@ -25,7 +25,7 @@ NO_EFFECT: Mapping[type[BaseModel], frozenset[str]] = {
     Bench: frozenset({"title", "floor"}),
     DataSpec: frozenset({"workers", "resident"}),
     Recipe: frozenset({"checkpoint_every", "log_every"}),
-    Method: frozenset({"title", "paper", "fidelity", "search", "variants", "bench", "plugins"}),
+    Method: frozenset({"title", "paper", "fidelity", "search", "variants", "bench", "plugins", "constants"}),
 }
 """Fields that change no result, by model."""
 SHARED = ("batch", "accumulate", "precision", "compile", "channels_last")

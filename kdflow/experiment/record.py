@@ -2,47 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from kdflow.engine.hooks import RunEnded, RunStarted
 from kdflow.engine.journal import Journal
+from kdflow.events import RunEnded, RunStarted
 from kdflow.experiment.filled import nearest, write_spec
 from kdflow.experiment.hashes import digest
 from kdflow.experiment.identity import Identity
+from kdflow.experiment.request import Context, Notify, TrialOf
 from kdflow.experiment.result import RESULT, RunResult
-from kdflow.experiment.session import Session
 from kdflow.experiment.setup import Setting, is_bench_path
 from kdflow.files import as_json, write_json
-from kdflow.folders import slug
 from kdflow.graph.facets import knowledge, needs
 from kdflow.tracking.mlflow import MlflowTracker
-from kdflow.tracking.run import RunFacts
+from kdflow.tracking.run import DETAILS, RunFacts, Tracker, safe_name
 
-Notify = Callable[[str], None]
 Found = tuple[str, Mapping[str, float]]
-
-
-@dataclass(frozen=True)
-class TrialOf:
-    """Says that a run is one trial of a search: judged on the validation split, neither measured on test nor exported.
-
-    Attributes:
-        study: Name of the search.
-        number: Number of the trial in it.
-        parent: MLflow id of the search's own run.
-    """
-
-    study: str
-    number: int
-    parent: str = ""
-
-    def folder(self, output: Path, bench: str) -> Path:
-        """Where the trial's checkpoints lie."""
-        return output / slug(bench) / "trials" / slug(self.study) / str(self.number)
 
 
 def facts_of(
@@ -88,28 +67,41 @@ def _record_hash(identity: Identity, trial: TrialOf | None) -> str:
     return digest({"run": identity.run, "study": trial.study, "trial": trial.number}) if trial else identity.run
 
 
-def publish(tracker: MlflowTracker, done: RunResult, two_splits: bool, is_trial: bool) -> None:
-    """Finish the record, then mark the folder as finished: a kill in between leaves a run that goes on to this place again."""
+def publish(trackers: Sequence[Tracker], done: RunResult, two_splits: bool, is_trial: bool) -> None:
+    """Finish the records, then mark the folder as finished: a kill in between leaves a run that goes on to this place again."""
     folder = Path(done.folder)
-    tracker.text(RESULT, as_json(done.as_json()))
-    if is_trial:
-        tracker.finish(done.validation, (), "val")
-    else:
-        files = [folder / "student.py", *([Path(done.student_path)] if done.student_path else [])]
-        tracker.finish(done.metrics, files, "val" if two_splits else "test")
+    files = [] if is_trial else [folder / "student.py", *([Path(done.student_path)] if done.student_path else [])]
+    metrics = dict(done.validation) if is_trial else {**done.metrics, **details_of(done)}
+    split = "val" if is_trial or two_splits else "test"
+    for tracker in trackers:
+        tracker.text(RESULT, as_json(done.as_json()))
+        tracker.finish(metrics, files, split)
     write_json(folder / RESULT, done.as_json())
 
 
+def details_of(done: RunResult) -> dict[str, float]:
+    """AP by class (``test/class/dog``), and what the teachers reach (``test/teacher/AP``)."""
+    classes: dict[str, float] = {}
+    for name, numbers in done.classes.items():
+        if "AP" in numbers:
+            key = safe_name(f"{DETAILS}class/{name}")
+            while key in classes:  # two names may be one to the store
+                key += "_"
+            classes[key] = numbers["AP"]
+    return {
+        **classes,
+        **{
+            f"{DETAILS}{owner}/{name}": value
+            for owner, teacher in done.teachers.items() for name, value in teacher.get("metrics", {}).items()
+        },
+    }
+
+
 def finished_result(
-    setting: Setting,
-    session: Session,
-    identity: Identity,
-    folder: Path,
-    output: Path,
-    notify: Notify,
-    trial: TrialOf | None,
+    setting: Setting, context: Context, identity: Identity, folder: Path, trial: TrialOf | None
 ) -> RunResult | None:
     """The result of a run that is done already; a record that does not say so is mended, missing files undo it."""
+    notify = context.notify
     done = RunResult.read(folder / RESULT, notify)
     if done is None or done.run_hash not in ("", identity.run):
         return None
@@ -117,11 +109,11 @@ def finished_result(
     if gone:
         notify(f"{done.method}: {folder} is marked as finished, but {' and '.join(gone)} is gone; it is made again")
         return None
-    if session.machine.is_first:
-        tracker = MlflowTracker(facts_of(setting, identity, folder, {}, trial), output)
+    if context.is_first:
+        tracker = MlflowTracker(facts_of(setting, identity, folder, {}, trial), context.output)
         if not tracker.is_recorded():
             notify(f"{done.method}: this run is finished, but its record was not; it is written now")
-            two_splits = session.source(setting.bench.data).two_splits
+            two_splits = context.session.source(setting.bench.data).two_splits
             done = _mend(tracker, identity, replace(done, folder=str(folder.resolve())), two_splits, trial is not None)
     notify(f"{done.method}: this run is finished; its result is in {folder}")
     return done
@@ -142,7 +134,7 @@ def _mend(
             tracker.evaluation_ended(evaluations[step])
     tracker.run_ended(RunEnded("finished", last))
     done = replace(done, run_id=tracker.run_id)
-    publish(tracker, done, two_splits, is_trial)
+    publish((tracker,), done, two_splits, is_trial)
     return done
 
 

@@ -34,6 +34,10 @@ class RunResult:
         notes: What was guaranteed and what was passed over.
         added_parameters: Weights of adapters and generators, which the exported student does not have.
         run_hash: Identity of the run; empty in results of older versions.
+        pulls: How many times as hard as the detector's losses each term pulled at the student when the run began.
+        classes: Class -> number of ``objects`` in the test split, and its AP family in percent.
+        teachers: Teacher -> ``metrics`` and ``classes`` of its own on the test split, its ``identity``, and
+            ``detections``, the file that has what it found there.
     """
 
     method: str
@@ -53,6 +57,9 @@ class RunResult:
     notes: tuple[str, ...] = field(default=())
     added_parameters: int = 0
     run_hash: str = ""
+    pulls: Mapping[str, float] = field(default_factory=dict)
+    classes: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    teachers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         """Plain data."""

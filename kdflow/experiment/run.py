@@ -4,22 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kdflow.engine.hooks import Hook
+from kdflow.engine.evaluate import Evaluation
 from kdflow.engine.loop import FitResult, fit
+from kdflow.engine.run import Fit
 from kdflow.errors import SpecError, UsageError
+from kdflow.events import Hook
 from kdflow.experiment.export import export_notes, export_student
 from kdflow.experiment.feed import Feed
 from kdflow.experiment.filled import write_identity
+from kdflow.experiment.findings import DETECTIONS, never_found, write_detections
 from kdflow.experiment.identity import teacher_identity
-from kdflow.experiment.record import Found, Notify, TrialOf, facts_of, finished_result, publish, tell_nearest
+from kdflow.experiment.record import Found, facts_of, finished_result, publish, tell_nearest
+from kdflow.experiment.request import Context, Notify, RunRequest, TrialOf
 from kdflow.experiment.result import RESULT, RunResult
 from kdflow.experiment.session import Session, open_session
-from kdflow.experiment.setup import Setting, fill_weights, prepare, read_method, silent_terms
-from kdflow.experiment.teacher import best_student, measure_learned, untrained_teacher
+from kdflow.experiment.setup import Setting, fill_weights, silent_terms
+from kdflow.experiment.teacher import best_student, examine_into, examined, measure_learned, untrained_teacher
 from kdflow.files import in_words
 from kdflow.folders import runs_folder, slug
 from kdflow.graph.inherit import inherit
@@ -27,6 +31,7 @@ from kdflow.spec.resolve import MethodSpec
 from kdflow.tracking.lock import held
 from kdflow.tracking.mlflow import MlflowTracker
 from kdflow.tracking.store import require_store
+from kdflow.tracking.trackers import Beside, beside, chosen_trackers
 
 __all__ = ["RunResult", "TrialOf", "run"]
 
@@ -47,6 +52,7 @@ def run(
     notify: Notify = print,
     session: Session | None = None,
     trial: TrialOf | None = None,
+    trackers: Sequence[str] | None = None,
 ) -> RunResult:
     """Check, compile, train, evaluate and record one method on one bench.
 
@@ -66,22 +72,17 @@ def run(
         session: Device, data and teachers to share with other runs; none opens them for this run (``device`` then counts).
         trial: The run is a trial of a search; its ``metrics`` stay empty, ``validation`` is what it is judged by.
 
+        trackers: What the run is written to beside MLflow (``tensorboard``); none takes ``$KDFLOW_TRACKERS``.
+
     Raises:
         SpecError, UsageError, DataError: The user's mistakes, before training starts.
         InvariantError: Training silently went wrong.
     """
-    method = spec if isinstance(spec, MethodSpec) else read_method(spec)
-    setting = prepare(method, bench, overrides=with_length(overrides, steps, precision, compiled), seed=seed)
-    place = runs_folder(output)
-    if session is not None:
-        return _run(setting, session, place, resume, hooks, notify, trial)
-    with open_session(device) as own:
-        return _run(setting, own, place, resume, hooks, notify, trial)
-
-
-def feed_of(setting: Setting, session: Session) -> Feed:
-    """The batches of a setting."""
-    return session.feed(setting)
+    others = chosen_trackers(trackers)
+    request = RunRequest(spec, bench, seed, steps, precision, compiled, overrides or {}, hooks, trial)
+    setting = request.prepared()
+    with nullcontext(session) if session is not None else open_session(device) as own:
+        return _run(request, setting, Context(own, runs_folder(output), resume, notify, others))
 
 
 def provide_teachers(
@@ -117,20 +118,6 @@ def measure_trial(setting: Setting, session: Session, folder: Path) -> Mapping[s
     return metrics
 
 
-def with_length(
-    given: Mapping[str, Any] | None, steps: int | None, precision: str | None = None, compiled: bool = False
-) -> dict[str, Any]:
-    """Overrides, with length, precision and compilation as overrides of the recipe."""
-    changes = dict(given or {})
-    if steps is not None:
-        changes |= {"recipe.steps": steps, "recipe.epochs": None}
-    if precision is not None:
-        changes["recipe.precision"] = precision
-    if compiled:
-        changes["recipe.compile"] = True
-    return changes
-
-
 @dataclass(frozen=True)
 class Opened:
     """A run with its data and weights, ready to train.
@@ -141,7 +128,9 @@ class Opened:
         identity: Hash of all that determines its result.
         folder: Where everything it leaves behind goes.
         tracker: Its record.
+        others: Trackers beside it.
         is_trial: It is one trial of a search.
+        teachers: Teacher -> its identity and metrics on the validation split.
     """
 
     setting: Setting
@@ -149,7 +138,35 @@ class Opened:
     identity: str
     folder: Path
     tracker: MlflowTracker
+    others: Beside
     is_trial: bool = False
+    teachers: Mapping[str, Found] = field(default_factory=dict)
+
+    def fit(self, hooks: Sequence[Hook]) -> Fit:
+        """Its training, listened to by its record and ``hooks``.
+
+        Raises:
+            SpecError: A term counts at no step of the run, whose length is known now that the data are open.
+        """
+        setting, feed = self.setting, self.feed
+        steps, per_epoch = feed.total_steps, feed.steps_per_epoch
+        if silent := silent_terms(setting.method, setting.plan, setting.document, steps, per_epoch):
+            raise SpecError(silent)
+        return Fit(
+            setting.plan,
+            setting.bench.recipe,
+            self.folder,
+            steps,
+            per_epoch,
+            setting.seed,
+            self.identity,
+            [self.tracker, self.others, *hooks],
+            self.evaluate,
+            setting.bench.evaluation.metric,
+            setting.method.phases,
+            feed.one_pass,
+            self.measure,
+        )
 
     @contextmanager
     def work(self, resume: bool) -> Iterator[None]:
@@ -176,38 +193,32 @@ class Opened:
         return measure_learned(owner, self.setting.plan.predictor(owner), self.feed)
 
 
-def open_run(
-    setting: Setting,
-    session: Session,
-    output: Path,
-    resume: bool,
-    hooks: Sequence[Hook] = (),
-    notify: Notify = print,
-    trial: TrialOf | None = None,
-) -> Opened | RunResult:
-    """Know the run by its hash and give student and teachers their weights; the result of a finished run where ``resume``.
+def open_run(request: RunRequest, setting: Setting, context: Context) -> Opened | RunResult:
+    """Know the run by its hash and give student and teachers their weights; the result of a finished run on resume.
 
     What can go wrong without training does so here: a store that does not answer, a folder that cannot be written.
     """
     bench, method = setting.bench, setting.method
-    if session.machine.is_first:
+    session, output, trial = context.session, context.output, request.trial
+    if context.is_first:
         require_store(output)
     identity = session.identify(setting)
     folder = trial.folder(output, bench.bench) if trial else folder_of(setting, identity.run, output)
-    if resume and (done := finished_result(setting, session, identity, folder, output, notify, trial)) is not None:
+    if context.resume and (done := finished_result(setting, context, identity, folder, trial)) is not None:
         return done
-    if session.machine.is_first:
-        if resume and not trial:
-            tell_nearest(identity, folder, method.method, notify)
+    if context.is_first:
+        if context.resume and not trial:
+            tell_nearest(identity, folder, method.method, context.notify)
         write_identity(identity, folder)
     feed = session.feed(setting)
-    session.inspect(feed, notify)
+    session.inspect(feed, context.notify)
     fill_weights(bench.student, setting.detectors["student"])
-    teachers = provide_teachers(setting, session, feed, () if trial else hooks, notify)
+    teachers = provide_teachers(setting, session, feed, () if trial else request.hooks, context.notify)
     inherit(method.init, setting.detectors)
     setting.plan.copy_weights()
-    tracker = MlflowTracker(facts_of(setting, identity, folder, teachers, trial), output)
-    return Opened(setting, feed, identity.run, folder, tracker, trial is not None)
+    facts = facts_of(setting, identity, folder, teachers, trial)
+    others = beside(context.trackers, facts, folder)
+    return Opened(setting, feed, identity.run, folder, MlflowTracker(facts, output), others, trial is not None, teachers)
 
 
 def folder_of(setting: Setting, run_hash: str, output: Path) -> Path:
@@ -215,59 +226,31 @@ def folder_of(setting: Setting, run_hash: str, output: Path) -> Path:
     return output / slug(setting.bench.bench) / f"{setting.method.method}-s{setting.seed}-{run_hash[:8]}"
 
 
-def _run(
-    setting: Setting,
-    session: Session,
-    output: Path,
-    resume: bool,
-    hooks: Sequence[Hook],
-    notify: Notify,
-    trial: TrialOf | None,
-) -> RunResult:
-    opened = open_run(setting, session, output, resume, hooks, notify, trial)
+def _run(request: RunRequest, setting: Setting, context: Context) -> RunResult:
+    opened = open_run(request, setting, context)
     if isinstance(opened, RunResult):
         return opened
-    feed = opened.feed
-    refuse_silent(setting, feed)
-    with opened.work(resume):
-        result = fit(
-            setting.plan,
-            feed.training,
-            setting.bench.recipe,
-            folder=opened.folder,
-            total_steps=feed.total_steps,
-            steps_per_epoch=feed.steps_per_epoch,
-            seed=setting.seed,
-            run_hash=opened.identity,
-            hooks=[opened.tracker, *hooks],
-            evaluate=opened.evaluate,
-            measure=opened.measure,
-            metric=setting.bench.evaluation.metric,
-            phases=setting.method.phases,
-            passes=feed.one_pass,
-            resume=resume,
-            device=session.machine,
-        )
-        return record(opened, result, notify)
-
-
-def refuse_silent(setting: Setting, feed: Feed) -> None:
-    """Raise SpecError when a term counts at no step of the run, whose length is known now that the data are open."""
-    if silent := silent_terms(setting.method, setting.plan, setting.document, feed.total_steps, feed.steps_per_epoch):
-        raise SpecError(silent)
+    asked = opened.fit(request.hooks)
+    with opened.work(context.resume):
+        result = fit(asked, opened.feed.training, resume=context.resume, device=context.session.machine)
+        return record(opened, result, context.notify)
 
 
 def record(opened: Opened, result: FitResult, notify: Notify = print) -> RunResult:
     """Evaluate the best student on test, export it, and write the record; a trial keeps to the validation split."""
     setting, feed, tracker, folder = opened.setting, opened.feed, opened.tracker, opened.folder
     is_trial = opened.is_trial
-    metrics: Mapping[str, float] = {}
+    found, teachers = Evaluation({}, {}), {}
     path: Path | None = None
     finished = result.status == "finished"
     if finished and not is_trial:
         student = best_student(folder, setting.plan.predictor())
-        metrics = feed.evaluate(student, "test")
+        found = feed.examine(student, "test")
+        teachers = examine_teachers(opened, notify)
+        if feed.machine.is_first:
+            write_detections(folder / DETECTIONS, found, feed.source.splits["test"].coco)
         path = export_student(student, folder, feed.pictures)
+    absent = tuple(never_found(found.classes))
     times = sorted(event.step_time for event in result.history)
     done = RunResult(
         method=setting.method.method,
@@ -275,7 +258,7 @@ def record(opened: Opened, result: FitResult, notify: Notify = print) -> RunResu
         seed=setting.seed,
         run_id=tracker.run_id,
         status=result.status,
-        metrics=dict(metrics),
+        metrics=dict(found.metrics),
         validation=_validation(result),
         step_ms=1000 * times[len(times) // 2] if times else None,
         resumed_from_step=result.resumed_from_step,
@@ -284,15 +267,45 @@ def record(opened: Opened, result: FitResult, notify: Notify = print) -> RunResu
         student_path=str(path) if path else None,
         folder=str(folder.resolve()),
         reason=result.reason,
-        notes=(*result.notes, *(f"not seen alive: {t}" for t in result.unproven), *export_notes(setting.plan.predictor())),
+        notes=(
+            *result.notes, *(f"not seen alive: {t}" for t in result.unproven), *absent, *export_notes(setting.plan.predictor())
+        ),
         added_parameters=sum(setting.plan.report.adapters.values()),
         run_hash=opened.identity,
+        pulls={name: pull.pull for name, pull in result.pulls.items()},
+        classes=found.classes,
+        teachers=teachers,
     )
     if finished and feed.machine.is_first:
-        publish(opened.tracker, done, feed.source.two_splits, is_trial)
+        publish((opened.others, opened.tracker), done, feed.source.two_splits, is_trial)
         if path is not None:
-            notify(f"{done.method}: test AP {metrics['AP']:.1f}, mAP@0.5 {metrics['voc_ap50']:.1f}; student in {path}")
+            theirs = "".join(f", {owner} {one['metrics']['AP']:.1f}" for owner, one in teachers.items())
+            own = f"test AP {done.metrics['AP']:.1f}{theirs}, mAP@0.5 {done.metrics['voc_ap50']:.1f}"
+            notify(f"{done.method}: {own}; student in {path}")
+            for words in absent:
+                notify(f"{done.method}: {words}")
     return done
+
+
+def examine_teachers(opened: Opened, notify: Notify = print) -> dict[str, dict[str, Any]]:
+    """Each teacher that detects, on the test split; those that a phase trained are measured as they ended."""
+    found: dict[str, dict[str, Any]] = {}
+    plan = opened.setting.plan
+    for owner, (identity, _) in opened.teachers.items():
+        if not opened.setting.detectors[owner].detects:
+            continue
+        if owner in plan.learners:
+            file = opened.folder / f"detections-{owner}.json"
+            if opened.feed.machine.is_first:
+                file.unlink(missing_ok=True)
+            evaluation, file = examine_into(file, plan.predictor(owner), opened.feed, notify)
+        else:
+            evaluation, file = examined(identity, opened.setting.detectors[owner], opened.feed, notify)
+        found[owner] = {
+            "metrics": dict(evaluation.metrics), "classes": dict(evaluation.classes), "detections": str(file.resolve()),
+            "identity": identity,
+        }
+    return found
 
 
 def _validation(result: FitResult) -> dict[str, float]:

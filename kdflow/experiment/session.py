@@ -13,8 +13,8 @@ from kdflow.data.check import require_ready
 from kdflow.data.formats import DataSource, open_data, parse_options
 from kdflow.data.shapes import ShapesOptions, cache_folder
 from kdflow.data.transforms import Geometry
-from kdflow.engine.hooks import Hook
 from kdflow.engine.machine import Machine, device_kind, open_machine
+from kdflow.events import Hook
 from kdflow.experiment.feed import Feed
 from kdflow.experiment.hashes import digest
 from kdflow.experiment.identity import Identity, identify

@@ -9,18 +9,18 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from kdflow.engine.hooks import Hook
 from kdflow.errors import KdflowError
+from kdflow.events import Hook
+from kdflow.experiment.request import Notify, RunRequest, with_length
 from kdflow.experiment.result import RESULT, RunResult
-from kdflow.experiment.run import run, with_length
+from kdflow.experiment.run import run
 from kdflow.experiment.session import Preview, Session
 from kdflow.experiment.setup import prepare, read_method
 from kdflow.experiment.shelf import Shelf
-from kdflow.experiment.together import Request, run_together
+from kdflow.experiment.together import run_together
 from kdflow.files import read_json, write_json
 from kdflow.spec.resolve import MethodSpec
 
-Notify = Callable[[str], None]
 FINISHED, FAILED, INTERRUPTED = "finished", "failed", "interrupted"
 
 
@@ -234,7 +234,7 @@ def _side_by_side(
     """One job, or several together; a group that does not fit in memory is halved."""
     if len(group) == 1:
         return [_one(group[0], hooks(group[0]), settings, runner)]
-    requests = [Request(job.spec, job.bench, job.seed, job.overrides, hooks(job)) for job in group]
+    requests = [RunRequest(job.spec, job.bench, job.seed, overrides=job.overrides, hooks=hooks(job)) for job in group]
     try:
         return [_result(job, done) for job, done in zip(group, group_runner(requests, **settings), strict=True)]
     except Exception as error:

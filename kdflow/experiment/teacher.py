@@ -11,11 +11,14 @@ import torch
 
 from kdflow.engine import ranks
 from kdflow.engine.checkpoint import BrokenCheckpointError, read
-from kdflow.engine.hooks import Hook
+from kdflow.engine.evaluate import Evaluation
 from kdflow.engine.invariants import require_teacher
 from kdflow.engine.loop import fit
+from kdflow.engine.run import Fit
 from kdflow.errors import KdflowError
+from kdflow.events import Hook
 from kdflow.experiment.feed import Feed
+from kdflow.experiment.findings import read_detections, write_detections
 from kdflow.experiment.hashes import digest, file_hash
 from kdflow.experiment.identity import TEACHER_SEED, effects, teacher_identity
 from kdflow.experiment.setup import build_detector, fill_weights
@@ -128,21 +131,20 @@ def _train(
     own = Feed(feed.source, feed.bench, spec.recipe, TEACHER_SEED, learner.size_divisor, feed.machine, spec.size)
     side = -(-own.geometry.size // learner.size_divisor) * learner.size_divisor
     plan = compile_method(PLAIN, document, {"student": learner}, canvas=(side, side), seed=TEACHER_SEED)
-    result = fit(
+    asked = Fit(
         plan,
-        own.training,
         spec.recipe,
-        folder=folder / "training",
-        total_steps=own.total_steps,
-        steps_per_epoch=own.steps_per_epoch,
-        seed=TEACHER_SEED,
-        run_hash=identity,
-        hooks=hooks,
+        folder / "training",
+        own.total_steps,
+        own.steps_per_epoch,
+        TEACHER_SEED,
+        identity,
+        hooks,
         evaluate=lambda _plan: own.evaluate(learner, "val"),
         metric=feed.bench.evaluation.metric,
         subject=f"{owner} of {feed.bench.bench}",
-        device=feed.machine,
     )
+    result = fit(asked, own.training, device=feed.machine)
     if result.status != "finished":
         raise KdflowError(f"{owner}: its training was {result.status}; run again to go on from step {result.step}")
     if feed.machine.is_first:
@@ -162,8 +164,7 @@ def best_student(folder: Path, detector: Detector) -> Detector:
 
 def _measured(folder: Path, detector: Detector, feed: Feed, tell: Notify) -> Mapping[str, float]:
     """Metrics on the validation split, measured once per identity, input size and way to evaluate."""
-    seen = {key: value for key, value in feed.facts().items() if key not in ("seed", "flip")}
-    file = folder / f"val-{digest({**seen, 'evaluation': effects(feed.bench.evaluation)})}.json"
+    file = folder / f"val-{_sight(feed)}.json"
     found = read_json(file, tell)
     if isinstance(found, dict) and found:
         return {str(name): float(value) for name, value in found.items()}
@@ -172,6 +173,29 @@ def _measured(folder: Path, detector: Detector, feed: Feed, tell: Notify) -> Map
     if feed.machine.is_first:
         write_json(file, dict(metrics))
     return metrics
+
+
+def _sight(feed: Feed) -> str:
+    """Hash of the data, the input size and the way to evaluate."""
+    seen = {key: value for key, value in feed.facts().items() if key not in ("seed", "flip")}
+    return digest({**seen, "evaluation": effects(feed.bench.evaluation)})
+
+
+def examined(identity: str, detector: Detector, feed: Feed, tell: Notify = print) -> tuple[Evaluation, Path]:
+    """What a teacher is worth on the test split, and the file of what it found there; done once per identity and sight."""
+    folder = home() / "teachers" / identity
+    return examine_into(folder / f"test-{_sight(feed)}.json", detector, feed, tell)
+
+
+def examine_into(file: Path, detector: Detector, feed: Feed, tell: Notify = print) -> tuple[Evaluation, Path]:
+    """Evaluate on the test split and keep what was found in ``file``; read from there where it was done before."""
+    if (known := read_detections(file, tell)) is not None:
+        return known.evaluation, file
+    detector.model.to(feed.machine.device)
+    found = feed.examine(detector, "test")
+    if feed.machine.is_first:
+        write_detections(file, found, feed.source.splits["test"].coco)
+    return found, file
 
 
 def save_atomically(path: Path, state: Any) -> None:

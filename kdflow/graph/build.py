@@ -14,6 +14,7 @@ from kdflow.graph.calls import Calls
 from kdflow.graph.names import check_names
 from kdflow.graph.node import Graph, Node, Operand, Role, Value
 from kdflow.graph.rewire import DETECTIONS, OwnWiring
+from kdflow.graph.sides import SIDES, BothSides, Sides
 from kdflow.graph.terms import add_terms
 from kdflow.graph.wiring import Rewiring, Wiring
 from kdflow.kinds import ANY, Kind
@@ -52,9 +53,10 @@ class Builder:
         self.graph = Graph()
         self.own = OwnWiring(method, document, {} if given else detectors, self.reference)
         self.wiring = Wiring(self.graph, detectors, self.given, self._source, self.own)
-        self._built: dict[str, str | Rewiring | None] = {}
+        self._built: dict[str, str | Rewiring | BothSides | None] = {}
         self._building: list[str] = []
         self.calls = Calls(self)
+        self.sides = Sides(self)
 
     def build(self) -> Graph:
         """The whole graph: the student's own wiring and losses, then the method's nodes and terms."""
@@ -170,7 +172,9 @@ class Builder:
         if isinstance(entry, NodeEntry) and entry.call is not None:
             return self.calls.given_output(entry, rest)
         if entry is not None and entry.op is not None and entry.op in OPS:
-            kind = _declared_kind(OPS.get(entry.op), rest)
+            op = OPS.get(entry.op)
+            first, _, behind = rest.partition(".")
+            kind = _declared_kind(op, behind if first in SIDES and not _gives(op, first) else rest)
             return Port(rest, kind, node=None) if kind else None
         return None
 
@@ -204,7 +208,7 @@ class Builder:
 
     # nodes of the method
 
-    def _node(self, name: str) -> str | Rewiring | None:
+    def _node(self, name: str) -> str | Rewiring | BothSides | None:
         if name in self._built:
             return self._built[name]
         if name in self._building:
@@ -219,7 +223,7 @@ class Builder:
         self._building.pop()
         return self._built[name]
 
-    def _declared(self, name: str, entry: NodeEntry) -> str | Rewiring | None:
+    def _declared(self, name: str, entry: NodeEntry) -> str | Rewiring | BothSides | None:
         path: Steps = ("nodes", name)
         if name in self.detectors or name in {port.split(".")[0] for port in BATCH_PORTS}:
             self.document.report(path, f'"{name}" is the name of a detector or batch value; choose another')
@@ -245,7 +249,30 @@ class Builder:
                 if key not in options:  # what the module says is wrong, if it is, where the module says it
                     self.document.marks[*path, key] = self.document.mark(("modules", entry.module, key))
             options, operation, weights = {**shared.arguments, **options}, shared.op, entry.module
+        if operation is not None and operation in OPS:
+            op, before = OPS.get(operation), len(self.document.faults)
+            if self.sides.has_two(op, options, path):
+                return self._both(name, op, options, path, entry)
+            if len(self.document.faults) > before:
+                return None
         return self.op(name, operation or "", options, path, share=entry.share == "levels", weights=weights)
+
+    def _both(self, name: str, op: Op, options: dict[str, Any], path: Steps, entry: NodeEntry) -> BothSides | None:
+        """The entry once for each side; weights of their own, unless they are those of a module."""
+        nodes: dict[str, str | None] = {}
+        before = len(self.document.faults)
+        for side in SIDES:
+            weights = entry.module or f"{name}_{side}"
+            if op.is_module and entry.module is None and (weights in self.method.nodes or weights in self.method.modules):
+                problem = f'the weights of "{name}" are kept as "{weights}"; give that entry another name'
+                self.document.report(("nodes", name), problem)
+            if any(key == f"{name}.{side}" or key.startswith(f"{name}.{side}.") for key in self.given):
+                continue
+            taken = self.sides.taken(op, options, side)
+            nodes[side] = self.op(f"{name}.{side}", op.name, taken, path, share=entry.share == "levels", weights=weights)
+            if len(self.document.faults) > before:
+                return None  # the other side would say the same again
+        return BothSides(nodes)
 
     def _prepared(self, name: str, entry: Preparation) -> str | None:
         return self.op(name, entry.op, dict(entry.arguments), ("prepare", name), prepared=True)
@@ -349,32 +376,41 @@ class Builder:
                 self.document.report(path, f'the call "{parsed.base}" gives {", ".join(outputs)}, not "{parsed.rest}"')
                 return None
             return self._called(built, outputs[parsed.rest])
+        if isinstance(built, BothSides):
+            return self._of_side(built, parsed, path)
         if built is None:
             if not self.document.faults:
                 self.document.report(
                     path, f'"{parsed.whole}" cannot be evaluated: {parsed.base} gives no such value here'
                 )
             return None
+        return self._result(built, parsed.base, parsed.rest, path)
+
+    def _of_side(self, built: BothSides, parsed: Reference, path: Steps) -> str | None:
+        """The node of one side, or one output of it."""
+        side, _, output = parsed.rest.partition(".")
+        if side not in SIDES:
+            problem = f'"{parsed.base}" has two sides; write {parsed.base}.student or {parsed.base}.teacher'
+            self.document.report(path, problem + (f", each with .{parsed.rest}" if parsed.rest else ""))
+            return None
+        node = built.nodes.get(side)
+        return None if node is None else self._result(node, f"{parsed.base}.{side}", output, path)
+
+    def _result(self, built: str, shown: str, output: str, path: Steps) -> str | None:
+        """A node that gives one value, or the named output of one that gives several."""
         op = self.graph[built].op
         gives = op.gives if op else {}
-        if isinstance(gives, Mapping):
-            return self._named_output(built, parsed, gives, path)
-        if parsed.rest:
-            self.document.report(
-                path, f'"{parsed.base}" gives one value; write "{parsed.base}" without ".{parsed.rest}"'
-            )
+        if not isinstance(gives, Mapping):
+            if output:
+                self.document.report(path, f'"{shown}" gives one value; write "{shown}" without ".{output}"')
+                return None
+            return built
+        if output not in gives:
+            self.document.report(path, f'"{shown}" gives {", ".join(gives)}; write {shown}.{next(iter(gives))} or another')
             return None
-        return built
-
-    def _named_output(self, built: str, parsed: Reference, gives: Mapping[str, Any], path: Steps) -> str | None:
-        if parsed.rest not in gives:
-            self.document.report(
-                path, f'"{parsed.base}" gives {", ".join(gives)}; write {parsed.base}.{next(iter(gives))} or another'
-            )
-            return None
-        name = f"{built}.{parsed.rest}"
+        name = f"{built}.{output}"
         if name not in self.graph:
-            self.graph.add(Node(name, Role.PICK, {"stage": built}, key=parsed.rest))
+            self.graph.add(Node(name, Role.PICK, {"stage": built}, key=output))
         return name
 
 
@@ -382,6 +418,10 @@ def _own_keys(path: Steps) -> list[str]:
     """Keys that every term, node or preparation takes beside those of its op."""
     entry: type[BaseModel] = TermEntry if path[0] == "terms" else Preparation if path[0] == "prepare" else NodeEntry
     return list(entry.model_fields)
+
+
+def _gives(op: Op, output: str) -> bool:
+    return isinstance(op.gives, Mapping) and output in op.gives
 
 
 def _declared_kind(op: Op, output: str) -> Kind | None:

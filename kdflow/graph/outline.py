@@ -14,6 +14,7 @@ from kdflow.graph.offers import AnyDetector
 from kdflow.graph.passes.kinds import place_kinds
 from kdflow.graph.passes.prune import report_unused
 from kdflow.graph.passes.search import check_search
+from kdflow.graph.sides import is_pair
 from kdflow.graph.terms import add_method_terms, check_detector_terms
 from kdflow.graph.wiring import Rewiring
 from kdflow.kinds import ANY
@@ -163,7 +164,8 @@ def _foreign_owners(method: Method, lost: Collection[str]) -> list[str]:
     found: dict[str, None] = {}
     for entry in entries:
         for value in [*entry.arguments.values(), getattr(entry, "call", None)]:
-            for text in value if isinstance(value, list) else [value]:
+            parts = value.values() if is_pair(value) else value if isinstance(value, list) else [value]
+            for text in parts:
                 base, dot, _ = str(text).partition(".") if isinstance(text, str) else ("", "", "")
                 if dot and base.isidentifier() and base not in known and not get_close_matches(base, known, n=1, cutoff=0.6):
                     found[base] = None

@@ -97,6 +97,7 @@ class Plan(nn.Module):
 
     Attributes:
         learners: Teachers that some phase trains, by owner.
+        weights: Weight of each term before its schedule, as declared until someone changes it (calibration, controllers).
     """
 
     student: nn.Module
@@ -129,6 +130,7 @@ class Plan(nn.Module):
         self._runs = bool(names) and _complete(graph, names)
         self._lowered: dict[str, GraphModule] = {}
         self._cut: tuple[str, ...] = ()
+        self.weights: dict[str, float] = {t.name: t.weight for t in terms}
         self._weights: dict[str, Tensor] = {t.name: torch.tensor(t.weight) for t in terms}
         self._factors: dict[str, float] = {}
         for name in detectors["student"].optional if "student" in detectors else ():
@@ -210,7 +212,7 @@ class Plan(nn.Module):
         for term in self.terms:
             active = phase is None or phase.counts(term.name)
             self._factors[term.name] = term.schedule.factor(progress) if active else 0.0
-            self._weights[term.name].fill_(term.weight * self._factors[term.name])
+            self._weights[term.name].fill_(self.weights[term.name] * self._factors[term.name])
 
     @property
     def resting(self) -> frozenset[str]:

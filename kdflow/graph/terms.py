@@ -9,17 +9,15 @@ from kdflow.errors import choices
 from kdflow.graph.node import Node, Operand, Role
 from kdflow.operation import OPS
 from kdflow.spec.load import Steps
-from kdflow.spec.method import TermEntry
+from kdflow.spec.method import DIVISORS, TermEntry
 
 if TYPE_CHECKING:
     from kdflow.graph.build import Builder
 
-WORDS = {"rows", "elements", "b", "c", "y", "x", "n", "r", "q", "h", "k", "e", "i", "j", "m"}
-
 
 def is_word(divisor: str) -> bool:
     """True for axis names and the words ``rows`` and ``elements`` in ``over``, which are no references."""
-    return divisor in WORDS
+    return divisor in DIVISORS
 
 
 def add_terms(builder: Builder) -> None:

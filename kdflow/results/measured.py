@@ -17,12 +17,15 @@ def measured_record(run: StoredRun) -> Record:
     """
     tags = run.tags
     known = load_published().get(tags.get("method", ""))
-    teachers = (tags[f"detector.{owner}"] for owner in run.named("detector") if owner != "student")
+    owners = [owner for owner in run.named("detector") if owner != "student"]
+    teachers = (tags[f"detector.{owner}"] for owner in owners)
+    reached = max(map(run.teacher, owners), key=lambda metrics: metrics.get("AP", -1.0), default={})
     seed = tags.get("seed", "")
     number = int(seed) if seed.lstrip("-").isdigit() else None
     split = tags.get("kdflow.split", "")
     return Record(
         origin="measured", method=tags.get("method", ""), bench=tags.get("bench", ""), metrics=run.result,
+        classes=run.classes, reached=reached,
         bench_variant=tags.get("bench_variant", ""),
         dataset=tags.get("dataset", ""), family=tags.get("family.student", ""), detector=tags.get("detector.student", ""),
         student=tags.get("student", ""), teacher=", ".join(teachers), nodes=run.named("node"),

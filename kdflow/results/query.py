@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 from kdflow.errors import UsageError, choices
@@ -30,6 +30,11 @@ class Line:
         gain_spread: Metric -> standard deviation of the gain; absent where either side has one run.
         literature: Measured lines: smallest and largest published gain of the same method in the query's metric.
         run_ids: The measured runs behind it, in the order of their seeds.
+        teacher: Metric -> what the teacher reaches on the same images, mean over the runs that know it.
+        closed: Metric -> part of the gap from the plain student to the teacher that was closed, in percent; absent where the
+            teacher is not above the plain student.
+        classes: Class -> mean AP.
+        class_gain: Class -> difference to the plain student's.
     """
 
     record: Record
@@ -41,6 +46,10 @@ class Line:
     gain_spread: Mapping[str, float]
     literature: tuple[float, float] | None = None
     run_ids: tuple[str, ...] = ()
+    teacher: Mapping[str, float] = field(default_factory=dict)
+    closed: Mapping[str, float] = field(default_factory=dict)
+    classes: Mapping[str, float] = field(default_factory=dict)
+    class_gain: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def label(self) -> str:
@@ -226,17 +235,34 @@ def _line(runs: Sequence[Record], plain: Sequence[Record] | None) -> Line:
     if newest.origin == "published":
         return Line(newest, 1, seeds, mean, spread, _better(newest.gain), {})
     ids = tuple(r.run_id for r in sorted(runs, key=lambda r: (r.seed is None, r.seed or 0, r.started)))
+    teacher, classes = _mean([r.reached for r in runs if r.reached]), _mean([r.classes for r in runs])
+    line = Line(newest, len(runs), seeds, mean, spread, {}, {}, run_ids=ids, teacher=teacher, classes=classes)
     if plain is None or plain[0].method == newest.method:
-        return Line(newest, len(runs), seeds, mean, spread, {}, {}, run_ids=ids)
+        return line
     gain, gain_spread = _gain(runs, plain)
-    return Line(newest, len(runs), seeds, mean, spread, _better(gain), gain_spread, run_ids=ids)
+    theirs, plain_mean = _mean([r.classes for r in plain]), _mean([r.metrics for r in plain])
+    return replace(
+        line, gain=_better(gain), gain_spread=gain_spread, closed=_closed(gain, plain_mean, teacher),
+        class_gain={name: value - theirs[name] for name, value in classes.items() if name in theirs},
+    )
+
+
+def _closed(gain: Mapping[str, float], plain: Mapping[str, float], teacher: Mapping[str, float]) -> dict[str, float]:
+    """Part of each metric's gap between plain student and teacher that a gain closes, in percent."""
+    gaps = {name: _better({name: value - plain[name]})[name] for name, value in teacher.items() if name in plain}
+    return {name: 100 * _better({name: gain[name]})[name] / gap for name, gap in gaps.items() if gap > 0 and name in gain}
+
+
+def _mean(several: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Mean of the values that all of them have."""
+    names = [name for name in several[0] if all(name in one for one in several)] if several else []
+    return {name: statistics.fmean(one[name] for one in several) for name in names}
 
 
 def _statistics(runs: Sequence[Record]) -> tuple[dict[str, float], dict[str, float]]:
     """Mean and sample standard deviation of every metric that all runs have."""
-    names = [name for name in runs[0].metrics if all(name in record.metrics for record in runs)]
-    columns = {name: [record.metrics[name] for record in runs] for name in names}
-    mean = {name: statistics.fmean(values) for name, values in columns.items()}
+    mean = _mean([record.metrics for record in runs])
+    columns = {name: [record.metrics[name] for record in runs] for name in mean}
     spread = {name: statistics.stdev(values) for name, values in columns.items() if len(values) > 1}
     return mean, spread
 

@@ -43,6 +43,8 @@ class Record:
         method: Slug of the method; ``baseline`` is the plain student.
         bench: Name of the bench. A published record has a setting in words: data set, detector, pair, schedule.
         metrics: Metric name -> percent; a value that is not known is absent.
+        classes: Class -> AP; measured records only, those of older versions have none.
+        reached: What the teacher reaches on the same images, the best one of several; measured records only.
         bench_variant: What differs from the bench as declared; measured records only.
         dataset: ``shapes``, ``coco2017`` ...
         family: Family of the student: ``two-stage``, ``dense``, ``transformer`` (or ``other``).
@@ -76,6 +78,8 @@ class Record:
     method: str
     bench: str
     metrics: Mapping[str, float]
+    classes: Mapping[str, float] = field(default_factory=lambda: _NOTHING)
+    reached: Mapping[str, float] = field(default_factory=lambda: _NOTHING)
     bench_variant: str = ""
     dataset: str = ""
     family: str = ""

@@ -17,27 +17,31 @@ from kdflow.results.record import METRICS
 if TYPE_CHECKING:
     from rich.table import Table
 
-COLUMNS = ("bench", "method", "origin", "AP", "AP50", "VOC mAP@0.5", "gain", "published gain", "seeds", "source")
+COLUMNS = (
+    "bench", "method", "origin", "AP", "AP50", "VOC mAP@0.5", "gain", "gap closed", "teacher", "published gain", "seeds",
+    "source",
+)
 SECOND_HAND = "*"
-NUMERIC = frozenset({"AP", "AP50", "VOC mAP@0.5", "gain", "published gain", "seeds"})
+NUMERIC = frozenset({"AP", "AP50", "VOC mAP@0.5", "gain", "gap closed", "teacher", "published gain", "seeds"})
 
 
-def render(answer: Answer, form: str = "table") -> str:
+def render(answer: Answer, form: str = "table", classes: bool = False) -> str:
     """The answer as text.
 
     Args:
         answer: What :func:`kdflow.results.query.query` returned.
         form: ``table`` (aligned columns), ``csv``, ``json`` or ``markdown``.
+        classes: In the table, AP by size and by class below every line; JSON always has them.
 
     Raises:
         UsageError: An unknown form.
     """
     if form not in _FORMS:
         raise UsageError(f'results cannot be written as "{form}".{choices(form, _FORMS)}')
-    return _FORMS[form](answer)
+    return _text(answer, classes) if form == "table" else _FORMS[form](answer)
 
 
-def rich_table(answer: Answer) -> Table:
+def rich_table(answer: Answer, classes: bool = False) -> Table:
     """The answer for a terminal: groups, inside them benches, inside them methods.
 
     Sources and empty columns are left out; the other forms have the sources.
@@ -46,7 +50,7 @@ def rich_table(answer: Answer) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    rows = _nested(answer)
+    rows = _nested(answer, classes)
     columns = [name for name in _used_columns(answer) if name != "source"]
     table = Table(
         title=_title(answer), caption=caption_of(answer), title_justify="left", caption_justify="left", box=SIMPLE_HEAD,
@@ -62,7 +66,7 @@ def rich_table(answer: Answer) -> Table:
 
 
 _STYLES: Mapping[str, str] = {
-    "group": "bold", "sum": "italic", "bench": "cyan", "plain": "dim", "method": "", "gap": "",
+    "group": "bold", "sum": "italic", "bench": "cyan", "plain": "dim", "method": "", "gap": "", "part": "dim",
 }
 
 
@@ -75,7 +79,23 @@ class _Row:
     cells: Mapping[str, str]
 
 
-def _nested(answer: Answer) -> list[_Row]:
+def _class_rows(line: Line) -> list[_Row]:
+    """AP by size, then by class, each with its gain; all of them are AP, whatever the query's metric."""
+    sizes = [name for name in ("AP_S", "AP_M", "AP_L") if name in line.mean]
+    numbers = [
+        *((_SIZES[name], _measure(line, name), line.gain.get(name)) for name in sizes),
+        *((name, _number(value), line.class_gain.get(name)) for name, value in line.classes.items()),
+    ]
+    return [
+        _Row("part", f"      {one_line(name)}", {"AP": value, "gain": "" if gain is None else _signed(gain)})
+        for name, value, gain in numbers
+    ]
+
+
+_SIZES: Mapping[str, str] = {"AP_S": "small objects", "AP_M": "medium objects", "AP_L": "large objects"}
+
+
+def _nested(answer: Answer, classes: bool) -> list[_Row]:
     rows: list[_Row] = []
     for group in answer.groups:
         rows += [_Row("gap", "", {}), _Row("group", _heading(group), {})]
@@ -88,6 +108,7 @@ def _nested(answer: Answer) -> list[_Row]:
             previous = place
             sort = "plain" if line.record.is_baseline else "method"
             rows.append(_Row(sort, f"    {one_line(line.label)}", _cells(line, answer.metric)))
+            rows += _class_rows(line) if classes else ()
     return rows
 
 
@@ -133,6 +154,8 @@ def _cells(line: Line, metric: str) -> dict[str, str]:
         "AP50": _measure(line, "AP50"),
         "VOC mAP@0.5": _measure(line, "voc_ap50"),
         "gain": _gain(line, metric),
+        "gap closed": f"{line.closed[metric]:.0f} %" if metric in line.closed else "",
+        "teacher": _number(line.teacher[metric]) if metric in line.teacher else "",
         "published gain": "" if known is None else _range(*known),
         "seeds": "" if record.origin == "published" else str(line.runs),
         "source": record.source,
@@ -171,9 +194,9 @@ def _gain(line: Line, metric: str) -> str:
     return _signed(line.gain[name]) + spread + ("" if name == metric else f" {name}")
 
 
-def _text(answer: Answer) -> str:
+def _text(answer: Answer, classes: bool = False) -> str:
     """The nested listing in aligned columns; empty columns are left out."""
-    rows, columns = _nested(answer), _used_columns(answer)
+    rows, columns = _nested(answer, classes), _used_columns(answer)
     first = max([0, *(len(row.first) for row in rows if row.cells)])
     widths = {name: max([len(name), *(len(row.cells.get(name, "")) for row in rows)]) for name in columns}
 
@@ -224,6 +247,8 @@ def _json(answer: Answer) -> str:
                 {
                     **_flat(group, line), "mean": dict(line.mean), "spread": dict(line.spread), "gain": dict(line.gain),
                     "gain_spread": dict(line.gain_spread), "published_gain": line.literature,
+                    "teacher_metrics": dict(line.teacher), "gap_closed": dict(line.closed), "classes": dict(line.classes),
+                    "class_gain": dict(line.class_gain),
                 }
                 for line in group.lines
             ],
@@ -249,6 +274,8 @@ def _csv(answer: Answer) -> str:
             flat[name] = line.mean.get(name, "")
             flat[f"{name}_std"] = line.spread.get(name, "")
             flat[f"gain_{name}"] = line.gain.get(name, "")
+            flat[f"teacher_{name}"] = line.teacher.get(name, "")
+            flat[f"gap_closed_{name}"] = line.closed.get(name, "")
         if number == 0:
             writer.writerow(map(csv_cell, flat))
         writer.writerow(map(csv_cell, flat.values()))

@@ -12,12 +12,13 @@ from typing import Any
 import optuna
 import torch
 
-from kdflow.engine.hooks import EvaluationEvent, RunStarted, Silent, StopRun
 from kdflow.errors import InvariantError
+from kdflow.events import EvaluationEvent, RunStarted, Silent, StopRun
+from kdflow.experiment.request import RunRequest, TrialOf
 from kdflow.experiment.result import RunResult
-from kdflow.experiment.run import TrialOf, run
+from kdflow.experiment.run import run
 from kdflow.experiment.session import Session
-from kdflow.experiment.together import Request, run_together
+from kdflow.experiment.together import run_together
 from kdflow.search.space import Space
 from kdflow.search.worker import Drawn, InterruptedTrialError, Judged, Notify, breaks_device, reason_of
 from kdflow.spec.resolve import MethodSpec
@@ -151,7 +152,7 @@ class RunObjective:
         settings = dict(self.settings)
         output = settings.pop("output")
         requests = [
-            Request(
+            RunRequest(
                 self.spec,
                 **settings,
                 overrides={**self.overrides, **one.values},

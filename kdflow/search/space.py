@@ -22,7 +22,7 @@ from kdflow.spec.resolve import steps_of
 
 _NUMBER = r"[-+]?(?:\d+(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?"
 _RANGE = re.compile(rf"^({_NUMBER})\.\.({_NUMBER})((?:,(?:log|step={_NUMBER}))*)$")
-_GROUPS = ("modules", "prepare", "nodes", "terms")
+_GROUPS = ("constants", "modules", "prepare", "nodes", "terms")
 _SCALARS = (type(None), bool, int, float, str)
 _OF_THE_BENCH = ("recipe.optimizer.lr", "recipe.optimizer.weight_decay", "recipe.batch")
 
@@ -172,7 +172,7 @@ def space_of(setting: Setting, include: Mapping[str, SearchRange] | None = None)
 def candidates(setting: Setting) -> list[str]:
     """Paths of numbers that could be searched: weights and options of the method, and the learning rate's settings."""
     plain = setting.method.model_dump(mode="json")
-    own = [path for group in ("terms", "nodes", "schedule") for path in _numbers(plain[group], group)]
+    own = [path for group in ("terms", "nodes", "constants", "schedule") for path in _numbers(plain[group], group)]
     return [*own, *_OF_THE_BENCH]
 
 

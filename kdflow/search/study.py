@@ -14,7 +14,8 @@ import optuna
 
 from kdflow.errors import UsageError, choices
 from kdflow.experiment.hashes import digest
-from kdflow.experiment.run import provide_teachers, with_length
+from kdflow.experiment.request import with_length
+from kdflow.experiment.run import provide_teachers
 from kdflow.experiment.session import Session, open_session
 from kdflow.experiment.setup import Setting, prepare, read_method
 from kdflow.files import in_words

@@ -14,6 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from kdflow.spec.bench import MAX_STEPS, SLUG, Strict
 
 Axis = str
+DIVISORS = frozenset({"rows", "elements", "b", "c", "y", "x", "n", "r", "q", "h", "k", "e", "i", "j", "m"})
+"""Axis names and words that ``over`` takes beside references."""
 Divisor = Annotated[float, Field(gt=0, le=1e12)] | str
 
 
@@ -287,6 +289,9 @@ class Method(Strict):
     bench: str | None = None
     teacher: Literal["required", "none"] = "required"
     plugins: tuple[str, ...] = ()
+    constants: dict[str, int | float] = Field(
+        default_factory=dict, description="numbers that several places share; already filled in where they are written"
+    )
     modules: dict[str, ModuleEntry] = Field(default_factory=dict)
     prepare: dict[str, Preparation] = Field(default_factory=dict)
     nodes: dict[str, NodeEntry] = Field(default_factory=dict)

@@ -15,6 +15,7 @@ import yaml
 
 from kdflow.errors import Fault, SpecError, UsageError, choices
 from kdflow.spec.bench import Bench
+from kdflow.spec.constants import fill_constants, report_unused
 from kdflow.spec.faults import validate
 from kdflow.spec.load import Document, Mark, Steps, dotted, parse, read
 from kdflow.spec.method import Method
@@ -91,10 +92,10 @@ class MethodSpec:
     def applied(
         self, variants: Collection[int], own: Mapping[Steps, Any] | None = None, *, must_fit: bool = False
     ) -> Document:
-        """The document with these variants (by index), ``like`` and ``rewrite`` applied, and what went wrong on the way.
+        """The document with these variants, ``like``, ``rewrite`` and constants applied, and what went wrong on the way.
 
         Args:
-            variants: Which variants apply.
+            variants: Indices of the variants that apply.
             own: Path -> value set from outside.
             must_fit: A rule of ``rewrite`` that fits no term is a fault.
         """
@@ -107,6 +108,7 @@ class MethodSpec:
             _override(resolved, {steps: value for steps, value in (own or {}).items() if _exists(changed, steps[:2])})
             document.marks.update(apply_rewrites(resolved, _expand_likes, must_fit=must_fit))
         _override(resolved, own or {})
+        fill_constants(resolved)
         return resolved
 
     def positions(self) -> Document:
@@ -210,6 +212,9 @@ def set_path(document: Document, steps: Steps, value: Any, *, create: bool, mark
             document.report(mark or steps[:depth], f'nothing is called "{dotted(steps)}".{choices(str(step), known)}')
             return
         holder = holder.setdefault(step, {})
+    if not create and steps[0] == "constants" and isinstance(holder, dict) and steps[-1] not in holder:
+        document.report((), f'there is no constant "{steps[-1]}".{choices(str(steps[-1]), holder)}')
+        return
     if not isinstance(holder, dict):
         document.report(mark or steps, f'nothing can be set at "{dotted(steps)}"')
         return
@@ -236,8 +241,9 @@ def faults_of(spec: MethodSpec) -> list[Fault]:
     for index in range(len(spec.variants)):
         spec.check_variant(index, found)
     _check_search(spec.document, found, method)
+    report_unused(spec.document, found)
     if not found.faults:
-        _check_ranges(found)
+        _check_ranges(spec, found)
     return found.faults
 
 
@@ -272,18 +278,26 @@ def _check_search(document: Document, found: Document, method: Method | None) ->
             _check_path(document, found, str(path), ("search", path), "search")
 
 
-def _check_ranges(found: Document) -> None:
+def _check_ranges(spec: MethodSpec, found: Document) -> None:
     """Both ends of a search range, and all choices, are values that the path takes."""
     search = found.data.get("search")
     for path, entry in search.items() if isinstance(search, dict) else ():
         if path.startswith(BENCH_PATHS) or not _exists(found.data, steps_of(path)[:2]):
             continue
         for value in [entry[end] for end in ("low", "high") if end in entry] + list(entry.get("choices", ())):
-            trial = Document(found.file, copy.deepcopy(found.data))
-            set_path(trial, steps_of(path), value, create=True)
+            trial = _with_value(spec, found, steps_of(path), value)
             validate(Method, trial.data, trial)
             if trial.faults:
                 found.report(("search", path), f"{value} is no value of {path}: {trial.faults[0].problem}")
+
+
+def _with_value(spec: MethodSpec, found: Document, steps: Steps, value: Any) -> Document:
+    """The method with one value changed; a constant changes all places that it stands in."""
+    if steps[0] == "constants":
+        return spec.applied((), {steps: value})
+    trial = Document(found.file, copy.deepcopy(found.data))
+    set_path(trial, steps, value, create=True)
+    return trial
 
 
 def _check_path(document: Document, found: Document, path: str, place: Steps, purpose: str) -> None:
@@ -295,16 +309,23 @@ def _check_path(document: Document, found: Document, path: str, place: Steps, pu
         found.report(place, f'nothing is called "{path}".{choices(str(steps[0]), groups)}')
     elif steps[0] in FIXED:
         found.report(place, f'"{path}" cannot be changed here: {FIXED[str(steps[0])]}')
-    elif len(steps) > 2 and steps[0] in GROUPS and steps[1] not in (known := declared(document.data, str(steps[0]))):
+    elif _leads_into_entry(steps) and steps[1] not in (known := declared(document.data, str(steps[0]))):
         known.discard(str(steps[1]))
         if not str(steps[1]).startswith("det."):
             found.report(place, f'nothing is called "{path}".{choices(str(steps[1]), known)}')
+
+
+def _leads_into_entry(steps: Steps) -> bool:
+    """True for paths whose second key must be declared: a constant, or the entry that the rest goes into."""
+    return len(steps) > (1 if steps[0] == "constants" else 2) and steps[0] in (*GROUPS, "constants")
 
 
 def declared(data: Mapping[str, Any], group: str) -> set[str]:
     """Names of a group's entries, those that variants add included."""
     entries = data.get(group)
     names = set(entries) if isinstance(entries, dict) else set()
+    if group == "constants":  # a variant changes them, and adds none
+        return names
     for variant in data.get("variants") or ():
         changes = variant.get("set") if isinstance(variant, dict) else None
         for path in changes if isinstance(changes, dict) else ():
@@ -401,7 +422,7 @@ def _removed(base: Mapping[str, Any], own: Mapping[str, Any]) -> set[tuple[str, 
     """Entries of the wrapped method that this file sets to null."""
     return {
         (group, name)
-        for group in GROUPS
+        for group in (*GROUPS, "constants")
         for name, entry in (own.get(group) or {}).items()
         if entry is None and name in (base.get(group) or {})
     }
@@ -471,7 +492,7 @@ def _expand_like(document: Document, terms: dict[str, Any], name: str, seen: tup
     if not isinstance(term, dict) or "like" not in term:
         return
     source, place = term["like"], ("terms", name, "like")
-    if source in (*seen, name) or source not in terms or not isinstance(terms.get(source), dict):
+    if source in (*seen, name) or not isinstance(source, str) or not isinstance(terms.get(source), dict):
         reason = "copies itself" if source in (*seen, name) else f'no term "{source}".{choices(str(source), terms)}'
         document.report(place, reason)
         term.pop("like")

@@ -6,9 +6,12 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
-from kdflow.tracking.run import End, Event, RunFacts, Scores, Start, StoredRun, step_metrics
+from kdflow.events import EvaluationEvent, PullEvent, RunEnded, RunStarted, StepEvent
+from kdflow.tracking.run import RunFacts, StoredRun, step_metrics
+from kdflow.tracking.trackers import tracker
 
 
+@tracker("memory")
 class MemoryTracker:
     """Keeps the numbers of one run; the same interface as the MLflow tracker.
 
@@ -21,7 +24,7 @@ class MemoryTracker:
         status: ``running``, then how the run ended.
     """
 
-    def __init__(self, facts: RunFacts) -> None:
+    def __init__(self, facts: RunFacts, folder: Path | None = None) -> None:
         self.facts = facts
         self.curves: dict[str, list[tuple[int, float]]] = {}
         self.texts: dict[str, str] = {}
@@ -30,7 +33,7 @@ class MemoryTracker:
         self.status = "running"
         self.started = ""
 
-    def run_started(self, event: Start) -> None:
+    def run_started(self, event: RunStarted) -> None:
         """Remember when, where and from which step."""
         self.started = self.started or datetime.now(UTC).isoformat(timespec="milliseconds")
         self.status = "running"
@@ -38,15 +41,19 @@ class MemoryTracker:
         if event.resumed_from_step:
             self.tags["kdflow.resumed_from_step"] = str(event.resumed_from_step)
 
-    def step_ended(self, event: Event) -> None:
+    def pulls_known(self, event: PullEvent) -> None:
+        """Keep them as ``pull/<term>``."""
+        self._keep(event.step, {f"pull/{one.term}": one.pull for one in event.pulls})
+
+    def step_ended(self, event: StepEvent) -> None:
         """Keep the numbers of a step that is not there yet."""
         self._keep(event.step, step_metrics(event, self.facts.terms))
 
-    def evaluation_ended(self, event: Scores) -> None:
+    def evaluation_ended(self, event: EvaluationEvent) -> None:
         """Keep the metrics under ``val/``."""
         self._keep(event.step, {f"val/{name}": value for name, value in event.metrics.items()})
 
-    def run_ended(self, event: End) -> None:
+    def run_ended(self, event: RunEnded) -> None:
         """Keep the status."""
         self.status = event.status
         if event.reason:

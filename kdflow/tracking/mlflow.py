@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from kdflow.errors import KdflowError, without_passwords
-from kdflow.tracking.run import End, Event, RunFacts, Scores, Start, flat, safe_name, step_metrics
+from kdflow.events import EvaluationEvent, PullEvent, RunEnded, RunStarted, StepEvent
+from kdflow.tracking.run import RunFacts, flat, is_reported, safe_name, step_metrics
 from kdflow.tracking.store import experiment_id, find_runs, is_local, open_client, quiet, store_uri
+from kdflow.tracking.trackers import RECORD, tracker
 from kdflow.tracking.writer import Writer
 
 __all__ = ["MlflowTracker", "RunFacts", "study_run"]
@@ -24,6 +26,7 @@ _WEIGHTS = frozenset({".pt", ".pth", ".bin", ".safetensors"})
 _log = logging.getLogger("kdflow.tracking")
 
 
+@tracker(RECORD)
 class MlflowTracker:
     """Writes one run. Making a tracker touches nothing: the store is opened when the run starts.
 
@@ -56,7 +59,7 @@ class MlflowTracker:
         """Id of the MLflow run; None before the start, and in all processes but the first."""
         return self._run_id or None
 
-    def run_started(self, event: Start) -> None:
+    def run_started(self, event: RunStarted) -> None:
         """Find or make the MLflow run, and write tags, parameters and the first files.
 
         Raises:
@@ -70,14 +73,18 @@ class MlflowTracker:
                 extra["kdflow.resumed_from_step"] = str(event.resumed_from_step)
             self._tag(extra)
 
-    def step_ended(self, event: Event) -> None:
+    def pulls_known(self, event: PullEvent) -> None:
+        """Queue them as ``pull/<term>``."""
+        self._queue(event.step, {f"pull/{one.term}": one.pull for one in event.pulls})
+
+    def step_ended(self, event: StepEvent) -> None:
         """Queue the numbers of a step that the store does not have yet."""
         self._step = max(self._step, event.step)
         if event.step > self._logged:
             self._logged = event.step
             self._queue(event.step, step_metrics(event, self.facts.terms))
 
-    def evaluation_ended(self, event: Scores) -> None:
+    def evaluation_ended(self, event: EvaluationEvent) -> None:
         """Queue the metrics under ``val/``, and start a transfer."""
         self._step = max(self._step, event.step)
         if event.step > self._evaluated:
@@ -85,7 +92,7 @@ class MlflowTracker:
             self._queue(event.step, {f"val/{name}": value for name, value in event.metrics.items()})
             self._writer.start()
 
-    def run_ended(self, event: End) -> None:
+    def run_ended(self, event: RunEnded) -> None:
         """Send what is queued. A finished training stays open for its result; every other end closes the MLflow run.
 
         A store that refuses is only told of: what ended the run must not be hidden by it.
@@ -118,7 +125,8 @@ class MlflowTracker:
         with self._asking():
             self._open(resumed=True)
             known = {name: value for name, value in metrics.items() if math.isfinite(value)}
-            self._queue(self._step, {name: value for name, value in known.items() if self._reported.get(name) != value})
+            news = {name: value for name, value in known.items() if self._reported.get(safe_name(name)) != value}
+            self._queue(self._step, news)
             for path in artifacts:
                 self.file(path)
             self._writer.close()
@@ -197,7 +205,7 @@ class MlflowTracker:
         self._logged = self._last_step("loss/total")
         self._evaluated = max(map(self._last_step, validation), default=-1)
         self._step = max(self._logged, self._evaluated, 0)
-        self._reported = {name: value for name, value in run.data.metrics.items() if "/" not in name}
+        self._reported = {name: value for name, value in run.data.metrics.items() if is_reported(name)}
 
     def _last_step(self, metric: str) -> int:
         history = self._client.get_metric_history(self._run_id, metric)

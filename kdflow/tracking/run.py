@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from kdflow.errors import without_passwords
+from kdflow.events import Hook, StepEvent
 
 TEXTS = ("method", "bench", "dataset", "title", "paper", "fidelity", "student", "kind", "variant", "bench_variant", "pair")
 HASHES = ("run_hash", "definition", "bench_hash")
@@ -127,7 +128,7 @@ class StoredRun:
         status: ``finished``, ``running``, ``interrupted``, ``stopped`` or ``failed``.
         started: UTC time in ISO form.
         tags: As written by :meth:`RunFacts.tags`, and those of the tracker (``kdflow.split``, ``kdflow.weights``).
-        metrics: The last value of each metric that is reported; names without a slash are the run's result.
+        metrics: The last value of each metric that is reported (:func:`is_reported`); names without a slash are the run's result.
     """
 
     run_id: str
@@ -142,12 +143,27 @@ class StoredRun:
         chosen = {name: value for name, value in self.metrics.items() if "/" not in name and name not in SPEED}
         return {name: value for name, value in chosen.items() if math.isfinite(value)}
 
+    @property
+    def classes(self) -> dict[str, float]:
+        """AP by class on the split of the result; names as the store could keep them."""
+        return self._below(f"{DETAILS}class/")
+
+    def teacher(self, owner: str) -> dict[str, float]:
+        """What a teacher reaches on the split of the result."""
+        return self._below(f"{DETAILS}{owner}/")
+
+    def _below(self, start: str) -> dict[str, float]:
+        chosen = {name.removeprefix(start): value for name, value in self.metrics.items() if name.startswith(start)}
+        return {name: value for name, value in chosen.items() if math.isfinite(value)}
+
     def named(self, prefix: str) -> tuple[str, ...]:
         """Values written as tags ``<prefix>.<value>``, in alphabetical order."""
         start = f"{prefix}."
         return tuple(sorted(key.removeprefix(start) for key in self.tags if key.startswith(start)))
 
 
+DETAILS = "test/"
+"""Begins the names of what stands beside the result: AP by class, and the teachers'."""
 SPEED = frozenset({"lr", "step_time", "images_per_second"})
 STATUSES: Mapping[str, str] = {
     "FINISHED": "finished", "FAILED": "failed", "KILLED": "interrupted", "RUNNING": "running", "SCHEDULED": "running",
@@ -158,113 +174,16 @@ def stored(run_id: str, status: str, start_time: int, tags: dict[str, str], metr
     """A run in kdflow's form, from what MLflow keeps of it (milliseconds since 1970, its own words for the status)."""
     started = datetime.fromtimestamp((start_time or 0) / 1000, UTC).isoformat(timespec="milliseconds")
     word = tags.get("kdflow.status") or STATUSES.get(status, status.lower())
-    return StoredRun(run_id, word, started, tags, {name: value for name, value in metrics.items() if "/" not in name})
+    return StoredRun(run_id, word, started, tags, {name: value for name, value in metrics.items() if is_reported(name)})
 
 
-class Event(Protocol):
-    """What a tracker reads of a logged step."""
-
-    @property
-    def step(self) -> int:
-        """Steps done."""
-        ...
-
-    @property
-    def total(self) -> float:
-        """The loss that is minimised."""
-        ...
-
-    @property
-    def raw(self) -> Mapping[str, float]:
-        """Each term before weight and schedule."""
-        ...
-
-    @property
-    def weighted(self) -> Mapping[str, float]:
-        """What each term adds to the total."""
-        ...
-
-    @property
-    def lr(self) -> float:
-        """Learning rate."""
-        ...
-
-    @property
-    def step_time(self) -> float:
-        """Seconds per step."""
-        ...
-
-    @property
-    def images_per_second(self) -> float:
-        """Throughput."""
-        ...
+def is_reported(name: str) -> bool:
+    """True for the numbers that a run is reported by: its result, and below ``test/`` classes and teachers."""
+    return "/" not in name or name.startswith(DETAILS)
 
 
-class Start(Protocol):
-    """What a tracker reads of the start of a run."""
-
-    @property
-    def folder(self) -> Path:
-        """Where the run's files lie."""
-        ...
-
-    @property
-    def resumed_from_step(self) -> int:
-        """Steps taken over from a checkpoint; 0 for a fresh run."""
-        ...
-
-
-class Scores(Protocol):
-    """What a tracker reads of an evaluation."""
-
-    @property
-    def step(self) -> int:
-        """Steps done."""
-        ...
-
-    @property
-    def metrics(self) -> Mapping[str, float]:
-        """Metric name -> value."""
-        ...
-
-
-class End(Protocol):
-    """What a tracker reads of the end of a run."""
-
-    @property
-    def status(self) -> str:
-        """``finished``, ``interrupted``, ``stopped`` or ``failed``."""
-        ...
-
-    @property
-    def step(self) -> int:
-        """Steps done."""
-        ...
-
-    @property
-    def reason(self) -> str:
-        """Words for every status but ``finished``."""
-        ...
-
-
-class Tracker(Protocol):
-    """A listener to the four moments of a run that also takes its result and its files."""
-
-    def run_started(self, event: Start) -> None:
-        """Before the first step."""
-        ...
-
-    def step_ended(self, event: Event) -> None:
-        """Every few steps."""
-        ...
-
-    def evaluation_ended(self, event: Scores) -> None:
-        """After an evaluation during training; written under ``val/``."""
-        ...
-
-    def run_ended(self, event: End) -> None:
-        """Training is over."""
-        ...
+class Tracker(Hook, Protocol):
+    """A listener to the moments of a run that also takes its result and its files."""
 
     def finish(self, metrics: Mapping[str, float], artifacts: Iterable[Path] = (), split: str = "test") -> None:
         """The numbers that the run is reported by, and its files; the run is finished with them."""
@@ -279,8 +198,7 @@ class Tracker(Protocol):
         ...
 
 
-
-def step_metrics(event: Event, terms: Mapping[str, tuple[str, ...]]) -> dict[str, float]:
+def step_metrics(event: StepEvent, terms: Mapping[str, tuple[str, ...]]) -> dict[str, float]:
     """All numbers of a step by name.
 
     ``loss/total``; ``loss/det`` and ``loss/kd``, the sums of the detector's and the method's weighted terms;

@@ -27,7 +27,10 @@ _TAGS = """
     SELECT run_uuid, key, value FROM tags
     WHERE run_uuid IN :runs AND (key NOT LIKE 'mlflow.%' OR key = 'mlflow.parentRunId')
 """
-_METRICS = "SELECT run_uuid, key, value FROM latest_metrics WHERE run_uuid IN :runs AND key NOT LIKE '%/%' AND NOT is_nan"
+_METRICS = """
+    SELECT run_uuid, key, value FROM latest_metrics
+    WHERE run_uuid IN :runs AND NOT is_nan AND (key NOT LIKE '%/%' OR key LIKE 'test/%')
+"""
 
 
 def is_readable(uri: str) -> bool:

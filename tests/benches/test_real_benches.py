@@ -11,7 +11,6 @@ import torch
 import torchvision
 
 from kdflow.errors import SpecError
-from kdflow.experiment.run import feed_of
 from kdflow.experiment.session import Session, open_session
 from kdflow.experiment.setup import Setting, fill_weights, prepare, read_method
 from kdflow.resources import specs_folder
@@ -85,7 +84,7 @@ def test_the_benches_cover_what_users_will_run() -> None:
 
 def one_step(setting: Setting, session: Session, boxes: Collection[int] = (3,)) -> None:
     """A batch from the folder through student, teacher and terms, and the student's AP on the other split."""
-    feed = feed_of(setting, session)
+    feed = session.feed(setting)
     batch = next(iter(feed.training(0)))
     assert sum(map(len, batch.boxes)) in boxes
     setting.plan.train()
@@ -162,7 +161,7 @@ def test_the_voc_bench_trains_and_evaluates_on_two_images(tmp_path: Path, sessio
     setting = prepare(read_method("fitnet"), REAL["voc-faster-rcnn"], overrides=changes("voc-faster-rcnn", tmp_path))
     assert len(setting.classes) == 20
     assert {d.classes for d in setting.detectors.values()} == {setting.classes}
-    assert feed_of(setting, session).steps_per_epoch == 2, "both years"
+    assert session.feed(setting).steps_per_epoch == 2, "both years"
     one_step(setting, session, boxes=range(2, 5))  # two images of one box and two of two are drawn from
 
 

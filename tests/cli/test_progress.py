@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from kdflow.cli.progress import Bars, ProgressHook
-from kdflow.engine.hooks import EvaluationEvent, RunEnded, RunStarted, StepEvent
+from kdflow.events import EvaluationEvent, Pull, PullEvent, RunEnded, RunStarted, StepEvent
 
 
 def said(hook: ProgressHook, subject: str) -> list[str]:
@@ -29,6 +29,20 @@ def test_every_line_names_what_is_trained() -> None:
     assert all(line.startswith("teacher of shapes: ") for line in teacher)
     student = said(hook, "")
     assert all(line.startswith("defeat, seed 0: ") for line in student)
+
+
+def test_own_losses_and_distillation_are_told_apart_and_each_pull_once() -> None:
+    hook = ProgressHook("defeat, seed 0", Console(file=io.StringIO(), width=200))
+    weighted = {"det/box": 0.5, "det/cls": 0.25, "kd/neck": 3.0, "kd/roi": 1.0}
+    hook.step_ended(StepEvent(5, 10, "", 4.75, {}, weighted, 0.1, 0.04, 50.0))
+    hook.step_ended(StepEvent(6, 10, "", 0.75, {}, {"det/box": 0.75}, 0.1, 0.04, 50.0))
+    hook.pulls_known(PullEvent(20, (Pull("kd/neck", 6.0, 200.0), Pull("kd/roi", 1.0, 1.0))))
+    assert hook.console.file.getvalue().splitlines() == [
+        "defeat, seed 0: step 5/10  loss 4.75 (det 0.75, kd 4)  40 ms/step",
+        "defeat, seed 0: step 6/10  loss 0.75  40 ms/step",
+        "defeat, seed 0: kd/neck pulls 200 x as hard as the detector's losses; weight 0.03 would give 1 x",
+        "defeat, seed 0: kd/roi pulls 1 x as hard as the detector's losses",
+    ]
 
 
 def test_several_runs_share_a_terminal_and_give_it_back() -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from kdflow.engine.hooks import EvaluationEvent, RunEnded, RunStarted, StepEvent
 from kdflow.errors import InvariantError
+from kdflow.events import EvaluationEvent, RunEnded, RunStarted, StepEvent
 from kdflow.experiment.run import RunResult
 
 
@@ -66,6 +66,8 @@ def test_options_arrive(call, asked, tiny):
         "--output",
         "out",
         "--resume",
+        "--track",
+        "tensorboard",
     )
     assert call("run", "baseline", *words, "--set", "recipe.batch=4").code == 0
     ((spec, settings),) = asked
@@ -81,6 +83,7 @@ def test_options_arrive(call, asked, tiny):
         "compiled": True,
         "output": Path("out"),
         "resume": True,
+        "trackers": ["tensorboard"],
         "overrides": {"recipe.batch": 4},
     }
 
@@ -155,12 +158,12 @@ def test_together_is_one_call_for_all(call, monkeypatch, tiny):
     monkeypatch.setattr("kdflow.experiment.together.run_together", run_together)
     words = ("--bench", tiny, "--seed", 3, "--steps", 9, "--set", "recipe.batch=4", "--together")
     done = call("run", "fitnet", "baseline", *words)
-    ((requests, settings),) = calls
+    ((requests, _),) = calls
     assert [(r.spec, r.bench, r.seed, r.overrides) for r in requests] == [
         ("fitnet", str(tiny), 3, {"recipe.batch": 4}),
         ("baseline", str(tiny), 3, {"recipe.batch": 4}),
     ]
-    assert settings["steps"] == 9
+    assert {r.steps for r in requests} == {9}
     assert done.code == 1
     assert "fitnet on tiny, seed 3: failed" in done.out
     assert "kd/neck: not finite" in done.out

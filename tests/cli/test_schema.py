@@ -21,7 +21,6 @@ SEEN = (
     "no-version",
     "fidelity",
     "paper-key",
-    "weight-type",
     "term-is-a-word",
     "terms-is-a-list",
     "node-without-op",
@@ -30,7 +29,6 @@ SEEN = (
     "op-typo",
     "loss-typo",
     "option-typo",
-    "option-type",
     "option-choice",
     "option-range",
     "input-missing",
@@ -74,6 +72,22 @@ def test_broken_files_do_not_fit(validator, name: str):
 def test_a_variant_of_another_method_may_name_only_what_changes(validator):
     text = "kdflow: 1\nmethod: mine\nwraps: defeat\nterms: {neck_rest: {weight: 3}, roi_rest: null}\n"
     assert validator.is_valid(parse(text).data)
+
+
+@pytest.mark.parametrize(
+    ("weight", "fits"), [("mu", True), ("-(1 - mu) / 2", True), ("1 mu", False), ("mu ** 2", False), ("[mu]", False)]
+)
+def test_arithmetic_stands_for_numbers(validator, weight: str, fits: bool):
+    text = f"kdflow: 1\nmethod: m\nconstants: {{mu: 0.5}}\nterms:\n  a: {{value: student.losses.a, weight: {weight}}}\n"
+    assert validator.is_valid(parse(text).data) == fits
+
+
+@pytest.mark.parametrize(
+    ("features", "fits"), [("{student: a, teacher: b}", True), ("{student: a}", False), ("{student: a, techer: b}", False)]
+)
+def test_an_input_is_given_for_both_sides(validator, features: str, fits: bool):
+    text = f"kdflow: 1\nmethod: m\nnodes:\n  a: {{op: attention.spatial, features: {features}}}\n"
+    assert validator.is_valid(parse(text).data) == fits
 
 
 def test_options_come_with_their_words(validator):

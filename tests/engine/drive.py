@@ -7,9 +7,8 @@ import signal
 import sys
 from pathlib import Path
 
-from kdflow.engine.loop import fit
 from kdflow.ports import Batch
-from tests.engine.fakes import FakeOutcome, FakePlan, FakePreparation, arguments, loader, make_recipe
+from tests.engine.fakes import FakeOutcome, FakePlan, FakePreparation, arguments, fit, loader, make_recipe
 from tests.engine.test_resume import PHASES
 
 

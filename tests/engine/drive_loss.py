@@ -7,12 +7,11 @@ import signal
 import sys
 from pathlib import Path
 
-from kdflow.engine.loop import fit
 from kdflow.engine.machine import open_machine
 from kdflow.errors import KdflowError
 from kdflow.ports import Batch
 from tests.engine.drive_many import share
-from tests.engine.fakes import FakeOutcome, FakePlan, arguments, make_recipe
+from tests.engine.fakes import FakeOutcome, FakePlan, arguments, fit, make_recipe
 
 
 class Killed(FakePlan):

@@ -12,13 +12,12 @@ from torch import nn
 
 from kdflow.engine import ranks
 from kdflow.engine.checkpoint import LAST, read
-from kdflow.engine.hooks import EvaluationEvent, Silent, StopRun
-from kdflow.engine.loop import fit
 from kdflow.engine.machine import open_machine
 from kdflow.errors import InvariantError
+from kdflow.events import EvaluationEvent, Silent, StopRun
 from kdflow.ports import Batch
 from kdflow.spec.method import Phase
-from tests.engine.fakes import FakeOutcome, FakePlan, arguments, make_batch, make_recipe
+from tests.engine.fakes import FakeOutcome, FakePlan, arguments, fit, make_batch, make_recipe
 
 PHASES = (Phase(name="adapter", steps=4, train=("ops.*",)), Phase(name="all", steps=8))
 

@@ -10,7 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kdflow.engine import loop
+from kdflow.engine.loop import FitResult
 from kdflow.engine.randomness import address
+from kdflow.engine.run import Fit
 from kdflow.ports import Batch
 from kdflow.spec.bench import Optimizer, Recipe, Schedule
 
@@ -33,6 +36,7 @@ class FakeTerm:
     name: str
     is_distillation: bool = False
     auxiliary: bool = False
+    weight: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,7 @@ class FakePlan(nn.Module):
         teacher.requires_grad_(False)
         object.__setattr__(self, "hidden", {"teacher": teacher})
         self.terms = (FakeTerm("det/loss"), FakeTerm("kd/neck", True))
+        self.weights = {term.name: term.weight for term in self.terms}
         self.preparations = preparations
         self.noise = noise
         self.weight = torch.tensor(1.0)
@@ -91,7 +96,7 @@ class FakePlan(nn.Module):
         self.entered.append(phase)
 
     def advance(self, step: int, total_steps: int, steps_per_epoch: int, part: int = 0) -> None:
-        self.weight.fill_(1 - step / total_steps)
+        self.weight.fill_(self.weights["kd/neck"] * (1 - step / total_steps))
         self.generator.manual_seed(address("plan", step, part))
         self.advanced.append((step, part))
 
@@ -166,6 +171,12 @@ def arguments(folder: Path, **changes: Any) -> dict[str, Any]:
         "folder": folder, "total_steps": 12, "steps_per_epoch": 4, "seed": 7, "run_hash": "r1", "evaluate": evaluate,
         "passes": passes, **changes,
     }
+
+
+def fit(plan: Any, loader: Any, recipe: Recipe, **given: Any) -> FitResult:
+    """The engine's ``fit`` with what is asked for as keywords (see :func:`arguments`)."""
+    ways = {key: given.pop(key) for key in ("resume", "device", "deterministic") if key in given}
+    return loop.fit(Fit(plan, recipe, **given), loader, **ways)
 
 
 def differences(a: Any, b: Any, path: str = "") -> list[str]:

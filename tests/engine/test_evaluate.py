@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from kdflow.engine import evaluate as module
-from kdflow.engine.evaluate import evaluate, judge, to_disk
+from kdflow.engine.evaluate import evaluate, judge, to_disk, weigh
 from kdflow.engine.voc import area, eleven_points, voc_ap50
 from kdflow.errors import DataError
 from kdflow.ports import Batch
@@ -280,3 +280,20 @@ def test_other_classes_are_refused_with_both_lists() -> None:
     detector.classes = ("cat", "horse")  # type: ignore[assignment]
     with pytest.raises(DataError, match="detector has cat, horse; data has dog, cat"):
         evaluate(detector, [], truth([]))  # type: ignore[arg-type]
+
+
+def test_each_class_has_its_own_numbers_and_they_average_to_the_whole() -> None:
+    boxes = [(1, 3, BOX), (2, 7, BOX), (2, 7, OTHER)]
+    done = weigh({1: [found(1, 3, BOX, 0.9)], 2: [found(2, 7, BOX, 0.8), found(2, 3, OTHER, 0.7)]}, truth(boxes))
+    assert list(done.classes) == ["dog", "cat"]
+    assert {name: one["objects"] for name, one in done.classes.items()} == {"dog": 2, "cat": 1}
+    assert done.classes["cat"]["AP"] == pytest.approx(100)
+    assert 0 < done.classes["dog"]["AP"] < 100
+    assert done.metrics["AP"] == pytest.approx((done.classes["cat"]["AP"] + done.classes["dog"]["AP"]) / 2)
+    assert len(done.detections) == 3
+
+
+def test_a_class_without_objects_has_no_ap_and_one_that_is_never_found_has_0() -> None:
+    done = weigh({1: [found(1, 3, BOX, 0.9)], 2: []}, truth([(1, 7, OTHER)]))
+    assert done.classes["cat"] == {"objects": 0}
+    assert done.classes["dog"]["AP"] == 0

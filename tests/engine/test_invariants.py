@@ -12,13 +12,13 @@ import torch
 from torch import nn
 
 from kdflow.engine.checkpoint import LAST, read
-from kdflow.engine.hooks import RunEnded, Silent
 from kdflow.engine.invariants import FiniteWatch, LifeWatch, TeacherWatch, require_teacher
-from kdflow.engine.loop import FitResult, fit
+from kdflow.engine.loop import FitResult
 from kdflow.engine.machine import Machine
 from kdflow.errors import InvariantError
+from kdflow.events import RunEnded, Silent
 from kdflow.ports import Batch
-from tests.engine.fakes import FakeOutcome, FakePlan, arguments, loader, make_recipe
+from tests.engine.fakes import FakeOutcome, FakePlan, arguments, fit, loader, make_recipe
 
 Change = Callable[[FakePlan, FakeOutcome, int], FakeOutcome]
 

@@ -11,17 +11,17 @@ import torch
 from torch import Tensor
 
 from kdflow.engine.checkpoint import LAST, read
-from kdflow.engine.hooks import Silent, StepEvent
-from kdflow.engine.loop import FitResult, fit
+from kdflow.engine.loop import FitResult
 from kdflow.engine.machine import Machine
 from kdflow.engine.training import Training
 from kdflow.errors import InvariantError
+from kdflow.events import Silent, StepEvent
 from kdflow.graph.compile import compile_method
 from kdflow.graph.plan import Plan
 from kdflow.ports import Batch
 from kdflow.spec.bench import Optimizer, Recipe, Schedule
 from kdflow.spec.resolve import parse_method
-from tests.engine.fakes import differences
+from tests.engine.fakes import differences, fit
 from tests.toy import toys
 
 TEXT = """

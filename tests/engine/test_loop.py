@@ -11,15 +11,14 @@ from torch import nn
 
 from kdflow.engine import loop
 from kdflow.engine.checkpoint import BEST, LAST, read
-from kdflow.engine.hooks import EvaluationEvent, RunEnded, RunStarted, Silent, StepEvent
-from kdflow.engine.loop import fit
 from kdflow.engine.machine import Machine, open_machine
 from kdflow.engine.phases import lay_out
 from kdflow.errors import UsageError
+from kdflow.events import EvaluationEvent, RunEnded, RunStarted, Silent, StepEvent
 from kdflow.ports import Batch
 from kdflow.spec.bench import Optimizer, Schedule
 from kdflow.spec.method import Phase
-from tests.engine.fakes import FakePlan, FakePreparation, arguments, differences, loader, make_batch, make_recipe
+from tests.engine.fakes import FakePlan, FakePreparation, arguments, differences, fit, loader, make_batch, make_recipe
 
 
 def plain(**changes: Any) -> Any:

@@ -11,10 +11,9 @@ from typing import Any
 import pytest
 import torch
 
-from kdflow.engine.loop import fit
 from kdflow.engine.machine import Machine
 from tests.engine.drive_many import PHASES, quiet_plan
-from tests.engine.fakes import arguments, differences, loader, make_recipe
+from tests.engine.fakes import arguments, differences, fit, loader, make_recipe
 
 
 @pytest.fixture(scope="module")

@@ -15,14 +15,13 @@ import torch
 
 from kdflow.engine import run as run_module
 from kdflow.engine.checkpoint import BEST, LAST, Checkpoints, read
-from kdflow.engine.hooks import EvaluationEvent, Silent, StepEvent, StopRun
-from kdflow.engine.loop import fit
 from kdflow.engine.machine import Machine
 from kdflow.engine.training import Training
 from kdflow.errors import UsageError
+from kdflow.events import EvaluationEvent, Silent, StepEvent, StopRun
 from kdflow.spec.bench import Recipe
 from kdflow.spec.method import Phase
-from tests.engine.fakes import FakePlan, FakePreparation, arguments, differences, loader, make_recipe
+from tests.engine.fakes import FakePlan, FakePreparation, arguments, differences, fit, loader, make_recipe
 
 PHASES = (
     Phase(name="warm", steps=5, train=("ops.*",)),

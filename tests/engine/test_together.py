@@ -12,11 +12,12 @@ import pytest
 import torch
 
 from kdflow.engine.checkpoint import LAST, read
-from kdflow.engine.hooks import EvaluationEvent, RunEnded, Silent, StepEvent, StopRun
-from kdflow.engine.loop import FitResult, fit
+from kdflow.engine.loop import FitResult
 from kdflow.engine.machine import Machine
-from kdflow.engine.together import Member, fit_together
+from kdflow.engine.run import Fit
+from kdflow.engine.together import fit_together
 from kdflow.errors import UsageError
+from kdflow.events import EvaluationEvent, RunEnded, Silent, StepEvent, StopRun
 from kdflow.ports import Batch
 from tests.engine.fakes import (
     FakeOutcome,
@@ -25,6 +26,7 @@ from tests.engine.fakes import (
     arguments,
     differences,
     evaluate,
+    fit,
     loader,
     make_recipe,
     passes,
@@ -36,14 +38,14 @@ def share(plans: Sequence[Any]) -> Callable[..., list[Batch]]:
     return lambda batch, step, part: [batch] * len(plans)
 
 
-def member(folder: Path, plan: FakePlan | None = None, total_steps: int = 12, **changes: Any) -> Member:
+def member(folder: Path, plan: FakePlan | None = None, total_steps: int = 12, **changes: Any) -> Fit:
     own = {key: changes.pop(key) for key in ("hooks", "seed", "run_hash") if key in changes}
     values: dict[str, Any] = {"seed": 7, "run_hash": "r1", "evaluate": evaluate, "passes": passes, **own}
-    return Member(plan or FakePlan(), make_recipe(**changes), folder, total_steps, **values)
+    return Fit(plan or FakePlan(), make_recipe(**changes), folder, total_steps, 4, **values)
 
 
-def group(machine: Machine, *members: Member, resume: bool = True) -> list[FitResult]:
-    return fit_together(members, loader, share, machine, steps_per_epoch=4, resume=resume)
+def group(machine: Machine, *members: Fit, resume: bool = True) -> list[FitResult]:
+    return fit_together(members, loader, share, machine, resume=resume)
 
 
 class Poisoned(FakePlan):
@@ -130,7 +132,7 @@ def test_a_group_resumes_though_its_students_were_saved_at_different_steps(machi
         return loader(first)
 
     again = [member(tmp_path / "cut" / name) for name in names]
-    results = fit_together(again, watched, share, machine, steps_per_epoch=4)
+    results = fit_together(again, watched, share, machine)
     assert [r.resumed_from_step for r in results] == [4, 8]
     assert opened == [4]
     whole = [fit_alone_in_parts(machine, tmp_path / "parts" / n, s) for n, s in zip(names, (4, 8), strict=True)]
@@ -157,7 +159,7 @@ def test_the_stream_jumps_when_all_that_were_behind_have_left(machine: Machine, 
             raise StopRun("enough")
 
     members = [member(tmp_path / "ahead"), member(tmp_path / "behind", hooks=(Stop(),))]
-    results = fit_together(members, watched, share, machine, steps_per_epoch=4)
+    results = fit_together(members, watched, share, machine)
     assert [(r.status, r.step) for r in results] == [("finished", 12), ("stopped", 3)]
     assert opened == [0, 10]
 

@@ -10,7 +10,7 @@ import torch
 
 from kdflow.engine.loop import fit
 from kdflow.engine.machine import Machine, open_machine
-from kdflow.experiment.run import feed_of
+from kdflow.engine.run import Fit
 from kdflow.experiment.session import Session
 from kdflow.experiment.setup import prepare, read_method
 
@@ -22,10 +22,8 @@ METHOD = "defeat"
 def train(folder: Path, batch: int, machine: Machine) -> dict[str, Any]:
     """Weights of student and adapters, and the loss by step."""
     setting = prepare(read_method(METHOD), BENCH, overrides={"recipe.batch": batch})
-    feed = feed_of(setting, Session(machine))
-    result = fit(
-        setting.plan, feed.training, setting.bench.recipe, folder=folder, total_steps=10, steps_per_epoch=4, device=machine,
-    )
+    feed = Session(machine).feed(setting)
+    result = fit(Fit(setting.plan, setting.bench.recipe, folder, 10, 4), feed.training, device=machine)
     state = {name: value.clone() for name, value in setting.plan.state_dict().items()}
     return {"state": state, "losses": [event.total for event in result.history]}
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from kdflow.engine.checkpoint import LAST, read
+from kdflow.experiment.request import Context, RunRequest
 from kdflow.experiment.run import RunResult, open_run
 from kdflow.experiment.session import open_session
 from kdflow.experiment.setup import prepare, read_method
@@ -30,7 +31,7 @@ def test_a_run_opens_with_the_trained_teachers_weights_in_the_copy(
     setting = prepare(read_method("head"), BENCH)
     fresh = setting.plan.ops["assistant"].state_dict()["roi_head.fc6.weight"].clone()
     with open_session("cpu") as session:
-        open_run(setting, session, tmp_path, False, notify=lambda _: None)
+        open_run(RunRequest("head", BENCH), setting, Context(session, tmp_path, notify=lambda _: None))
     copied = setting.plan.ops["assistant"].state_dict()["roi_head.fc6.weight"]
     assert copied.equal(setting.detectors["teacher"].model.roi_heads.box_head.fc6.weight)
     assert not copied.equal(fresh)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from kdflow.engine.hooks import RunStarted, Silent, StepEvent
+from kdflow.events import RunStarted, Silent, StepEvent
 from kdflow.experiment.run import RunResult
 
 Tiny = Callable[..., RunResult]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import signal
@@ -16,9 +18,13 @@ import pytest
 import torch
 import yaml
 
+from kdflow.data.formats import open_data
+from kdflow.engine.evaluate import judge
 from kdflow.errors import InvariantError
+from kdflow.experiment.findings import read_detections
 from kdflow.experiment.run import RunResult
 from kdflow.results.measured import read_records
+from kdflow.urls import sqlite_url
 from tests.paths import BENCH
 
 Tiny = Callable[..., RunResult]
@@ -123,3 +129,48 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen[bytes]) ->
         assert process.poll() is None, "the run ended before it could be killed"
         time.sleep(0.05)
     raise AssertionError("no checkpoint appeared in two minutes")
+
+
+@pytest.mark.usefixtures("any_teacher")
+def test_detections_of_the_test_split_are_kept_in_pixels_and_ids_of_the_data(tiny: Tiny, tmp_path: Path) -> None:
+    from pycocotools.coco import COCO
+
+    result = tiny("fitnet")
+    with contextlib.redirect_stdout(io.StringIO()):
+        found = COCO(str(Path(result.folder) / "detections.json"))
+    kept = read_detections(Path(result.folder) / "detections.json")
+    assert kept is not None
+    assert kept.evaluation.metrics == pytest.approx(dict(result.metrics))
+    assert len(found.imgs) == 4
+    assert {one["name"] for one in found.cats.values()} == set(result.classes)
+    source = open_data("shapes", {"pixels": 64, "images": {"train": 8, "val": 4, "test": 4}})
+    again = judge(kept.by_image, source.splits["test"].coco)
+    assert again == pytest.approx(dict(result.metrics), abs=0.01)
+    assert set(result.teachers) == {"teacher"}
+    theirs = read_detections(Path(result.teachers["teacher"]["detections"]))
+    assert theirs is not None
+    assert theirs.evaluation.metrics == pytest.approx(result.teachers["teacher"]["metrics"])
+    (record,) = read_records(sqlite_url(tmp_path / "runs" / "mlflow.db"))
+    assert record.reached["AP"] == pytest.approx(result.teachers["teacher"]["metrics"]["AP"])
+    assert record.classes["circle"] == pytest.approx(result.classes["circle"]["AP"])
+
+
+def test_a_class_that_is_never_found_is_told(tiny: Tiny) -> None:
+    said: list[str] = []
+    result = tiny("baseline", notify=said.append)
+    lost = [name for name, numbers in result.classes.items() if numbers["objects"] and numbers["AP"] == 0]
+    assert lost, "two steps of training find nothing"
+    for name in lost:
+        words = f"class {name}: AP 0 on {result.classes[name]['objects']} objects"
+        assert words in result.notes
+        assert any(words in line for line in said)
+
+
+def test_a_run_is_written_to_other_trackers_too(tiny: Tiny, any_teacher: None) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    result = tiny("fitnet", steps=2, trackers=["tensorboard"])
+    read = EventAccumulator(f"{result.folder}/tensorboard")
+    read.Reload()
+    (last,) = read.Scalars("test/AP")
+    assert (last.step, last.value) == (2, pytest.approx(result.metrics["AP"]))

@@ -12,8 +12,9 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from kdflow.engine.checkpoint import LAST, read
 from kdflow.errors import UsageError
+from kdflow.experiment.request import RunRequest
 from kdflow.experiment.run import RunResult
-from kdflow.experiment.together import Request, run_together
+from kdflow.experiment.together import run_together
 from kdflow.graph.runtime import StageCall
 from tests.engine.fakes import differences
 from tests.paths import BENCH
@@ -24,15 +25,15 @@ LENGTH = {"recipe.steps": 3, "recipe.accumulate": 2, "recipe.ema": 0.9}
 
 @pytest.fixture
 def group(home: Path, any_teacher: None, tmp_path: Path) -> Callable[..., list[RunResult]]:
-    def go(requests: Sequence[Request], **options: Any) -> list[RunResult]:
+    def go(requests: Sequence[RunRequest], **options: Any) -> list[RunResult]:
         settings = {"output": tmp_path / "together", "device": "cpu", "notify": lambda _: None, **options}
         return run_together(requests, **settings)
 
     return go
 
 
-def request(method: str, **overrides: Any) -> Request:
-    return Request(method, BENCH, overrides={**LENGTH, **overrides})
+def request(method: str, **overrides: Any) -> RunRequest:
+    return RunRequest(method, BENCH, overrides={**LENGTH, **overrides})
 
 
 def last(result: RunResult) -> dict[str, Any]:
@@ -76,7 +77,7 @@ def test_unlike_batches_are_refused_with_what_differs(group: Callable[..., list[
     with pytest.raises(
         UsageError, match=r"baseline and fitnet cannot be trained together.*recipe\.batch is 2 and 4, seed is 0 and 1"
     ):
-        group([request("baseline"), Request("fitnet", BENCH, seed=1, overrides={**LENGTH, "recipe.batch": 4})])
+        group([request("baseline"), RunRequest("fitnet", BENCH, seed=1, overrides={**LENGTH, "recipe.batch": 4})])
 
 
 def test_one_run_does_not_stand_twice_in_a_group(group: Callable[..., list[RunResult]]) -> None:

@@ -21,7 +21,7 @@ def values(**changes: Any) -> dict[str, Any]:
         maps((9, 3, 2, 2), (9, 3, 2, 2)), maps((9, 3), (9, 3), seed=1), maps((9, 12), (9, 12), seed=2),
     )
     return {
-        "ours": ours, "theirs": theirs, "student.roi.boxes": BOXES, "student.roi.labels": LABELS,
+        "regions.student": ours, "regions.teacher": theirs, "student.roi.boxes": BOXES, "student.roi.labels": LABELS,
         "student.roi.positive": LABELS < 2, "student.roi.negative": LABELS == 2, "student.roi.logits": logits,
         "shared.logits": shared, "student.roi.deltas": deltas, "shared.deltas": boxes, **changes,
     }
@@ -34,7 +34,8 @@ def term(name: str, changes: dict[str, Any] | None = None, **given: Any) -> Tens
 def test_equal_models_are_at_zero_and_scores_have_no_gradient() -> None:
     (logits,) = maps((9, 3), grad=True)
     same = values(**{"student.roi.logits": logits})
-    same |= {"theirs": same["ours"], "shared.logits": logits.detach().clone(), "shared.deltas": same["student.roi.deltas"]}
+    same |= {"regions.teacher": same["regions.student"], "shared.deltas": same["student.roi.deltas"]}
+    same |= {"shared.logits": logits.detach().clone()}
     plan = plan_of("dsig", same, drop=UNUSED)
     for name in ("objects", "background", "edges", "boxes"):
         assert terms_of(plan, name)[0].abs() < 1e-10
@@ -43,11 +44,11 @@ def test_equal_models_are_at_zero_and_scores_have_no_gradient() -> None:
 
 
 def test_edges_do_not_see_lengths_but_nodes_do() -> None:
-    ours = values()["ours"]
+    ours = values()["regions.student"]
     longer = ours.clone()
     longer[0] *= 3
-    torch.testing.assert_close(term("edges", ours=longer), term("edges"))
-    assert term("objects", ours=longer) != term("objects")
+    torch.testing.assert_close(term("edges", **{"regions.student": longer}), term("edges"))
+    assert term("objects", **{"regions.student": longer}) != term("objects")
 
 
 @pytest.mark.parametrize(("bound", "background"), [(0.0, False), (1.0, True)])
@@ -56,7 +57,7 @@ def test_the_bound_decides_how_much_background_joins_the_graph(bound: float, bac
     given, wanted = values(), torch.zeros(())
     for rows in torch.arange(9).split(COUNTS):
         kept = rows if background else rows[LABELS[rows] < 2]
-        ours, theirs = (given[side][kept].flatten(1) for side in ("ours", "theirs"))
+        ours, theirs = (given[side][kept].flatten(1) for side in ("regions.student", "regions.teacher"))
         tables = [torch.cosine_similarity(x[:, None], x[None], dim=-1) for x in (ours, theirs)]
         wanted = wanted + (tables[0] - tables[1]).square().mean() / 2
     torch.testing.assert_close(term("edges", {"nodes.missed.to": bound}), wanted)
@@ -66,7 +67,7 @@ def test_background_counts_by_the_ratio_of_objects_to_it() -> None:
     given, wanted = values(), torch.zeros(())
     for rows in torch.arange(9).split(COUNTS):
         rest, objects = rows[LABELS[rows] == 2], rows[LABELS[rows] < 2]
-        errors = (given["ours"][rest] - given["theirs"][rest]).square().mean()
+        errors = (given["regions.student"][rest] - given["regions.teacher"][rest]).square().mean()
         wanted = wanted + errors * len(objects) / len(rest)
     torch.testing.assert_close(term("background"), wanted)
 
@@ -84,7 +85,8 @@ def test_images_without_objects_or_background_give_zero_and_finite_gradients() -
         (ours,) = maps((9, 3, 2, 2), grad=True)
         labels = torch.full((9,), label)
         given = {
-            "ours": ours, "student.roi.labels": labels, "student.roi.positive": labels < 2, "student.roi.negative": labels == 2,
+            "regions.student": ours, "student.roi.labels": labels,
+            "student.roi.positive": labels < 2, "student.roi.negative": labels == 2,
         }
         name = "objects" if label == 2 else "background"
         value = term(name, **given)
@@ -94,7 +96,7 @@ def test_images_without_objects_or_background_give_zero_and_finite_gradients() -
 
 def test_dense_images_without_boxes_give_zero_and_finite_gradients() -> None:
     ours = torch.zeros(0, 3, 2, 2, requires_grad=True)
-    given = {"ours": ours, "theirs": torch.zeros(0, 3, 2, 2), "proposed.boxes": [torch.zeros(0, 4)] * 2}
+    given = {"regions.student": ours, "regions.teacher": torch.zeros(0, 3, 2, 2), "proposed.boxes": [torch.zeros(0, 4)] * 2}
     changes = {"terms.objects.at": "cnn/neck", "terms.edges.at": "cnn/neck"}
     logits, deltas = maps((2, 6, 2), (2, 6, 4))
     places = {"student.assign.weights": [torch.ones(2, 6)], "student.assign.positive": [torch.zeros(2, 6)]}

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from kdflow.engine.hooks import EvaluationEvent, RunEnded, RunStarted, StepEvent
+from kdflow.events import EvaluationEvent, RunEnded, RunStarted, StepEvent
 from kdflow.tracking.mlflow import MlflowTracker
 from kdflow.tracking.run import RunFacts
 
@@ -26,6 +26,7 @@ def write_run(
     steps: Sequence[int] = (20, 40, 60, 80),
     artifacts: Sequence[Path] = (),
     uri: str | None = None,
+    details: Mapping[str, float] | None = None,
 ) -> str:
     """One finished run; its losses are made up but smooth. Returns its id."""
     places = NODES[method] if terms is None else terms
@@ -45,5 +46,5 @@ def write_run(
         tracker.step_ended(StepEvent(step, steps[-1], "", sum(values.values()), values, values, 0.01, step_time, 8 / step_time))
     tracker.evaluation_ended(EvaluationEvent(steps[-1], {"AP": ap}, "AP", ap, True))
     tracker.run_ended(RunEnded("finished", steps[-1]))
-    tracker.finish({"AP": ap, "AP50": ap + 20.25, "voc_ap50": ap + 22.5})
+    tracker.finish({"AP": ap, "AP50": ap + 20.25, "voc_ap50": ap + 22.5, **(details or {})})
     return str(tracker.run_id)

@@ -192,3 +192,29 @@ def test_the_whole_literature_is_grouped_under_all_seven_nodes():
     assert all(by_key[key].summaries[0].median > 0 for key in by_key if "/" in key)
     listed = {line.record.method for group in answer.groups for line in group.lines}
     assert {"defeat", "fgd", "kd-detr", "qskd"} <= listed
+
+
+TAUGHT = [
+    run("baseline", 30.0, classes={"cat": 40.0, "dog": 20.0}),
+    run("fgd", 33.0, classes={"cat": 41.0, "dog": 25.0}, reached={"AP": 36.0, "AP50": 49.0}),
+]
+
+
+def test_the_part_of_the_gap_to_the_teacher_that_was_closed_is_known_where_there_is_a_gap():
+    taught = line(query(TAUGHT, "bench"), "shapes", "fgd")
+    assert taught.closed == {"AP": pytest.approx(50.0)}, "in AP50 the teacher is below the plain student"
+    assert taught.teacher["AP"] == 36.0
+    assert line(query(TAUGHT, "bench"), "shapes", "no distillation").closed == {}
+
+
+def test_classes_are_averaged_over_seeds_and_compared_with_the_plain_student():
+    second = replace(TAUGHT[1], seed=1, classes={"cat": 43.0, "dog": 27.0})
+    taught = line(query([*TAUGHT, second], "bench"), "shapes", "fgd")
+    assert taught.classes == {"cat": 42.0, "dog": 26.0}
+    assert taught.class_gain == {"cat": 2.0, "dog": 6.0}
+
+
+def test_records_of_older_versions_know_neither_classes_nor_what_the_teacher_reaches():
+    old = line(query([TAUGHT[0], run("fgd", 33.0)], "bench"), "shapes", "fgd")
+    assert (old.classes, old.teacher, old.closed) == ({}, {}, {})
+    assert old.gain["AP"] == pytest.approx(3.0)

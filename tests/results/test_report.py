@@ -9,10 +9,13 @@ from pathlib import Path
 import pytest
 
 from kdflow.cli.main import main
+from kdflow.results.measured import read_records
+from kdflow.results.query import query
 from kdflow.results.report import write_report
 from kdflow.results.report.charts import Axis, Mark, Point, axis, gains, scatter
 from kdflow.results.report.gather import gather, shares_of
 from kdflow.results.report.html import Html, el
+from kdflow.results.table import render
 from kdflow.taxonomy import load_tree
 from tests.results.store import SVG, write_run
 
@@ -60,7 +63,8 @@ def store(tmp_path_factory) -> Path:
     for seed, wobble in enumerate((-0.25, 0.25)):
         write_run(folder, "baseline", 30 + wobble, seed=seed)
         write_run(folder, "fitnet", 30.5 + 2 * wobble, seed=seed, step_time=0.3)
-        write_run(folder, "defeat", 32 + wobble, seed=seed, step_time=0.4, artifacts=[spec, graph])
+        details = {"test/teacher/AP": 34.0, "test/class/<b>cat</b>": 31.5}
+        write_run(folder, "defeat", 32 + wobble, seed=seed, step_time=0.4, artifacts=[spec, graph], details=details)
     write_run(folder, "fitnet", 12.0, bench=HOSTILE)
     return folder
 
@@ -184,3 +188,14 @@ def test_charts_of_one_point_and_of_equal_points_can_be_drawn():
     assert "nan" not in same
     heights = [part.partition('"')[0] for part in same.split(' y="')]
     assert len(set(heights[-4:])) > 2, "labels of equal points lie apart"
+
+
+def test_what_the_teacher_reaches_and_ap_by_class_are_on_the_page(page, store):
+    assert "50 %" in page.text
+    assert "34.00" in page.text
+    assert "_b_cat_/b_ 31.50" in page.text
+    answer = query(read_records(f"sqlite:///{store / 'mlflow.db'}"), "bench")
+    table = render(answer, "table", classes=True)
+    assert "_b_cat_/b_" in table
+    assert "_b_cat_/b_" not in render(answer, "table")
+    assert "50 %" in table

@@ -8,7 +8,7 @@ from rich.console import Console
 from kdflow.errors import UsageError
 from kdflow.results.query import query
 from kdflow.results.record import Record
-from kdflow.results.table import render, rich_table
+from kdflow.results.table import COLUMNS, render, rich_table
 
 
 def records() -> list[Record]:
@@ -76,7 +76,7 @@ def test_markdown_escapes_bars_and_keeps_all_columns():
     text = render(query(records()), "markdown")
     row = next(line for line in text.splitlines() if "with" in line)
     assert "fgd (with \\| bar)" in row
-    assert row.replace("\\|", "").count("|") == 11
+    assert row.replace("\\|", "").count("|") == len(COLUMNS) + 1
     assert "#### cnn/neck" in text
 
 

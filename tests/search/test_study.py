@@ -12,8 +12,8 @@ import pytest
 import yaml
 
 from kdflow.engine.checkpoint import read
-from kdflow.engine.hooks import EvaluationEvent, RunStarted, StopRun
 from kdflow.errors import InvariantError, UsageError
+from kdflow.events import EvaluationEvent, RunStarted, StopRun
 from kdflow.experiment.run import RunResult
 from kdflow.experiment.together import run_together
 from kdflow.results.measured import read_records

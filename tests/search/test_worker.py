@@ -10,8 +10,8 @@ import pytest
 from optuna.samplers import RandomSampler
 from optuna.trial import TrialState
 
-from kdflow.engine.hooks import EvaluationEvent, RunStarted, StopRun
 from kdflow.errors import InvariantError
+from kdflow.events import EvaluationEvent, RunStarted, StopRun
 from kdflow.search.objective import PruneHook
 from kdflow.search.queue import Queue, open_storage
 from kdflow.search.worker import BrokenDeviceError, Drawn, InterruptedTrialError, Judged, Worker

@@ -1,7 +1,7 @@
 from pathlib import Path
 from types import SimpleNamespace
 
-from kdflow.engine.hooks import EvaluationEvent, Hook, RunEnded, RunStarted, StepEvent
+from kdflow.events import EvaluationEvent, Hook, RunEnded, RunStarted, StepEvent
 from kdflow.results.measured import measured_record
 from kdflow.tracking.memory import MemoryTracker
 from kdflow.tracking.run import RunFacts, Tracker

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from kdflow.engine.hooks import EvaluationEvent, RunEnded, RunStarted, StepEvent
 from kdflow.errors import KdflowError
+from kdflow.events import EvaluationEvent, RunEnded, RunStarted, StepEvent
 from kdflow.results.measured import read_records
 from kdflow.results.query import query
 from kdflow.tracking.mlflow import MlflowTracker, RunFacts, study_run

@@ -5,7 +5,7 @@ from __future__ import annotations
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 
-from kdflow.results.report.charts import Mark, Point, areas, figure, scatter, wide
+from kdflow.results.report.charts import Mark, Point, areas, figure, scatter, signed, wide
 from kdflow.results.report.charts import gains as gains_chart
 from kdflow.results.report.gather import Entry, Facts
 from kdflow.results.report.html import Html, el, join
@@ -44,14 +44,36 @@ def _bench_table(facts: Facts, entries: Sequence[Entry]) -> Html:
             "tr", el("th", el("a", e.line.label, href=f"#{e.key}"), scope="row"),
             el("td", ", ".join(e.line.record.nodes) or "none"),
             [value(e.line, metric) for metric in metrics], gain(e.line, facts.metric),
+            number(f"{e.line.closed[facts.metric]:.0f} %" if facts.metric in e.line.closed else ""),
+            number(f"{e.line.teacher[facts.metric]:.2f}" if facts.metric in e.line.teacher else ""),
             number(between(*e.line.literature) if e.line.literature else ""), number(str(e.line.runs)),
             class_="plain" if e.line.record.is_baseline else None,
         )
         for e in entries
     ]
     names = {"voc_ap50": "VOC mAP@0.5"}
-    head = ("method", "acts at", *(names.get(m, m) for m in metrics), f"gain in {facts.metric}", "published gain", "runs")
+    head = (
+        "method", "acts at", *(names.get(m, m) for m in metrics), f"gain in {facts.metric}", "gap closed", "teacher",
+        "published gain", "runs",
+    )
     return table(head, rows, "Measured on the test split, mean \u00b1 standard deviation", words=2)
+
+
+def _classes(entry: Entry) -> Html | None:
+    """AP by size and class, with what the plain student lacks of it."""
+    line = entry.line
+    sizes = {"AP_S": "small objects", "AP_M": "medium objects", "AP_L": "large objects"}
+    numbers = [
+        *((words, line.mean[name], line.gain.get(name)) for name, words in sizes.items() if name in line.mean),
+        *((name, ap, line.class_gain.get(name)) for name, ap in line.classes.items()),
+    ]
+    if not line.classes:
+        return None
+    rows = [
+        el("tr", el("th", name, scope="row"), number(f"{ap:.2f}"), number("" if more is None else signed(more)))
+        for name, ap, more in numbers
+    ]
+    return el("details", el("summary", "AP by size and class"), table(("", "AP", "gain in AP"), rows, "AP by size and class"))
 
 
 def cost(facts: Facts) -> Html:
@@ -153,7 +175,7 @@ def _run(facts: Facts, entry: Entry) -> Html:
         for r in entry.records
     ]
     found = table(("seed", "run", "started (UTC)", *metrics), rows, "Runs", words=3)
-    return el("details", summary, _words(entry), found, _drawing(entry), _spec(entry), class_="card")
+    return el("details", summary, _words(entry), found, _classes(entry), _drawing(entry), _spec(entry), class_="card")
 
 
 def _words(entry: Entry) -> Html:

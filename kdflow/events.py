@@ -1,4 +1,4 @@
-"""Four moments of a run at which others may look: started, step ended, evaluation ended, run ended.
+"""Five moments of a run at which others may look: started, pulls known, step ended, evaluation ended, run ended.
 
 Hooks run in the first process only. Everything they receive is plain Python, already off the device.
 """
@@ -9,6 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
+
+EVEN = 1.5
+"""A pull up to so many times above or below 1 needs no other weight."""
 
 
 class StopRun(Exception):  # noqa: N818 - a signal, not an error
@@ -70,6 +73,45 @@ class StepEvent:
 
 
 @dataclass(frozen=True)
+class Pull:
+    """What is known of one term.
+
+    Attributes:
+        term: Its name.
+        weight: Its weight before the schedule, as it was when the gradients were taken.
+        pull: How many times as hard as the detector's losses it pulls.
+    """
+
+    term: str
+    weight: float
+    pull: float
+
+    @property
+    def even_weight(self) -> float:
+        """The weight at which it would pull as hard as they do."""
+        return abs(self.weight) / self.pull
+
+    def __str__(self) -> str:
+        words = f"{self.term} pulls {self.pull:.3g} x as hard as the detector's losses"
+        if 1 / EVEN <= self.pull <= EVEN:
+            return words
+        return f"{words}; weight {self.even_weight:.2g} would give 1 x"
+
+
+@dataclass(frozen=True)
+class PullEvent:
+    """How hard each distillation term pulls at the student is known, once in a phase.
+
+    Attributes:
+        step: Steps done.
+        pulls: One entry per term that reaches the student (:mod:`kdflow.engine.pull`).
+    """
+
+    step: int
+    pulls: tuple[Pull, ...]
+
+
+@dataclass(frozen=True)
 class EvaluationEvent:
     """The student was evaluated.
 
@@ -112,6 +154,10 @@ class Hook(Protocol):
         """Before the first step."""
         ...
 
+    def pulls_known(self, event: PullEvent) -> None:
+        """Some steps after the start, and after the start of each phase."""
+        ...
+
     def step_ended(self, event: StepEvent) -> None:
         """Every ``log_every`` steps."""
         ...
@@ -129,6 +175,9 @@ class Silent:
     """A hook that does nothing."""
 
     def run_started(self, event: RunStarted) -> None:
+        """Nothing."""
+
+    def pulls_known(self, event: PullEvent) -> None:
         """Nothing."""
 
     def step_ended(self, event: StepEvent) -> None:

@@ -1,0 +1,113 @@
+"""What is asked of a run, and where it is carried out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from kdflow.events import Hook
+from kdflow.experiment.session import Session
+from kdflow.experiment.setup import Setting, Teachers, prepare, read_method
+from kdflow.folders import slug
+from kdflow.spec.resolve import MethodSpec
+
+Notify = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class TrialOf:
+    """Says that a run is one trial of a search: judged on the validation split, neither measured on test nor exported.
+
+    Attributes:
+        study: Name of the search.
+        number: Number of the trial in it.
+        parent: MLflow id of the search's own run.
+    """
+
+    study: str
+    number: int
+    parent: str = ""
+
+    def folder(self, output: Path, bench: str) -> Path:
+        """Where the trial's checkpoints lie."""
+        return output / slug(bench) / "trials" / slug(self.study) / str(self.number)
+
+
+@dataclass(frozen=True)
+class RunRequest:
+    """One run as a user names it.
+
+    Attributes:
+        spec: Slug, path, or a loaded method.
+        bench: Name or path; none takes the method's own.
+        seed: Seed of weights, data order and all random streams.
+        steps: Length of training, in place of the recipe's.
+        precision: ``fp32``, ``bf16`` or ``fp16``, in place of the recipe's.
+        compiled: Use torch.compile on what is dense, whatever the recipe says.
+        overrides: Dotted path of method or bench -> value.
+        hooks: Further listeners of the training.
+        trial: The run is a trial of a search; its ``metrics`` stay empty, ``validation`` is what it is judged by.
+    """
+
+    spec: str | Path | MethodSpec
+    bench: str | Path | None = None
+    seed: int = 0
+    steps: int | None = None
+    precision: str | None = None
+    compiled: bool = False
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    hooks: Sequence[Hook] = ()
+    trial: TrialOf | None = None
+
+    def prepared(self, teachers: Teachers | None = None) -> Setting:
+        """Read, checked and compiled.
+
+        Args:
+            teachers: Detectors of other runs, to be shared where they are equal.
+
+        Raises:
+            SpecError, UsageError: Faults of the method or the bench.
+        """
+        method = self.spec if isinstance(self.spec, MethodSpec) else read_method(self.spec)
+        changes = with_length(self.overrides, self.steps, self.precision, self.compiled)
+        return prepare(method, self.bench, overrides=changes, seed=self.seed, teachers=teachers)
+
+
+@dataclass(frozen=True)
+class Context:
+    """Where runs are carried out.
+
+    Attributes:
+        session: Device, data and teachers.
+        output: Folder of all runs.
+        resume: Go on from the last checkpoint; a finished run is reported, not repeated.
+        notify: Receives one line per phase of the work.
+        trackers: What runs are written to beside MLflow.
+    """
+
+    session: Session
+    output: Path
+    resume: bool = False
+    notify: Notify = print
+    trackers: Sequence[str] = ()
+
+    @property
+    def is_first(self) -> bool:
+        """True in the process that writes."""
+        return self.session.machine.is_first
+
+
+def with_length(
+    given: Mapping[str, Any] | None, steps: int | None, precision: str | None = None, compiled: bool = False
+) -> dict[str, Any]:
+    """Overrides, with length, precision and compilation as overrides of the recipe."""
+    changes = dict(given or {})
+    if steps is not None:
+        changes |= {"recipe.steps": steps, "recipe.epochs": None}
+    if precision is not None:
+        changes["recipe.precision"] = precision
+    if compiled:
+        changes["recipe.compile"] = True
+    return changes
