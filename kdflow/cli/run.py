@@ -41,6 +41,9 @@ def run(
     compiled: Annotated[
         bool, typer.Option("--compile", help="torch.compile for what is dense; pays on GPUs only.")
     ] = False,
+    fast: Annotated[
+        bool, typer.Option("--fast", help="Losses equal up to rounding: frozen teachers as programs, and more on GPUs.")
+    ] = False,
     sets: SetOption = None,
     output: Output = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint of this very run.")] = False,
@@ -60,6 +63,7 @@ def run(
         "device": device,
         "precision": precision,
         "compiled": compiled,
+        "fast": fast,
         "overrides": overrides,
         "output": output,
         "resume": resume,
@@ -107,7 +111,7 @@ def _all_at_once(specs: list[str], settings: dict[str, Any], json: bool) -> list
     from kdflow.experiment.request import RunRequest
     from kdflow.experiment.together import run_together
 
-    own = {key: settings.pop(key) for key in ("bench", "seed", "steps", "precision", "compiled", "overrides")}
+    own = {key: settings.pop(key) for key in ("bench", "seed", "steps", "precision", "compiled", "fast", "overrides")}
     bars = Bars()
     requests = [
         RunRequest(spec, hooks=(ProgressHook(f"{Path(spec).stem}, seed {own['seed']}", bars=bars),), **own)

@@ -113,7 +113,7 @@ class EdgeTerms:
 
     @staticmethod
     def means(terms: Tensor, chosen: Tensor, count: int) -> tuple[Tensor | float, Tensor | float]:
-        """Means of the terms (B * N * 4,) of the ``count`` chosen (B, N) queries and of the others, each summed in their order."""
+        """Means of the terms (B * N * 4,) of the ``count`` chosen (B, N) queries and of the others, summed in their order."""
         # A stable sort puts the others first and leaves the order within both as it is.
         order = chosen.flatten().to(torch.uint8).sort(stable=True).indices
         rows = terms.unflatten(0, (-1, 4))[order]

@@ -39,7 +39,7 @@ class Decoder(rt.Decoder):
         return result
 
     def shapes(self, grid: Grid) -> Tensor:
-        """On the host: each layer of the library looks whether they fit, and would wait for the device; nothing else reads them."""
+        """On the host: each layer of the library looks whether they fit, and would wait for the device; none reads them else."""
         return grid.known
 
     def split(self, out: Any, anchors: Tensor, count: int) -> dict[str, Any]:

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from kdflow.detectors.backbones import TIMM, timm_indices
 from kdflow.detectors.hf_loss import SetLoss
+from kdflow.detectors.hf_matching import together
 from kdflow.detectors.hf_options import TINY, DecoderOptions, TransformerOptions
 from kdflow.detectors.hf_parts import Postprocess
-from kdflow.detectors.hf_matching import together
 from kdflow.detectors.hf_stages import criterion_call, detection_stage, loss_stages, network_of
 from kdflow.detectors.normalize import IMAGENET_MEAN, IMAGENET_STD
 from kdflow.detectors.torchvision_parts import evaluating

@@ -28,7 +28,7 @@ NO_EFFECT: Mapping[type[BaseModel], frozenset[str]] = {
     Method: frozenset({"title", "paper", "fidelity", "search", "variants", "bench", "plugins", "constants"}),
 }
 """Fields that change no result, by model."""
-SHARED = ("batch", "accumulate", "precision", "compile", "channels_last")
+SHARED = ("batch", "accumulate", "precision", "compile", "channels_last", "fast")
 """What of a recipe decides the batches, and how a common pass computes."""
 TEACHER_SEED = 0
 """A teacher's training does not depend on the run's seed."""

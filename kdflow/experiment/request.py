@@ -46,6 +46,7 @@ class RunRequest:
         steps: Length of training, in place of the recipe's.
         precision: ``fp32``, ``bf16`` or ``fp16``, in place of the recipe's.
         compiled: Use torch.compile on what is dense, whatever the recipe says.
+        fast: As fast as losses that are equal up to rounding allow, whatever the recipe says.
         overrides: Dotted path of method or bench -> value.
         hooks: Further listeners of the training.
         trial: The run is a trial of a search; its ``metrics`` stay empty, ``validation`` is what it is judged by.
@@ -57,6 +58,7 @@ class RunRequest:
     steps: int | None = None
     precision: str | None = None
     compiled: bool = False
+    fast: bool = False
     overrides: Mapping[str, Any] = field(default_factory=dict)
     hooks: Sequence[Hook] = ()
     trial: TrialOf | None = None
@@ -71,7 +73,7 @@ class RunRequest:
             SpecError, UsageError: Faults of the method or the bench.
         """
         method = self.spec if isinstance(self.spec, MethodSpec) else read_method(self.spec)
-        changes = with_length(self.overrides, self.steps, self.precision, self.compiled)
+        changes = with_length(self.overrides, self.steps, self.precision, self.compiled, self.fast)
         return prepare(method, self.bench, overrides=changes, seed=self.seed, teachers=teachers)
 
 
@@ -100,7 +102,7 @@ class Context:
 
 
 def with_length(
-    given: Mapping[str, Any] | None, steps: int | None, precision: str | None = None, compiled: bool = False
+    given: Mapping[str, Any] | None, steps: int | None, precision: str | None = None, compiled: bool = False, fast: bool = False
 ) -> dict[str, Any]:
     """Overrides, with length, precision and compilation as overrides of the recipe."""
     changes = dict(given or {})
@@ -110,4 +112,6 @@ def with_length(
         changes["recipe.precision"] = precision
     if compiled:
         changes["recipe.compile"] = True
+    if fast:
+        changes["recipe.fast"] = True
     return changes

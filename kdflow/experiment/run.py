@@ -45,6 +45,7 @@ def run(
     device: str = "auto",
     precision: str | None = None,
     compiled: bool = False,
+    fast: bool = False,
     overrides: Mapping[str, Any] | None = None,
     output: str | Path | None = None,
     resume: bool = False,
@@ -64,6 +65,7 @@ def run(
         device: ``auto``, ``cpu`` or ``cuda``.
         precision: ``fp32``, ``bf16`` or ``fp16``, in place of the recipe's.
         compiled: Use torch.compile on what is dense, whatever the recipe says.
+        fast: As fast as losses that are equal up to rounding allow, whatever the recipe says.
         overrides: Dotted path of method or bench -> value.
         output: Folder of all runs; none takes ``$KDFLOW_RUNS``, else ``kdflow-runs``.
         resume: Go on from the last checkpoint; a finished run is reported, not repeated.
@@ -79,7 +81,7 @@ def run(
         InvariantError: Training silently went wrong.
     """
     others = chosen_trackers(trackers)
-    request = RunRequest(spec, bench, seed, steps, precision, compiled, overrides or {}, hooks, trial)
+    request = RunRequest(spec, bench, seed, steps, precision, compiled, fast, overrides or {}, hooks, trial)
     setting = request.prepared()
     with nullcontext(session) if session is not None else open_session(device) as own:
         return _run(request, setting, Context(own, runs_folder(output), resume, notify, others))

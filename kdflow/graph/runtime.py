@@ -60,13 +60,14 @@ class StageCall(nn.Module):
         self.options = {k: v for k, v in options.items() if k != "taps"}
         self.taps: dict[str, nn.Module] = dict(options.get("taps", {}))
         self.streams = streams
+        self.register_module("program", None)  # see kdflow.graph.program
 
     def forward(self, **inputs: Any) -> dict[str, Any]:
         """The stage's named values, and those of tapped modules under ``@path``."""
         with self.streams.of(self.name) if self.streams else contextlib.nullcontext():
             given = {**self.options, **inputs}
             if not self.taps:
-                return self.run(**given)
+                return (self.program or self.run)(**given)
             with tapped(self.taps) as seen:
                 result = dict(self.run(**given))
             return {**result, **{f"@{path}": joined(outputs) for path, outputs in seen().items()}}

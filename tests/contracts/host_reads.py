@@ -1,17 +1,17 @@
 """Counts, on a CPU, what would make the host wait for a GPU.
 
-Tensors are followed by where they would lie: on the host are those made of Python or NumPy values, by a factory without ``device=``,
-copied there (``cpu``), or computed from such tensors alone; everything else is on the device. Then these count, one per call:
+Tensors are followed by where they would lie. On the host are those made of Python or NumPy values or by a factory without
+``device=``, copied there (``cpu``), or computed from such tensors alone; everything else is on the device. These count, one each:
 
 - **a read**: a value or a size of a device tensor comes to the host: ``item`` (also behind ``bool``, ``int`` and branches),
   ``tolist``, ``cpu``, and every op whose result has as many rows as the data says (``nonzero``, an index by a mask, ``unique``,
   ``repeat_interleave`` without a size, non-maximum suppression);
-- **an upload**: a tensor of the host goes to the device, by ``to``, by a factory of Python values with ``device=``, or as an index.
+- **an upload**: a tensor of the host goes to the device: by ``to``, by a factory of Python values with ``device=``, as an index.
   From pageable memory torch waits for it.
 
 Numbers that Python hands to an op (``x + 1``, ``full``, ``fill_``) travel as arguments of a kernel and are free, and so are
-tensors of a single number, which kernels take as an argument too. What lies on the host from before the first pass is not known, so a
-first pass runs under the same counter.
+tensors of a single number, which kernels take as an argument too. What lies on the host from before the first pass is not
+known, so a first pass runs under the same counter.
 """
 
 from __future__ import annotations
@@ -151,6 +151,8 @@ class _Calls(TorchFunctionMode):
                 return sent
         elif func in FROM_PYTHON:
             return self._made(func, args, kwargs)
+        elif func in (Tensor.__getitem__, Tensor.__setitem__) and _lists(args[1]) and not found.on_host(args[0]):
+            found.note("index by a list")
         elif func in FACTORIES and kwargs.get("device") is None:
             return found.to_host(func(*args, **kwargs))
         return func(*args, **kwargs)
@@ -171,6 +173,10 @@ class _Free(TorchDispatchMode):
         modes = torch.utils._python_dispatch._disable_current_modes
         with modes():
             return func(*args, **(kwargs or {}))
+
+
+def _lists(index: Any) -> bool:
+    return any(isinstance(i, list) for i in (index if isinstance(index, tuple) else (index,)))
 
 
 def _names_device(args: Any, kwargs: Any) -> bool:

@@ -41,13 +41,13 @@ BUDGET = {
     "conditional-detr": 6,
     "lw-detr": 2,
     "rf-detr": 2,
-    "gfl": 32,
-    "atss": 47,
-    "retinanet": 36,
-    "fcos": 20,
+    "gfl": 8,
+    "atss": 8,
+    "retinanet": 8,
+    "fcos": 8,
     "ssd": 14,
     "yolox": 1,  # are the boxes of the ground truth boxes?
-    "faster-rcnn": 51,
+    "faster-rcnn": 30,
 }
 """Family -> reads and uploads of one step on four images: forward and losses of a student with a teacher's neck, and backward."""
 
