@@ -52,7 +52,8 @@ class SetLoss:
         """The library's criterion on a device, made once: its constants travel there only once."""
         if device not in self._made:
             made = self.make().to(device)
-            made._get_source_permutation_idx = _places
+            if walks(made):
+                made._get_source_permutation_idx = _places
             self._made[device] = made
         return self._made[device]
 
@@ -142,6 +143,11 @@ class JoinedPairs(list[tuple[Tensor, Tensor]]):
         self.joined = pairs
 
 
+def walks(criterion: Any) -> bool:
+    """True for the library's criteria, whose losses walk over images; others may have ways of their own."""
+    return hasattr(criterion, "_get_source_permutation_idx")
+
+
 def _places(pairs: JoinedPairs) -> tuple[Tensor, Tensor]:
     """Image and query of every pair, for the library's losses."""
     return pairs.joined.images, pairs.joined.queries
@@ -154,22 +160,28 @@ class Objects:
     Attributes:
         counts: Objects per image.
         targets: All of them as those of one image.
+        per_image: As they are.
     """
 
     counts: tuple[int, ...]
     targets: Labels
+    per_image: Labels
 
     @classmethod
     def of(cls, labels: Labels) -> Objects:
         """Of targets per image."""
         whole = {key: torch.cat([t[key] for t in labels]) for key in ("class_labels", "boxes")}
-        return cls(tuple(len(t["class_labels"]) for t in labels), [whole])
+        return cls(tuple(len(t["class_labels"]) for t in labels), [whole], labels)
 
 
 def layer_terms(
     criterion: Any, outputs: Mapping[str, Tensor], objects: Objects, pairs: Sequence[tuple[Tensor, Tensor]], divisor: float
 ) -> Iterator[tuple[str, Tensor]]:
     """The library's loss terms of one layer on given pairs, unweighted, in its order."""
+    if not walks(criterion):
+        for loss in criterion.losses:
+            yield from criterion.get_loss(loss, outputs, objects.per_image, pairs, divisor).items()
+        return
     found = JoinedPairs(joined(pairs, objects.counts))
     for loss in criterion.losses:
         if loss == "boxes":
@@ -250,12 +262,17 @@ class Criterion(Terms):
         weights = self.loss.weights or criterion.weight_dict
         divisor = self.loss.divisor(float(sum(objects.counts) * groups), logits[0].device)
         earlier = range(len(logits) - 1) if self.loss.auxiliary else ()
-        terms: dict[str, Tensor] = {}
+        losses: dict[str, Tensor] = {}
         for layer, end in [(-1, ""), *((i, self.loss.auxiliary.format(i)) for i in earlier)]:
             outputs = {"logits": logits[layer], "pred_boxes": boxes[layer]}
             for name, value in layer_terms(criterion, outputs, objects, pairs[layer], divisor):
                 if name in self.loss.names:
-                    terms[f"{name}{end}{self.suffix}"] = value * weights[name]
+                    losses[f"{name}{end}"] = value * weights[name]
+        return self.weighted(losses)
+
+    def weighted(self, losses: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Weighted terms under the stage's names, those that the library leaves out as 0, and their total in its order."""
+        terms = {f"{name}{self.suffix}": value for name, value in losses.items()}
         total = sum(terms.values())
         return {**{name: terms.get(name, total * 0) for name in self.names}, "total": total}
 

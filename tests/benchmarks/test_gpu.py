@@ -26,7 +26,7 @@ def test_the_script_runs_from_end_to_end_without_a_gpu(
         pytest.fail(capsys.readouterr().out)
     found = json.loads(file.read_text())
     assert set(found["checks"].values()) == {"ok"}
-    assert {"fitnet, bf16", "run --fast", "run --together", "run --resume", "search"} <= found["checks"].keys()
+    assert {"fitnet, fp32 and bf16", "run --fast", "run --together", "run --resume", "search"} <= found["checks"].keys()
     (speed,) = found["speeds"]
     assert {"student_only", "hand_cut", "kdflow", "kdflow_fast"} <= speed["variants"].keys()
     assert {"fast over plain student", "exact over hand-cut"} <= speed["marks"].keys()
