@@ -64,7 +64,7 @@ class Mark:
 
 
 MARKS = (Mark("r101-r50", "pkd", 4, 800, 70.0), Mark("rt-detr", "fitnet", 16, 640, 80.0))
-TINY_MARKS = (Mark(str(SMALL), "fitnet", 2, 64, float("inf"), 0.0),)
+TINY_MARKS = (Mark(str(SMALL), "fitnet", 2, 64, 1e6, 0.0),)
 
 
 @dataclass
@@ -136,7 +136,7 @@ def steps_like_cpu(slug: str, machine: Machine, precisions: Sequence[str], bench
 def first_losses(training: Training) -> dict[str, float]:
     """Raw losses of one whole step."""
     seen: dict[str, float] = {}
-    with patch.object(training, "watch", lambda outcome: seen.update({n: float(v) for n, v in outcome.raw.items()})):
+    with patch.object(training, "watch", lambda outcome: seen.update({n: float(v.detach()) for n, v in outcome.raw.items()})):
         train_step(training)
     training.check()
     return seen
