@@ -27,7 +27,8 @@ def losses(
         indices: (R,) object of each cell per image, below 0 for none.
     """
     goals = [object_of_each(own, chosen) for own, chosen in zip(targets, indices)]
-    classes, boxes, places = (torch.stack(own) for own in (*zip(*goals), priors))
+    classes, boxes = (torch.stack(list(own)) for own in zip(*goals))
+    places = torch.stack(priors)
     image, cell = (classes >= 0).nonzero().unbind(1)
     count = max(1, len(cell))
     wanted = torch.zeros_like(outputs["cls_logits"])

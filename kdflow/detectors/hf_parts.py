@@ -42,7 +42,7 @@ def grid_of(maps: Sequence[Tensor]) -> Grid:
     """The grid of maps (B, C, H, W)."""
     sizes = tuple((int(m.shape[-2]), int(m.shape[-1])) for m in maps)
     # A grid of fake tensors must not be found by a real batch later.
-    make = _grid if type(maps[0]) in (Tensor, nn.Parameter) else _grid.__wrapped__
+    make: Callable[..., Grid] = _grid if type(maps[0]) in (Tensor, nn.Parameter) else _grid.__wrapped__
     return make(sizes, maps[0].device)
 
 
