@@ -16,8 +16,9 @@ from typing import Any
 from torch import Tensor
 
 from kdflow.detectors import rt_stages as rt
-from kdflow.detectors.hf_loss import Match, Objects, Pairs, SetLoss, Terms, object_count
+from kdflow.detectors.hf_loss import Match, Pairs, SetLoss, Terms
 from kdflow.detectors.hf_parts import Grid, to_labels
+from kdflow.detectors.rt_loss import object_count
 from kdflow.ports import ImageSizes
 
 EDGE_TERMS = ("loss_fgl", "loss_ddf")
@@ -110,12 +111,12 @@ class LayerLoss(Terms):
         image_sizes: ImageSizes,
     ) -> dict[str, Any]:
         """Scalars by name."""
-        objects = Objects.of(to_labels(target_boxes, target_labels, image_sizes))
-        criterion, divisor = self.loss.criterion(logits[0].device), object_count(target_labels)
+        labels = to_labels(target_boxes, target_labels, image_sizes)
+        criterion, divisor = self.loss.make(), object_count(target_labels)
         terms: dict[str, Any] = {}
         layers = library_layers(first, logits, boxes, corners, starts, len(logits) - 1)
         for i, (outputs, found) in enumerate(zip(layers, [*first_pairs, *pairs])):
-            terms |= rt.weighted_terms(criterion, outputs, objects, found, divisor, f"_aux_{i}")
+            terms |= criterion.layer(outputs, labels, found, divisor, f"_aux_{i}")
         return terms
 
 

@@ -20,7 +20,7 @@ from kdflow.functional.reduce import mean_over_ranks
 from kdflow.kinds import SCALAR
 from kdflow.ports import ImageSizes, Port
 
-__all__ = ["Criterion", "Match", "Pairs", "SetLoss", "Terms", "layer_terms", "masked_loss", "object_count"]
+__all__ = ["Criterion", "Match", "Pairs", "SetLoss", "Terms", "layer_terms", "masked_loss"]
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class SetLoss:
     Attributes:
         make: Makes the library's criterion with its matcher.
         names: Loss terms of one layer, in the library's order.
-        weights: Factor per name; empty where the library's criterion applies them itself.
+        weights: Factor per name; empty where the criterion applies them itself.
         auxiliary: Suffix pattern of earlier layers' terms (``_aux_{}``); empty for a loss on the last layer alone.
         clamp: Boxes are clamped to 0..1 first (D-FINE).
         one_class: All classes are taken as one (the proposals of Deformable DETR).
@@ -144,7 +144,7 @@ class JoinedPairs(list[tuple[Tensor, Tensor]]):
 
 
 def walks(criterion: Any) -> bool:
-    """True for the library's criteria, whose losses walk over images; others may have ways of their own."""
+    """True for the library's criteria, whose losses walk over images; :class:`kdflow.detectors.rt_loss.PairLoss` does not."""
     return hasattr(criterion, "_get_source_permutation_idx")
 
 
@@ -160,28 +160,22 @@ class Objects:
     Attributes:
         counts: Objects per image.
         targets: All of them as those of one image.
-        per_image: As they are.
     """
 
     counts: tuple[int, ...]
     targets: Labels
-    per_image: Labels
 
     @classmethod
     def of(cls, labels: Labels) -> Objects:
         """Of targets per image."""
         whole = {key: torch.cat([t[key] for t in labels]) for key in ("class_labels", "boxes")}
-        return cls(tuple(len(t["class_labels"]) for t in labels), [whole], labels)
+        return cls(tuple(len(t["class_labels"]) for t in labels), [whole])
 
 
 def layer_terms(
     criterion: Any, outputs: Mapping[str, Tensor], objects: Objects, pairs: Sequence[tuple[Tensor, Tensor]], divisor: float
 ) -> Iterator[tuple[str, Tensor]]:
     """The library's loss terms of one layer on given pairs, unweighted, in its order."""
-    if not walks(criterion):
-        for loss in criterion.losses:
-            yield from criterion.get_loss(loss, outputs, objects.per_image, pairs, divisor).items()
-        return
     found = JoinedPairs(joined(pairs, objects.counts))
     for loss in criterion.losses:
         if loss == "boxes":
@@ -198,11 +192,6 @@ def box_terms(boxes: Tensor, objects: Objects, pairs: Joined, divisor: float) ->
     distance = torch.nn.functional.l1_loss(own, goal, reduction="none").sum() / divisor
     missed = (1 - generalized_iou(corners(own), corners(goal))).sum() / divisor
     return {"loss_bbox": distance, "loss_giou": missed}
-
-
-def object_count(labels: Sequence[Tensor]) -> float:
-    """Objects in the batch, at least 1: the library's divisor."""
-    return float(max(sum(map(len, labels)), 1))
 
 
 class Terms(nn.Module):
@@ -259,15 +248,17 @@ class Criterion(Terms):
     ) -> dict[str, Any]:
         """What the library's criterion says of these predictions, whose queries belong to ``groups`` groups."""
         criterion, boxes, objects = self.loss.criterion(logits[0].device), self.loss.clamped(boxes), Objects.of(labels)
-        weights = self.loss.weights or criterion.weight_dict
         divisor = self.loss.divisor(float(sum(objects.counts) * groups), logits[0].device)
         earlier = range(len(logits) - 1) if self.loss.auxiliary else ()
         losses: dict[str, Tensor] = {}
         for layer, end in [(-1, ""), *((i, self.loss.auxiliary.format(i)) for i in earlier)]:
             outputs = {"logits": logits[layer], "pred_boxes": boxes[layer]}
+            if not walks(criterion):
+                losses |= criterion.layer(outputs, labels, pairs[layer], divisor, end)
+                continue
             for name, value in layer_terms(criterion, outputs, objects, pairs[layer], divisor):
                 if name in self.loss.names:
-                    losses[f"{name}{end}"] = value * weights[name]
+                    losses[f"{name}{end}"] = value * self.loss.weights[name]
         return self.weighted(losses)
 
     def weighted(self, losses: Mapping[str, Tensor]) -> dict[str, Any]:

@@ -53,13 +53,6 @@ def joined(pairs: Sequence[tuple[Tensor, Tensor]], counts: Sequence[int]) -> Joi
     )
 
 
-def joined_layer(pairs: Sequence[tuple[Tensor, Tensor]], counts: Sequence[int]) -> LayerPairs:
-    """Pairs that are joined once, for several losses on them."""
-    found = LayerPairs(pairs)
-    found.joined = joined(pairs, counts)
-    return found
-
-
 def pair_up(costs: Sequence[Tensor], counts: Sequence[int]) -> list[LayerPairs]:
     """The cheapest pairs of each layer.
 

@@ -36,6 +36,7 @@ def batch_of(name: str) -> Batch:
 BUDGET = {
     "rt-detr": 4,  # finite numbers in the encoder, places of denoising queries, costs here, pairs back
     "d-fine": 4,
+    "deimv2": 6,  # the pairs of all layers are joined on the host
     "deformable-detr": 4,  # one more for every encoder layer beyond two: the library looks for infinite numbers in each
     "dab-detr": 4,
     "detr": 6,
