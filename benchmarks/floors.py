@@ -27,6 +27,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.evidence.content import content_of, told
 from kdflow.experiment.hashes import detector_code, digest
 from kdflow.experiment.run import provide_teachers, run
 from kdflow.experiment.session import Session, open_session
@@ -62,6 +63,7 @@ class FloorVerdict:
         steps: Optimizer steps of the student.
         threads: Processor threads of the measurement.
         measured: Date.
+        content: Hash of bench, data and code (:mod:`benchmarks.evidence.content`).
     """
 
     bench: str
@@ -74,6 +76,7 @@ class FloorVerdict:
     steps: int | None = None
     threads: int = 0
     measured: str = ""
+    content: str = ""
 
 
 def drawn_benches() -> list[str]:
@@ -138,6 +141,7 @@ def _measure(
         bench.recipe.steps,
         torch.get_num_threads(),
         f"{datetime.now(UTC):%Y-%m-%d}",
+        content_of(PLAIN, name),
     )
 
 
@@ -186,8 +190,8 @@ HEAD = """# The plain student on every drawn bench
 teacher, trained by its recipe, beside the student of seed 0 on the validation split. A floor is 85 % of the least measured
 value, or 70 % while fewer than three seeds were measured. A teacher that is a backbone alone detects nothing and is not measured.
 
-| bench | steps | student AP50, by seed | floor | student AP50 (val) | teacher AP50 (val) | measured |
-|---|---|---|---|---|---|---|
+| bench | steps | student AP50, by seed | floor | student AP50 (val) | teacher AP50 (val) | measured | of this code |
+|---|---|---|---|---|---|---|---|
 """
 
 
@@ -205,6 +209,7 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
         f"{row['validation']['0']:.1f}" if row["validation"] else "not measured",
         "not measured" if row["teacher"] is None else f"{row['teacher']:.1f}",
         f"{row['measured']}, {row['threads']} thread{'s' * (row['threads'] != 1)}",
+        told(row.get("content"), content_of(PLAIN, row["bench"])),
     ]
 
 

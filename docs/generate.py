@@ -22,7 +22,7 @@ from kdflow.graph import draw
 from kdflow.operation import OPS
 from kdflow.ports import DETECTORS
 from kdflow.results.published import PublishedFile, load_published
-from kdflow.spec.bench import DataSpec, Optimizer, Recipe, Schedule
+from kdflow.spec.bench import Augment, DataSpec, Optimizer, Recipe, Schedule
 from kdflow.spec.schedule import SCHEDULES, option_model
 from kdflow.standard_ports import STANDARD_PORTS
 from kdflow.taxonomy import load_tree
@@ -141,6 +141,10 @@ def data_page() -> str:
     return "\n".join(parts)
 
 
+def augment_page() -> str:
+    return model_table(Augment)
+
+
 def recipe_page() -> str:
     parts = [model_table(Recipe, ("optimizer", "schedule"))]
     for title, model in (("optimizer", Optimizer), ("schedule", Schedule)):
@@ -161,7 +165,7 @@ def schedules_page() -> str:
 
 PAGES: dict[str, Callable[[], str]] = {
     "taxonomy.md": taxonomy_page, "methods.md": methods_page, "ports.md": ports_page, "detectors.md": detectors_page,
-    "data.md": data_page, "recipe.md": recipe_page, "schedules.md": schedules_page,
+    "data.md": data_page, "augment.md": augment_page, "recipe.md": recipe_page, "schedules.md": schedules_page,
 }  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from kdflow.errors import UsageError
 from kdflow.folders import runs_folder
+from kdflow.notebook import with_bars
 from kdflow.urls import sqlite_url
 
 if TYPE_CHECKING:
@@ -26,7 +27,8 @@ def __getattr__(name: str) -> Any:
     """What trains is loaded when it is asked for: questions to the results need neither torch nor MLflow."""
     if name not in _PLACES:
         raise AttributeError(f"module {__name__} has no name {name!r}")
-    return getattr(importlib.import_module(_PLACES[name]), name)
+    found = getattr(importlib.import_module(_PLACES[name]), name)
+    return with_bars(found) if name == "run" else found
 
 
 def load(name: str | Path) -> MethodSpec:

@@ -1,4 +1,4 @@
-"""Five moments of a run at which others may look: started, pulls known, step ended, evaluation ended, run ended.
+"""Six moments of a run at which others may look: started, weights changed, pulls known, step or evaluation ended, run ended.
 
 Hooks run in the first process only. Everything they receive is plain Python, already off the device.
 """
@@ -112,6 +112,41 @@ class PullEvent:
 
 
 @dataclass(frozen=True)
+class WeightChange:
+    """A weight that is no longer what it was.
+
+    Attributes:
+        term: Name of the term.
+        before: Its weight before the schedule, as it was; the declared one at first.
+        after: As it is now.
+        reason: In words.
+    """
+
+    term: str
+    before: float
+    after: float
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.term}: weight {self.after:.4g}, {self.reason}"
+
+
+@dataclass(frozen=True)
+class WeightEvent:
+    """Weights of terms are no longer what they were: set when a run or phase began, or changed by a controller.
+
+    Attributes:
+        step: Steps done.
+        changes: One entry per term.
+        calibrated: They were set by shares of the gradient, once; else a controller has changed them.
+    """
+
+    step: int
+    changes: tuple[WeightChange, ...]
+    calibrated: bool = False
+
+
+@dataclass(frozen=True)
 class EvaluationEvent:
     """The student was evaluated.
 
@@ -154,6 +189,10 @@ class Hook(Protocol):
         """Before the first step."""
         ...
 
+    def weights_changed(self, event: WeightEvent) -> None:
+        """Before the first step of a run or phase that sets weights, and where a controller changes them."""
+        ...
+
     def pulls_known(self, event: PullEvent) -> None:
         """Some steps after the start, and after the start of each phase."""
         ...
@@ -175,6 +214,9 @@ class Silent:
     """A hook that does nothing."""
 
     def run_started(self, event: RunStarted) -> None:
+        """Nothing."""
+
+    def weights_changed(self, event: WeightEvent) -> None:
         """Nothing."""
 
     def pulls_known(self, event: PullEvent) -> None:

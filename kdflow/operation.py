@@ -57,12 +57,14 @@ class Like:
         drop: Axes that are used up.
         swap: Axes that get another name, or become several (``{"c": "e c"}``).
         drops: Option that lists further axes that are used up.
+        stack: What the result is a list over; None: what the input is.
     """
 
     source: str
     drop: tuple[str, ...] = ()
     swap: Mapping[str, str] = field(default_factory=dict)
     drops: str = ""
+    stack: str | None = None
 
     def dropped(self, options: Mapping[str, Any]) -> tuple[str, ...]:
         """Axes that are used up with these options."""
@@ -77,14 +79,18 @@ class Like:
             return kind
         drop = self.dropped(options)
         axes = tuple(name for a in kind.axes if a not in drop for name in self.swap.get(a, a).split())
-        return of_axes(axes, kind.stack)
+        return of_axes(axes, self.stack or kind.stack)
 
 
 def like(
-    source: str, drop: str | tuple[str, ...] = (), swap: Mapping[str, str] | None = None, drops: str = ""
+    source: str,
+    drop: str | tuple[str, ...] = (),
+    swap: Mapping[str, str] | None = None,
+    drops: str = "",
+    stack: str | None = None,
 ) -> Like:
-    """The output has the kind of input ``source``, without the axes of ``drop`` and option ``drops``, renamed by ``swap``."""
-    return Like(source, (drop,) if isinstance(drop, str) else drop, swap or {}, drops)
+    """The output has the kind of input ``source``; see :class:`Like` for the arguments."""
+    return Like(source, (drop,) if isinstance(drop, str) else drop, swap or {}, drops, stack)
 
 
 Gives = Kind | Like

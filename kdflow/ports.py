@@ -8,7 +8,7 @@ repeats exactly the stages that depend on what was replaced.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
@@ -242,6 +242,10 @@ def _refuse(*_: Any) -> Any:
     raise RuntimeError("this detector has no model of its own: it consists of given values")
 
 
+def _of_class_rows(detector: Detector) -> Iterable[str]:
+    return detector.class_rows
+
+
 @dataclass(frozen=True, eq=False)
 class Detector:
     """A detection model as a graph of stages.
@@ -262,6 +266,7 @@ class Detector:
         optional: Parameters that the detector's own losses never reach -> entries of ports through which a method may train
             them.
         class_rows: Name of a predictor (a layer with ``weight`` and ``bias``) -> order of its rows.
+        predictors: Paths of the modules whose output has numbers per class; those of ``class_rows`` where not said.
         licence: Licence of the weights, where it is the model's and not its package's.
         code: Modules beside the family's own whose code makes the model.
         inference: See :meth:`predict`.
@@ -280,6 +285,7 @@ class Detector:
     size_divisor: int = 1
     optional: Mapping[str, Sequence[PortEntry]] = field(default_factory=dict)
     class_rows: Mapping[str, ClassRows] = field(default_factory=dict)
+    predictors: Callable[[Detector], Iterable[str]] = _of_class_rows
     inference: Callable[[Detector, Tensor, ImageSizes], Detections] = _refuse
     writer: Callable[[Detector], Source] = _refuse
     loader: Callable[[Detector, str], None] = _refuse
@@ -299,6 +305,10 @@ class Detector:
             for name, stage in self.stages.items()
             for key, port in stage.ports
         }
+
+    def class_modules(self) -> list[nn.Module]:
+        """The modules whose output has numbers per class, in an order that only ports can translate."""
+        return [self.model.get_submodule(path) for path in self.predictors(self)]
 
     def predict(self, images: Tensor, image_sizes: ImageSizes) -> Detections:
         """Detections by the library's own inference and post-processing.

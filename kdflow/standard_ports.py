@@ -40,6 +40,7 @@ def _ports() -> dict[str, StandardPort]:
         "rpn.deltas": (k.DENSE, roi, "box deltas of the RPN, (B, H*W*A, 4) per level"),
         "rpn.anchors": (k.PRIORS, none, "anchors, (H*W*A, 4) xyxy per level"),
         "rpn.labels": (k.DENSE_VALUES, none, "sampled anchors of the RPN loss: 1, 0, and -1 for not sampled"),
+        "rpn.targets": (k.DENSE, none, "deltas from each anchor to the object that it is matched with, (B, H*W*A, 4)"),
         "rpn.proposals": (k.BOXES, none, "proposals after NMS, per image"),
         "rpn.scores": (k.SCORES, none, "their objectness scores, per image"),
         "roi.boxes": (k.BOXES, none, "sampled proposals, ground truth appended, per image"),

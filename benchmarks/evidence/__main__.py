@@ -3,6 +3,7 @@
     python -m benchmarks.evidence                                  all parts
     python -m benchmarks.evidence runs --methods pkd fgd           some methods, the page keeps the others' rows
     python -m benchmarks.evidence portability floors tests         some parts
+    python -m benchmarks.evidence stale                            which rows were measured with other code, benches or data
 
 Teachers are trained by their benches' recipes first and kept in ``$KDFLOW_HOME``. The exit code is 1 when anything failed.
 """
@@ -13,13 +14,13 @@ import argparse
 import sys
 from pathlib import Path
 
-from benchmarks.evidence import portability, runs, tests
+from benchmarks.evidence import content, portability, runs, tests
 from benchmarks.floors import check_floors
 from kdflow.experiment.setup import names_in
 from kdflow.resources import specs_folder
 
 PAGES = Path(__file__).parents[2] / "docs" / "evidence"
-PARTS = ("runs", "portability", "floors", "tests")
+PARTS = ("runs", "portability", "floors", "tests", "stale")
 
 
 def main() -> int:
@@ -48,6 +49,10 @@ def _part(part: str, options: argparse.Namespace) -> bool:
         for verdict in verdicts:
             print(f"{verdict.bench}: {verdict.AP50}, floor {verdict.floor} {verdict.reason}".rstrip(), flush=True)
         return all(verdict.passed for verdict in verdicts)
+    if part == "stale":
+        for words in content.stale(PAGES):
+            print(words, flush=True)
+        return True
     return tests.prove()
 
 

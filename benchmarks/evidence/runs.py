@@ -12,12 +12,14 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from benchmarks.evidence.content import content_of, told
 from kdflow.errors import KdflowError
 from kdflow.events import Hook, StepEvent
 from kdflow.experiment.run import run
@@ -38,6 +40,7 @@ class Verdict:
         passed: See the module.
         terms: Term -> unweighted value at the last report.
         reason: What failed.
+        content: Hash of method, bench, data and code (:mod:`benchmarks.evidence.content`).
     """
 
     method: str
@@ -47,6 +50,7 @@ class Verdict:
     passed: bool
     terms: dict[str, float] = field(default_factory=dict)
     reason: str = ""
+    content: str = ""
 
 
 class LastTerms(Hook):
@@ -84,6 +88,10 @@ def _keep(verdict: Verdict, page: Path) -> None:
 
 def judge(method: str, steps: int, output: Path, session: Session) -> Verdict:
     """Run one method and look at what it left behind."""
+    return replace(_judge(method, steps, output, session), content=content_of(method, steps=steps))
+
+
+def _judge(method: str, steps: int, output: Path, session: Session) -> Verdict:
     seen, today = LastTerms(), f"{datetime.now(UTC):%Y-%m-%d}"
     try:
         result = run(method, steps=steps, output=output, hooks=[seen], notify=lambda _: None, session=session)
@@ -102,7 +110,7 @@ def student_fault(folder: Path) -> str:
     return "" if done.returncode == 0 else done.stderr.strip().splitlines()[-1]
 
 
-def as_page(rows: list[dict[str, object]]) -> str:
+def as_page(rows: list[dict[str, Any]]) -> str:
     """The verdicts as a table."""
     machine = f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
     lines = [
@@ -112,12 +120,13 @@ def as_page(rows: list[dict[str, object]]) -> str:
         "finite and was seen alive, and its student loads strictly with its own library in a process without kdflow. The runs "
         "are far too short for accuracies to be compared.",
         "",
-        "| method | bench | steps | date | passed | terms at the last report, unweighted |",
-        "|---|---|---|---|---|---|",
+        "| method | bench | steps | date | of this code | passed | terms at the last report, unweighted |",
+        "|---|---|---|---|---|---|---|",
     ]
     for row in rows:
-        values: dict[str, float] = row["terms"]  # type: ignore[assignment]
+        values: dict[str, float] = row["terms"]
         terms = ", ".join(f"{name.removeprefix('kd/')} {value:.3g}" for name, value in values.items())
         passed = "yes" if row["passed"] else f"no: {row['reason']}"
-        lines.append(f"| {row['method']} | {row['bench']} | {row['steps']} | {row['date']} | {passed} | {terms} |")
+        fresh = told(row.get("content"), content_of(row["method"], steps=row["steps"]))
+        lines.append(f"| {row['method']} | {row['bench']} | {row['steps']} | {row['date']} | {fresh} | {passed} | {terms} |")
     return "\n".join(lines) + "\n"

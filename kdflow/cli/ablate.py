@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kdflow.cli.console import columns, note, say, say_json
+from kdflow.cli.console import columns, say, say_json
 from kdflow.cli.options import BenchOption, JsonOption, Output, SetOption, Spec, overrides_of
-from kdflow.cli.sweep import DryRun, Resume, Seeds, Steps, end, listeners, show_jobs
+from kdflow.cli.sweep import DryRun, Join, Resume, Seeds, Steps, Storage, Together, carry_out, end, show_jobs
 from kdflow.errors import UsageError, choices
 from kdflow.folders import runs_folder
 
@@ -30,6 +30,9 @@ def ablate(
     output: Output = None,
     dry_run: DryRun = False,
     resume: Resume = False,
+    together: Together = 1,
+    join: Join = False,
+    storage: Storage = None,
     json: JsonOption = False,
 ) -> None:
     """Run a method with each taxonomy node's terms left out, and with each alone.
@@ -39,7 +42,6 @@ def ablate(
     from kdflow.experiment.ablate import distinct, judge, plan_ablation, shared
     from kdflow.experiment.nesting import nested
     from kdflow.experiment.session import Preview, open_session
-    from kdflow.experiment.sweep import run_jobs
     from kdflow.tracking.store import require_store
 
     if metric not in METRICS:
@@ -53,7 +55,7 @@ def ablate(
     with open_session(device) as session:
         parts, jobs = plan_ablation(spec, bench, range(seeds), changes, steps=steps, session=session)
         runs = distinct(jobs)
-        done = run_jobs(runs, session, place, resume=resume, hooks=listeners(), notify=note)
+        done = carry_out(runs, session, place, "ablation", resume, together, join, storage)
         results = list(nested(runs, done, place, "ablation"))
     found = judge(parts, shared(jobs, results), metric)
     if json:

@@ -12,6 +12,7 @@ from kdflow.cli.options import JsonOption, overrides_of
 from kdflow.errors import UsageError
 
 if TYPE_CHECKING:
+    from kdflow.data.check import DataReport
     from kdflow.data.formats import DataSource
     from kdflow.data.transforms import Geometry
 
@@ -20,7 +21,9 @@ app = typer.Typer(help="Draw, check and convert data sets.", no_args_is_help=Tru
 
 Folder = Annotated[
     str,
-    typer.Argument(metavar="FOLDER", help="A COCO, VOC or YOLO folder, or a bench file or name: its data are taken."),
+    typer.Argument(
+        metavar="FOLDER", help="A COCO, VOC, YOLO or Hugging Face folder, or a bench file or name: its data are taken."
+    ),
 ]
 
 
@@ -56,13 +59,23 @@ def shapes(
 def check(
     folder: Folder,
     quick: Annotated[bool, typer.Option("--quick", help="Annotations only; no image file is opened.")] = False,
+    page: Annotated[
+        Path | None, typer.Option("--page", metavar="FILE", help="Write an HTML page with pictures and their boxes, too.")
+    ] = None,
     json: JsonOption = False,
 ) -> None:
-    """Check every split of a data set: missing and broken files, wrong boxes, unknown classes, leaks between splits."""
-    from kdflow.data.check import check_data
+    """Check every split of a data set: missing and broken files, wrong boxes, unknown classes, leaks between splits.
 
-    source, geometry = _source(folder)
+    Sizes are counted at a bench's input size; for a folder at that of a bench that says nothing.
+    """
+    from kdflow.data.check import check_data
+    from kdflow.data.folders import open_folder
+
+    named, geometry = _source(folder)
+    source = open_folder(named) if isinstance(named, str) else named
     report = check_data(source, files=not quick, geometry=geometry)
+    if page is not None:
+        _write_page(page, report, source, folder)
     if json:
         say_json(
             {
@@ -79,11 +92,20 @@ def check(
         raise typer.Exit(2)
 
 
+def _write_page(file: Path, report: DataReport, source: DataSource, name: str) -> None:
+    from kdflow.data.page import page
+    from kdflow.files import write_text
+
+    tables = {split: source.splits.read(split) for split in source.splits.existing}
+    write_text(file, page(report, tables, name))
+    note(f"{file} written")
+
+
 @app.command("convert")
 def convert(
     source: Folder,
     target: Annotated[Path, typer.Argument(metavar="TARGET", help="A new folder.")],
-    to: Annotated[str, typer.Option("--to", metavar="FORMAT", help="Format to write: coco, voc, yolo.")],
+    to: Annotated[str, typer.Option("--to", metavar="FORMAT", help="Format to write: coco, voc, yolo, huggingface.")],
 ) -> None:
     """Write a data set in another format; image files are copied as they are."""
     from kdflow.data.convert import convert as write
@@ -94,7 +116,7 @@ def convert(
 def _source(name: str) -> tuple[DataSource | str, Geometry | None]:
     """The data set of a folder, or of a bench with its input size."""
     from kdflow.data.formats import open_data
-    from kdflow.data.transforms import Geometry
+    from kdflow.experiment.feed import geometry_of
     from kdflow.experiment.setup import find_bench
     from kdflow.spec.resolve import load_bench
 
@@ -105,7 +127,7 @@ def _source(name: str) -> tuple[DataSource | str, Geometry | None]:
     except UsageError:
         raise UsageError(f'"{name}" is neither a folder nor a bench ("kdflow benches" lists those)') from None
     data = load_bench(file).data
-    return open_data(data.format, data.options), Geometry(data.size, data.max_size, data.fixed)
+    return open_data(data.format, data.options), geometry_of(data)
 
 
 def _nested(flat: dict[str, object]) -> dict[str, object]:

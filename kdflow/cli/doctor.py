@@ -26,6 +26,7 @@ PACKAGES = (
     "mlflow",
     "optuna",
     "pycocotools",
+    "hotcoco",
     "scipy",
 )
 

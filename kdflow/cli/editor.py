@@ -14,6 +14,7 @@ from pydantic import BaseModel
 
 from kdflow.cli.describe import OpFacts, describe_op
 from kdflow.data.formats import DATASETS
+from kdflow.graph.per_level import takes_one_number
 from kdflow.graph.sides import SIDES
 from kdflow.operation import OPS, Op
 from kdflow.ports import DETECTORS
@@ -209,6 +210,7 @@ def _keys_of(fact: OpFacts, op: Op, own: Schema, options_only: bool) -> Schema:
     options = _inlined(op.options.model_json_schema())
     spoken = {o.name: o.doc for o in fact.options}
     for name, schema in _with_arithmetic(options.get("properties", {})).items():
+        schema = _per_level(schema) if takes_one_number(op.options, name) else schema
         of_sides = schema if options_only else _of_sides(schema)
         properties[name] = {**of_sides, **({"description": spoken[name]} if spoken.get(name) else {})}
     needed = [] if options_only else [*required, *options.get("required", [])]
@@ -227,6 +229,12 @@ def _of_sides(schema: Schema) -> Schema:
     sides = dict.fromkeys(SIDES, value)
     pair = {"type": "object", "properties": sides, "required": list(SIDES), "additionalProperties": False}
     return {"anyOf": [value, pair], **said}
+
+
+def _per_level(schema: Schema) -> Schema:
+    """A number, or one for each level."""
+    value, said = _apart(schema)
+    return {"anyOf": [value, {"type": "array", "items": value, "minItems": 1}], **said}
 
 
 def _with_arithmetic(properties: Mapping[str, Schema]) -> Schema:

@@ -16,6 +16,7 @@ from kdflow.cli import (
     ablate,
     benches,
     check,
+    compare,
     data,
     detectors,
     diff,
@@ -29,6 +30,7 @@ from kdflow.cli import (
     new,
     ops,
     predict,
+    probe,
     report,
     results,
     run,
@@ -36,6 +38,7 @@ from kdflow.cli import (
     search,
     sweep,
     taxonomy,
+    vocabulary,
 )
 from kdflow.cli.console import note
 from kdflow.errors import InvariantError, KdflowError, LostProcessError
@@ -53,10 +56,12 @@ app = typer.Typer(
 app.command("run")(run.run)
 app.command("check")(check.check)
 app.command("explain")(explain.explain)
+app.command("probe")(probe.probe)
 app.command("diff")(diff.diff)
 app.command("search")(search.search)
 app.command("sweep")(sweep.sweep)
 app.command("ablate")(ablate.ablate)
+app.command("compare")(compare.compare)
 app.command("matrix")(matrix.matrix)
 app.command("results")(results.results)
 app.command("report")(report.report)
@@ -68,6 +73,8 @@ app.command("new")(new.new)
 app.command("methods")(methods.methods)
 app.command("taxonomy")(taxonomy.taxonomy)
 app.command("ops")(ops.ops)
+app.command("kinds")(vocabulary.kinds)
+app.command("schedules")(vocabulary.schedules)
 app.command("detectors")(detectors.detectors)
 app.command("benches")(benches.benches)
 app.add_typer(data.app, name="data")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from kdflow.cli.console import stderr_console
-from kdflow.events import EvaluationEvent, PullEvent, RunEnded, RunStarted, Silent, StepEvent
+from kdflow.events import EvaluationEvent, PullEvent, RunEnded, RunStarted, Silent, StepEvent, WeightEvent
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -34,8 +34,13 @@ class ProgressHook(Silent):
             self._line(sentence)
         resumed = f", resumed from step {event.resumed_from_step}" if event.resumed_from_step else ""
         self._line(f"{self.subject}: {event.total_steps} steps on {event.device}{resumed}")
-        if self.console.is_terminal:
+        if self.console.is_terminal or self.console.is_jupyter:
             self._task = self.bars.add(self.subject, event.total_steps, event.resumed_from_step)
+
+    def weights_changed(self, event: WeightEvent) -> None:
+        """Say which weights are others now, and why."""
+        for change in event.changes:
+            self._line(f"{self.subject}: {change}")
 
     def pulls_known(self, event: PullEvent) -> None:
         """Say of every term how hard it pulls."""

@@ -34,12 +34,18 @@ Precision = Annotated[str | None, typer.Option(help="fp32, bf16 or fp16; without
 def run(
     specs: Specs,
     bench: BenchOption = None,
-    seed: Annotated[int, typer.Option(help="Seed of initial weights, data order and every random draw.")] = 0,
+    seed: Annotated[
+        int | None,
+        typer.Option(help="Seed of initial weights, data order and every random draw; without it 0, or that of a run.yaml."),
+    ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Length of the run; without it the recipe's.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda; CUDA_VISIBLE_DEVICES chooses among GPUs.")] = "auto",
     precision: Precision = None,
     compiled: Annotated[
         bool, typer.Option("--compile", help="torch.compile for what is dense; pays on GPUs only.")
+    ] = False,
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="Set the weights when the run begins, by each term's share of the gradient.")
     ] = False,
     sets: SetOption = None,
     output: Output = None,
@@ -50,6 +56,7 @@ def run(
 ) -> None:
     """Train and evaluate methods, one after the other, or side by side with --together.
 
+    The run.yaml in the folder of a run is a spec, too: it repeats that run, with its bench and seed.
     The student of every run is written without any need of kdflow, and its numbers are recorded ("kdflow results").
     """
     overrides = overrides_of(sets)
@@ -60,6 +67,7 @@ def run(
         "device": device,
         "precision": precision,
         "compiled": compiled,
+        "calibrate": calibrate,
         "overrides": overrides,
         "output": output,
         "resume": resume,
@@ -84,7 +92,8 @@ def _one(spec: str, settings: dict[str, Any], json: bool) -> bool:
     from kdflow.cli.progress import ProgressHook
     from kdflow.experiment.run import run as run_method
 
-    hook = ProgressHook(f"{Path(spec).stem}, seed {settings['seed']}")
+    settings = {**settings, "seed": _seed(spec, settings["seed"])}
+    hook = ProgressHook(f"{_called(spec)}, seed {settings['seed']}")
     try:
         result = run_method(spec, hooks=(hook,), notify=_remark, **settings)
     except InvariantError as error:
@@ -94,6 +103,18 @@ def _one(spec: str, settings: dict[str, Any], json: bool) -> bool:
     if result.status == "interrupted":
         raise typer.Exit(1)  # whoever stopped this run did not ask for the next one
     return bool(result.status == "finished")
+
+
+def _seed(spec: str, given: int | None) -> int:
+    from kdflow.experiment.setup import seed_of
+
+    return seed_of(spec) if given is None else given
+
+
+def _called(spec: str) -> str:
+    """The name of a method or of a run's folder."""
+    path = Path(spec)
+    return path.absolute().parent.name if path.name == "run.yaml" else path.stem
 
 
 def _remark(text: str) -> None:
@@ -107,12 +128,13 @@ def _all_at_once(specs: list[str], settings: dict[str, Any], json: bool) -> list
     from kdflow.experiment.request import RunRequest
     from kdflow.experiment.together import run_together
 
-    own = {key: settings.pop(key) for key in ("bench", "seed", "steps", "precision", "compiled", "overrides")}
+    own = {key: settings.pop(key) for key in ("bench", "seed", "steps", "precision", "compiled", "calibrate", "overrides")}
     bars = Bars()
-    requests = [
-        RunRequest(spec, hooks=(ProgressHook(f"{Path(spec).stem}, seed {own['seed']}", bars=bars),), **own)
-        for spec in specs
-    ]
+    requests = []
+    for spec in specs:
+        seed = _seed(spec, own["seed"])
+        hook = ProgressHook(f"{_called(spec)}, seed {seed}", bars=bars)
+        requests.append(RunRequest(spec, hooks=(hook,), **{**own, "seed": seed}))
     results = run_together(requests, notify=_remark, **settings)
     for result in results:
         _tell(result, json)

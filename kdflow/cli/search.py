@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +12,7 @@ from kdflow.cli.console import columns, note, say, say_json
 from kdflow.cli.options import BenchOption, JsonOption, Output, SetOption, Spec, overrides_of
 
 if TYPE_CHECKING:
+    from kdflow.events import Silent
     from kdflow.search.outcome import Outcome
 
 Trials = Annotated[
@@ -52,6 +54,9 @@ def search(
     together: Annotated[
         int, typer.Option(min=1, metavar="K", help="Train up to K trials side by side, on one pass of the teacher.")
     ] = 1,
+    plain_seeds: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Seeds of the student without distillation, to know the noise.")
+    ] = 3,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda; CUDA_VISIBLE_DEVICES chooses among GPUs.")] = "auto",
     output: Output = None,
     write: Annotated[
@@ -65,7 +70,8 @@ def search(
 ) -> None:
     """Search the values that a spec marks with search:, and others on request.
 
-    Trials are judged on the validation split; the best one's student is then measured once on the test split. A failed trial is
+    Trials are judged on the validation split; the best one's student is then measured once on the test split. Beside them the
+    student learns without distillation on some seeds, so that "no trial differs beyond noise" is an answer. A failed trial is
     recorded with its reason and does not end the study. Ctrl-C keeps everything, and --resume goes on. Several workers: start
     the same command with --join on every machine that reaches the storage. With --together 4, a worker trains four trials at a
     time; their values are drawn before any of the four is judged.
@@ -76,7 +82,7 @@ def search(
     request = Request(
         trials=trials, bench=bench, study=study, storage=storage, sampler=sampler, pruner=pruner, metrics=tuple(metric or ()),
         include=tuple(include or ()), overrides=overrides_of(sets), steps=steps, seed=seed, timeout=timeout, resume=resume,
-        join=join, together=together, device=device, output=output, write=write,
+        join=join, together=together, device=device, output=output, write=write, plain_seeds=plain_seeds, hooks=_progress(),
     )
     try:
         outcome = run_search(spec, request, note)
@@ -89,6 +95,18 @@ def search(
         say(_report(outcome))
     if not outcome.best and outcome.complete:
         raise typer.Exit(1)
+
+
+def _progress() -> Callable[[int | str], Sequence[Silent]]:
+    """Progress of every trial."""
+    from kdflow.cli.progress import Bars, ProgressHook
+
+    bars = Bars()
+
+    def hooks(trial: int | str) -> Sequence[Silent]:
+        return [ProgressHook(f"trial {trial}" if isinstance(trial, int) else f"without distillation ({trial})", bars=bars)]
+
+    return hooks
 
 
 def _report(outcome: Outcome) -> str:
@@ -106,6 +124,7 @@ def _report(outcome: Outcome) -> str:
     if outcome.test:
         shown = "  ".join(f"{m} {outcome.test[m]:.2f}" for m in ("AP", "AP50", "voc_ap50") if m in outcome.test)
         lines.append(f"trial {outcome.best[0].number}, test (measured once): {shown}")
+    lines += outcome.plain.words
     if outcome.importances:
         rows = [(path, f"{100 * share:.0f} %") for path, share in outcome.importances.items()]
         lines.append(columns(rows, head=("path", "share of the variation")))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -26,6 +26,12 @@ Benches = Annotated[list[str] | None, typer.Option("--bench", metavar="BENCH", h
 Resume = Annotated[bool, typer.Option("--resume", help="Run exactly what is missing or failed.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="List the jobs with what is known of them; run nothing.")]
 Together = Annotated[int, typer.Option(min=1, metavar="K", help="Train up to K jobs of one bench and seed side by side.")]
+Join = Annotated[
+    bool, typer.Option("--join", help="Share the jobs with other workers: the same command wherever --storage is reached.")
+]
+Storage = Annotated[
+    str | None, typer.Option(metavar="URL", help="Database of --join, such as sqlite:///x.db; without it search.db in --output.")
+]
 Steps = Annotated[int | None, typer.Option(min=1, help="Length of every run; without it the recipe's.")]
 
 
@@ -40,17 +46,18 @@ def sweep(
     dry_run: DryRun = False,
     resume: Resume = False,
     together: Together = 1,
+    join: Join = False,
+    storage: Storage = None,
     json: JsonOption = False,
 ) -> None:
     """Run every combination of methods, benches, values and seeds.
 
     With --together 4, up to four jobs of one bench and seed are trained side by side on one pass of the teacher; the results
-    are the same. A job is known by the hash of its resolved run. A job that fails is recorded and does not stop the others;
-    the exit code is 1 when one did.
+    are the same. With --join, workers that are started with the same command share the jobs. A job is known by the hash of its
+    resolved run. A job that fails is recorded and does not stop the others; the exit code is 1 when one did.
     """
     from kdflow.experiment.nesting import nested
     from kdflow.experiment.session import Preview, open_session
-    from kdflow.experiment.sweep import run_jobs
     from kdflow.tracking.store import require_store
 
     plan, place = planner(specs, bench, seeds, values_of(sets), steps), runs_folder(output)
@@ -60,7 +67,7 @@ def sweep(
     require_store(place)
     with open_session(device) as session:
         jobs = plan(session)
-        done = run_jobs(jobs, session, place, resume=resume, together=together, hooks=listeners(), notify=note)
+        done = carry_out(jobs, session, place, "sweep", resume, together, join, storage)
         results = list(nested(jobs, done, place))
     if json:
         say_json([result_json(result) for result in results])
@@ -107,6 +114,23 @@ def values_of(pairs: Sequence[str] | None) -> dict[str, list[Any]]:
         except SpecError as error:
             raise UsageError(f"--set {pair}: {error.faults[0].problem}") from None
     return values
+
+
+def carry_out(
+    jobs: Sequence[Job], session: Session, output: Path, kind: str, resume: bool, together: int, join: bool, storage: str | None
+) -> Iterable[JobResult]:
+    """Run the jobs here, or with all workers that share them."""
+    from kdflow.experiment.hashes import digest
+    from kdflow.experiment.sweep import run_jobs
+    from kdflow.search.jobs import Sharing, run_shared
+
+    if not join:
+        if storage:
+            raise UsageError("--storage is where workers share jobs; give --join too, or leave it out")
+        return run_jobs(jobs, session, output, resume=resume, together=together, hooks=listeners(), notify=note)
+    name = f"{kind}-{digest({'jobs': [job.hash or job.name for job in jobs]})[:8]}"
+    sharing = Sharing(name, storage, resume, join, together)
+    return run_shared(jobs, session, output, sharing, hooks=listeners(), notify=note)
 
 
 def listeners() -> Callable[[Job], tuple[Any, ...]]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import cached_property
@@ -46,6 +47,7 @@ class Trouble(StrEnum):
     NO_TARGETS = "no boxes to learn from"
     NO_OBJECTS = "no objects to measure on"
     TWO_SPLITS = "image in two splits"
+    COPIES = "pictures of one content in two splits, under different names"
 
 
 EXAMPLES = 5
@@ -130,6 +132,28 @@ class Annotations:
     def rows(self, index: int) -> slice:
         """Rows of the boxes of image ``index``."""
         return slice(int(self._starts[index]), int(self._starts[index + 1]))
+
+    def take(self, indices: Sequence[int], place: str) -> Annotations:
+        """The same with these images alone, in this order; problems that belong to no image stay behind."""
+        every = np.arange(len(self.owners))
+        chosen = np.concatenate([every[:0], *(every[self.rows(index)] for index in indices)])
+        counts = [self.rows(index).stop - self.rows(index).start for index in indices]
+        which = np.asarray(indices, dtype=np.int64)
+        return replace(
+            self,
+            place=place,
+            files=tuple(self.files[index] for index in indices),
+            names=tuple(self.names[index] for index in indices),
+            ids=self.ids[which],
+            sizes=self.sizes[which],
+            owners=np.repeat(np.arange(len(indices), dtype=np.int64), counts),
+            boxes=self.boxes[chosen],
+            labels=self.labels[chosen],
+            areas=self.areas[chosen],
+            ignored=self.ignored[chosen],
+            problems=(),
+            notes=(),
+        )
 
     def corners(self) -> NDArray[np.float64]:
         """Boxes as (N, 4) xyxy."""

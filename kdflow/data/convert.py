@@ -21,7 +21,7 @@ def convert(
     Args:
         source: An opened data set, or a folder of a known format.
         target: A folder that does not exist yet, or is empty.
-        to: Format to write: ``coco``, ``voc`` or ``yolo``.
+        to: Format to write: ``coco``, ``voc``, ``yolo`` or ``huggingface``.
         notify: Told what the format cannot hold.
 
     Raises:

@@ -7,7 +7,7 @@ import json
 import os
 import re
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -91,18 +91,31 @@ def read_lines(path: Path) -> list[str]:
 
 def read_json(path: Path) -> Any:
     """A JSON document in which every key of an object stands once; raises UnreadableFileError."""
+    return _parsed(path, decode(path, read_bytes(path, JSON_BYTES)))
+
+
+def read_json_lines(path: Path) -> Iterator[tuple[int, Any]]:
+    """Number (from 1) and JSON document of every line that is not blank; raises UnreadableFileError."""
     text = decode(path, read_bytes(path, JSON_BYTES))
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            yield number, _parsed(path, line, number)
+
+
+def _parsed(path: Path, text: str, first: int = 0) -> Any:
+    """A JSON document; ``first`` is the line that it stands in, 0 where it is the whole file."""
+    place = f"line {first}: " if first else ""
     try:
         return json.loads(text, object_pairs_hook=_once)
     except _KeyTwiceError as error:
-        raise UnreadableFileError(path, str(error)) from None
+        raise UnreadableFileError(path, f"{place}{error}") from None
     except json.JSONDecodeError as error:
-        raise UnreadableFileError(path, f"not JSON ({error})") from None
+        raise UnreadableFileError(path, f"{place}not JSON ({error})") from None
     except RecursionError:
-        raise UnreadableFileError(path, "its lists are nested too deeply") from None
+        raise UnreadableFileError(path, f"{place}its lists are nested too deeply") from None
     except ValueError:  # Python's bound on the digits of a number
         digits = re.search(r"[0-9]{4301,}", text)
-        line = text.count("\n", 0, digits.start()) + 1 if digits else 0
+        line = text.count("\n", 0, digits.start()) + max(1, first) if digits else first
         length = len(digits[0]) if digits else 0
         raise UnreadableFileError(path, f"line {line} holds a number of {length} digits") from None
 

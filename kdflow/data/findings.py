@@ -44,6 +44,7 @@ ADVICE: Mapping[str, str] = {
     Trouble.NORMALISED: "multiply them by the width and height of their image",
     Trouble.NO_TARGETS: "name a split with boxes, or a larger data.size where they are too small",
     Trouble.NO_OBJECTS: "average precision does not exist without any; name another split, or another metric",
+    Trouble.COPIES: "what is trained on must not be evaluated on; remove one of the files",
     Trouble.TWO_SPLITS: "what is trained on must not be evaluated on; remove it from one of them",
 }
 
@@ -123,8 +124,16 @@ def small_boxes(annotations: Annotations, geometry: Geometry) -> list[Finding]:
     return [Finding(annotations.place, what, count, annotations.describe(small), fatal=False)] if count else []
 
 
-def _small(annotations: Annotations, geometry: Geometry) -> NDArray[np.bool_]:
-    """(N,) boxes of which :func:`~kdflow.data.transforms.clean` leaves nothing; wrong ones are counted elsewhere."""
+def tiny_boxes(annotations: Annotations, geometry: Geometry) -> list[Finding]:
+    """How many boxes are below two pixels at this input size, but not below one: no detector learns much from them."""
+    tiny = _small(annotations, geometry, 2) & ~_small(annotations, geometry) & ~annotations.ignored
+    what = f"boxes below two pixels at {geometry.words} (hardly to be learned)"
+    count = int(tiny.sum())
+    return [Finding(annotations.place, what, count, annotations.describe(tiny), fatal=False)] if count else []
+
+
+def _small(annotations: Annotations, geometry: Geometry, least: float = 1) -> NDArray[np.bool_]:
+    """(N,) boxes below ``least`` pixels, of which :func:`~kdflow.data.transforms.clean` leaves nothing where it is one."""
     sizes, which = np.unique(annotations.sizes, axis=0, return_inverse=True)
     targets = [geometry.target(h, w) if min(h, w) > 0 else (0, 0) for h, w in sizes.tolist()]
     scale = (np.asarray(targets, dtype=np.float64).reshape(-1, 2) / np.maximum(sizes, 1))[which.reshape(-1)]
@@ -132,7 +141,7 @@ def _small(annotations: Annotations, geometry: Geometry) -> NDArray[np.bool_]:
     corners = annotations.corners()
     sides = np.minimum(corners[:, 2:], limits) - np.maximum(corners[:, :2], 0)
     known = (limits > 0).all(axis=1) & ~np.any(list(annotations.faulty().values()), axis=0)
-    return known & (sides * scale[annotations.owners][:, ::-1] < 1 - 1e-6).any(axis=1)
+    return known & (sides * scale[annotations.owners][:, ::-1] < least - 1e-6).any(axis=1)
 
 
 def _in_unit_square(annotations: Annotations) -> bool:

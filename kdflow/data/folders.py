@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from kdflow.data.files import expand
 from kdflow.data.formats import DATASETS, DataSource, open_data
@@ -15,12 +16,17 @@ def open_folder(path: str | Path) -> DataSource:
     Raises:
         DataError: When no format does.
     """
+    return open_data(*recognise(path))
+
+
+def recognise(path: str | Path) -> tuple[str, dict[str, Any]]:
+    """The format of a folder, and the options by which it is opened; raises DataError when no format recognises it."""
     root = expand(path)
     if not root.is_dir():
         raise DataError(f"there is no folder {root}")
     for name in DATASETS:
         options = DATASETS.get(name).find(root)
         if options is not None:
-            return open_data(name, options)
+            return name, dict(options)
     known = [(name.upper(), DATASETS.get(name).signs) for name in DATASETS if DATASETS.get(name).signs]
     raise DataError(f"{root} is neither " + " nor ".join(f"a {name} folder (no {signs})" for name, signs in known))

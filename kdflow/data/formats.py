@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from kdflow.data.annotations import Annotations, Pixels
 from kdflow.data.dataset import DetectionSet
@@ -18,12 +19,32 @@ from kdflow.errors import DataError, UsageError, choices
 from kdflow.registry import Registry
 
 SPLITS = ("train", "val", "test")
+SAMPLED = 32
+"""Image files of a split whose bytes are part of its fingerprint."""
 
 
 class FormatOptions(BaseModel):
     """Keys of a bench's ``data`` that belong to a format; unknown keys are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class HoldOut(FormatOptions):
+    """Shares of the training images that are held out for other splits; 0 for none."""
+
+    val: float = Field(default=0.0, ge=0, lt=1)
+    test: float = Field(default=0.0, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _some_left(self) -> HoldOut:
+        if not 0 < self.val + self.test < 1:
+            raise ValueError("val and test together must lie between 0 and 1")
+        return self
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Share by split, those above 0."""
+        return {split: share for split, share in (("val", self.val), ("test", self.test)) if share}
 
 
 class FolderOptions(FormatOptions):
@@ -38,6 +59,11 @@ class FolderOptions(FormatOptions):
         default="ignore",
         description="what the annotations were drawn on. ignore: pixels as stored; apply: pixels as their EXIF orientation "
         "shows them; width, height and boxes are taken as written either way",
+    )
+    hold_out: HoldOut | None = Field(
+        default=None,
+        description="splits that the data set does not have, as shares of its training images: {val: 0.15, test: 0.15}. An image "
+        "belongs to one by a hash of its name, so the same ones are held out everywhere and always",
     )
     max_pixels: int = Field(
         default=Pixels().max_pixels, gt=0, description="largest image that is opened, width times height"
@@ -89,6 +115,49 @@ class DataFormat:
 DATASETS: Registry[DataFormat] = Registry("data format", "kdflow.data")
 
 
+def splits_of(format: DataFormat, options: FormatOptions) -> tuple[str, ...]:
+    """Names of the splits that exist, or are held out of the training images.
+
+    Raises:
+        UsageError: A split is to be held out that the data set has.
+        DataError: There is nothing to hold it out of.
+    """
+    own, held = format.splits(options), _held_out(options)
+    if twice := [split for split in held if split in own]:
+        raise UsageError(f"data.hold_out.{twice[0]}: the data set has a {twice[0]} split; leave this key out")
+    if held and "train" not in own:
+        raise DataError(f"data.hold_out: there is no train split to hold out of; found {', '.join(own)}")
+    return tuple(split for split in SPLITS if split in own or split in held)
+
+
+def read_split(format: DataFormat, options: FormatOptions, name: str) -> Annotations:
+    """Annotations of one of :func:`splits_of`."""
+    held = _held_out(options)
+    if name != "train" and name not in held:
+        return format.read(options, name)
+    whole = format.read(options, "train")
+    if not held:
+        return whole
+    part = parts_of(whole.names, held)[name]
+    taken = whole.take(part, f"{whole.place} ({len(part)} of {len(whole)} images, {name})")
+    return replace(taken, problems=whole.problems, notes=whole.notes) if name == "train" else taken
+
+
+def parts_of(names: Sequence[str], shares: Mapping[str, float]) -> dict[str, list[int]]:
+    """Positions of the names in ``train`` and in the splits with these shares, at least one in each where there are enough."""
+    order = sorted(range(len(names)), key=lambda index: hashlib.sha256(names[index].encode(errors="replace")).digest())
+    found: dict[str, list[int]] = {}
+    for split, share in shares.items():
+        count = min(max(1, round(share * len(names))), max(0, len(order) - 1))
+        found[split], order = sorted(order[:count]), order[count:]
+    return {"train": sorted(order), **found}
+
+
+def _held_out(options: FormatOptions) -> dict[str, float]:
+    held = options.hold_out if isinstance(options, FolderOptions) else None
+    return held.shares if held is not None else {}
+
+
 @dataclass(frozen=True, eq=False)
 class Split:
     """One part of a data set.
@@ -124,8 +193,9 @@ class Splits(Mapping[str, Split]):
     """
 
     def __init__(self, format: DataFormat, options: FormatOptions) -> None:
-        self.existing = format.splits(options)
+        self.existing = splits_of(format, options)
         self.pixels = format.pixels(options)
+        self.drawn = not isinstance(options, FolderOptions)
         self._format = format
         self._options = options
         self._annotations: dict[str, Annotations] = {}
@@ -134,7 +204,7 @@ class Splits(Mapping[str, Split]):
     def read(self, name: str) -> Annotations:
         """Annotations of an existing split as they are, wrong boxes included."""
         if name not in self._annotations:
-            self._annotations[name] = self._format.read(self._options, name)
+            self._annotations[name] = read_split(self._format, self._options, name)
         return self._annotations[name]
 
     def __getitem__(self, name: str) -> Split:
@@ -177,9 +247,9 @@ class DataSource:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of classes, image names, sizes and boxes of all splits: what a trained teacher depends on.
+        """Hash of classes, image names, sizes and boxes of all splits, and of the bytes of some image files.
 
-        Image files are not opened: a user who changes their pixels under the same names is not noticed.
+        What a trained teacher depends on, wherever the data lie; about :data:`SAMPLED` files of each split are read.
         """
         digest = hashlib.sha256(repr((self.classes, self.splits.pixels)).encode())
         for split in self.splits.existing:
@@ -187,7 +257,18 @@ class DataSource:
             digest.update(repr((split, table.names)).encode())
             for array in (table.ids, table.sizes, table.owners, table.boxes, table.labels, table.ignored):
                 digest.update(array.tobytes())
+            if not self.splits.drawn:
+                digest.update(_sample(table.files).encode())
         return digest.hexdigest()[:16]
+
+
+def _sample(files: Sequence[str]) -> str:
+    """Hash of the bytes of some files, evenly spaced; what cannot be read is told elsewhere."""
+    digest = hashlib.sha256()
+    for index in range(0, len(files), max(1, len(files) // SAMPLED)):
+        with suppress(OSError, ValueError), open(files[index], "rb") as opened:
+            digest.update(hashlib.file_digest(opened, "sha256").digest())
+    return digest.hexdigest()
 
 
 def parse_options(format: str, options: Mapping[str, Any]) -> FormatOptions:
@@ -219,10 +300,12 @@ def describe(format: str, options: Mapping[str, Any]) -> tuple[str, ...]:
         DataError: When the annotation file is missing or broken, or there is no train or no val split.
     """
     part, parsed = DATASETS.get(format), parse_options(format, options)
-    existing = part.splits(parsed)
+    existing = splits_of(part, parsed)
     lacking = [split for split in ("train", "val") if split not in existing]
     if lacking:
-        raise DataError(f"data.{lacking[0]}: training needs a train and a val split; found {', '.join(existing)}")
+        hint = "name it, or hold it out with data.hold_out: {val: 0.15}"
+        missing = f"data.{lacking[0]}: training needs a train and a val split; found {', '.join(existing)}"
+        raise DataError(f"{missing}. Next: {hint}")
     return part.classes(parsed)
 
 
@@ -230,7 +313,7 @@ def open_data(format: str, options: Mapping[str, Any]) -> DataSource:
     """A data set of a registered format; splits are read when asked for (``source.splits["train"]``).
 
     Args:
-        format: ``shapes``, ``coco``, ``voc``, ``yolo`` or a format added by a plugin.
+        format: ``shapes``, ``coco``, ``voc``, ``yolo``, ``huggingface`` or a format added by a plugin.
         options: The keys of the bench's ``data`` that belong to the format.
 
     Raises:

@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from kdflow.data.augment import Around, Tally, augment
 from kdflow.data.dataset import DetectionSet
 from kdflow.data.formats import Split
-from kdflow.data.transforms import Geometry, Sample, flip
+from kdflow.data.transforms import Geometry, Sample
 from kdflow.errors import DataError
 from kdflow.ports import Batch
 
@@ -100,15 +101,22 @@ class Prepared(Dataset[Sample | str]):
         self.seed = seed
 
     def __getitem__(self, place: Place) -> Sample | str:
+        return self.at(place, Tally())
+
+    def at(self, place: Place, tally: Tally) -> Sample | str:
+        """The sample of a place; what is done to its boxes is counted."""
         try:
             sample = self.dataset.resized(place.index, self.geometry)
+            if place.epoch is None:
+                return sample
+            rng = np.random.default_rng((self.seed, place.epoch, sample.image_id, _AUGMENT))
+            around = Around(rng, len(self.dataset), self._resized, self.geometry.target, tally)
+            return augment(sample, self.geometry.steps, around)
         except DataError as error:
             return str(error)
-        if place.epoch is not None:
-            rng = np.random.default_rng((self.seed, place.epoch, sample.image_id, _AUGMENT))
-            if rng.random() < self.geometry.flip:
-                sample = flip(sample)
-        return sample
+
+    def _resized(self, index: int) -> Sample:
+        return self.dataset.resized(index, self.geometry)
 
 
 @dataclass(frozen=True)

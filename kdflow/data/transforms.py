@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -13,6 +14,34 @@ from kdflow.student.pictures import Pictures
 
 
 @dataclass(frozen=True)
+class Step:
+    """One step of a recipe; fields beside ``name`` and ``p`` belong to one kind of step.
+
+    Attributes:
+        name: ``flip`` left and right; ``scale`` larger or smaller inside the same frame; ``crop`` a part and enlarge it;
+            ``colour`` of all pixels; ``mosaic`` of four pictures; ``mixup`` of two.
+        p: Probability that the step is taken.
+        low: Least factor of ``scale``.
+        high: Largest factor.
+        least: Shortest side of a ``crop`` as a share of the picture's.
+        brightness: Largest change of it, as a share.
+        contrast: Likewise.
+        saturation: Likewise.
+        hue: Largest turn, as a share of the colour circle.
+    """
+
+    name: Literal["flip", "scale", "crop", "colour", "mosaic", "mixup"]
+    p: float = 0.5
+    low: float = 0.6
+    high: float = 1.5
+    least: float = 0.4
+    brightness: float = 0.2
+    contrast: float = 0.2
+    saturation: float = 0.2
+    hue: float = 0.02
+
+
+@dataclass(frozen=True)
 class Geometry:
     """How images reach the detectors.
 
@@ -20,7 +49,8 @@ class Geometry:
         size: Shorter side after resizing, pixels.
         max_size: Longest allowed side; an image that would be longer is made smaller.
         fixed: Resize to exactly ``size`` x ``size``, whatever the aspect ratio.
-        flip: Probability of a horizontal flip in training.
+        flip: Probability of a horizontal flip in training; not read where there are steps of augmentation.
+        augment: Steps of augmentation in training.
         resident: Keep resized images in memory, in the main process.
     """
 
@@ -29,6 +59,12 @@ class Geometry:
     fixed: bool = False
     flip: float = 0.5
     resident: bool = False
+    augment: tuple[Step, ...] = ()
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """What happens to a training picture after it was resized."""
+        return self.augment or (Step("flip", p=self.flip),)
 
     @property
     def words(self) -> str:

@@ -43,6 +43,8 @@ VOC_CLASSES = (
     "train",
     "tvmonitor",
 )
+EVERY = "*"
+"""The image set of all annotations in a folder."""
 _MARK = re.compile(r"\s+(-1|0|1)$")
 
 ImageSets = Annotated[
@@ -50,7 +52,10 @@ ImageSets = Annotated[
     BeforeValidator(
         lambda value: (value,) if isinstance(value, str) else value, json_schema_input_type=str | tuple[str, ...]
     ),
-    Field(description="image sets by folder and name: VOC2007/trainval; without a folder, those of root itself"),
+    Field(
+        description="image sets by folder and name: VOC2007/trainval; without a folder, those of root itself; * stands for all "
+        "annotations of a folder"
+    ),
 ]
 
 
@@ -106,7 +111,7 @@ def split_names(options: VocOptions) -> tuple[str, ...]:
         raise DataError("data.train: name the image sets of train and val, for example train: [VOC2007/trainval]")
     for split in given:
         for entry in getattr(options, split):
-            if not set_file(options, entry).is_file():
+            if not _is_every(entry) and not set_file(options, entry).is_file():
                 raise DataError(f"data.{split}: no image set {entry}: there is no file {set_file(options, entry)}")
     return given
 
@@ -127,10 +132,15 @@ def read_split(options: VocOptions, split: str) -> Annotations:
     builder = AnnotationsBuilder(f"{root} ({', '.join(entries)})", class_names(options), folders=folders)
     for entry in entries:
         folder = VocFolder.of((root / entry).parent)
-        for line in read_lines(set_file(options, entry)):
+        for line in folder.stems if _is_every(entry) else read_lines(set_file(options, entry)):
             if line.strip():
                 _read_image(builder, folder, _stem(folder, line), options)
     return options.treat(builder.build())
+
+
+def _is_every(entry: str) -> bool:
+    """True for an entry that stands for all annotations of its folder, listed or not."""
+    return entry.rpartition("/")[2] == EVERY
 
 
 @dataclass(frozen=True)
@@ -148,6 +158,11 @@ class VocFolder:
     annotations: frozenset[str]
     images: frozenset[str]
     by_stem: Mapping[str, tuple[str, ...]]
+
+    @property
+    def stems(self) -> list[str]:
+        """Names of all annotations without their ending, sorted."""
+        return sorted(Path(name).stem for name in self.annotations if name.endswith(".xml"))
 
     @classmethod
     def of(cls, path: Path) -> VocFolder:
@@ -240,7 +255,7 @@ def _names_in(path: Path) -> Iterator[str]:
 
 def find(root: Path) -> dict[str, Any] | None:
     """Options of a folder with image sets; classes are those listed, else VOC's where no others occur, else those that occur."""
-    sets = find_sets(root)
+    sets = find_sets(root) or ({"train": (EVERY,)} if any(root.glob("Annotations/*.xml")) else {})
     if not sets:
         return None
     options = {"root": str(root), **sets}
@@ -260,7 +275,7 @@ DATASETS.add(
         pixels=pixels_of,
         find=find,
         write=write,
-        signs="ImageSets/Main/train.txt, here or in a year's folder",
+        signs="ImageSets/Main/train.txt, here or in a year's folder, and no Annotations/*.xml",
         doc="Pascal VOC folders: Annotations/*.xml, JPEGImages/, ImageSets/Main/*.txt",
     ),
 )

@@ -16,6 +16,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP
 
 from kdflow.detectors.expression import Expression
 from kdflow.detectors.pyramids import P6P7, TimmPyramid
+from kdflow.detectors.quiet import say_once
 from kdflow.detectors.weight_files import read_state, without_prefix
 from kdflow.errors import UsageError, choices
 from kdflow.ports import Port
@@ -31,6 +32,9 @@ RESNETS = (
     "wide_resnet50_2",
     "wide_resnet101_2",
 )
+MOBILE = ("mobilenet_v3_large", "mobilenet_v3_small", "mobilenet_v2")
+"""torchvision's MobileNets, with the two maps that its own detectors read, both of stride 32."""
+MOBILE_STAGES = 6
 TIMM = "timm:"
 Norm = Literal["batch", "frozen"]
 Extra = Literal["pool", "p6p7", "p6p7_from_c5", "p6p7_linear"]
@@ -45,7 +49,8 @@ class BackboneSpec:
     """What a pyramid is built from.
 
     Attributes:
-        name: A torchvision ResNet (``resnet18``), or ``timm:<name>`` for any timm model with ``features_only``.
+        name: A torchvision ResNet (``resnet18``), one of :data:`MOBILE`, or ``timm:<name>`` for any timm model with
+            ``features_only``.
         width: Channels of every pyramid level.
         norm: ``batch``, or ``frozen`` for BatchNorms whose statistics and weights are constants.
         first: First backbone stage that the pyramid reads, 2 (stride 4) to 5 (stride 32).
@@ -53,6 +58,7 @@ class BackboneSpec:
             ``p6p7_linear`` (on P5, no ReLU before the second).
         pretrained: Weights of the backbone alone: a state-dict file, a weight name of the library, or None.
         trainable: Number of stages that train, counted from C5 down; 5 trains all. None: 3 with pretrained weights, else 5.
+        neck_norm: ``batch`` puts BatchNorms into the pyramid.
     """
 
     name: str
@@ -62,11 +68,20 @@ class BackboneSpec:
     extra: Extra = "pool"
     pretrained: str | None = None
     trainable: int | None = None
+    neck_norm: Literal["none", "batch"] = "none"
+
+    def __post_init__(self) -> None:
+        """Raises UsageError for a pyramid that a MobileNet does not have."""
+        if self.name in MOBILE and (self.first != 2 or self.extra != "pool"):
+            raise UsageError(
+                f"{self.name} has the two maps of stride 32 that torchvision's Faster R-CNN reads, and no pyramid from P3 on. "
+                f"Next: {TIMM} and timm's name of it, such as {TIMM}mobilenetv3_large_100"
+            )
 
     @property
     def stages(self) -> tuple[int, ...]:
-        """Backbone stages that the pyramid reads."""
-        return tuple(range(self.first, 6))
+        """Backbone stages that the pyramid reads; of a MobileNet the last two maps, which have one stride."""
+        return (5, 5) if self.name in MOBILE else tuple(range(self.first, 6))
 
     @property
     def levels(self) -> tuple[int, ...]:
@@ -113,8 +128,11 @@ def build_backbone(spec: BackboneSpec) -> tuple[Expression, tuple[int, ...]]:
     """
     if spec.name.startswith(TIMM):
         return _timm(spec)
+    if spec.name in MOBILE:
+        return _mobile(spec)
     if spec.name not in RESNETS:
-        raise UsageError(f'no backbone "{spec.name}".{choices(spec.name, RESNETS)} or {TIMM}<name of a timm model>')
+        known = choices(spec.name, (*RESNETS, *MOBILE), limit=20)
+        raise UsageError(f'no backbone "{spec.name}".{known} or {TIMM}<name of a timm model>')
     made = Expression(torchvision.models.get_model, spec.name, norm_layer=norm_layer(spec.norm))
     body = made.build()
     if spec.pretrained is not None:
@@ -122,7 +140,35 @@ def build_backbone(spec: BackboneSpec) -> tuple[Expression, tuple[int, ...]]:
     _freeze_resnet(body, _trainable(spec))
     channels = [body.inplanes // 8 * 2 ** (s - 2) for s in spec.stages]
     layers = {f"layer{s - 1}": str(i) for i, s in enumerate(spec.stages)}
-    pyramid = Expression(BackboneWithFPN, made, layers, channels, spec.width, extra_block(spec, channels[-1]))
+    pyramid = Expression(
+        BackboneWithFPN, made, layers, channels, spec.width, extra_block(spec, channels[-1]), **_neck_norm(spec)
+    )
+    return pyramid.called("backbone"), tuple(channels)
+
+
+def _neck_norm(spec: BackboneSpec) -> dict[str, Any]:
+    return {"norm_layer": nn.BatchNorm2d} if spec.neck_norm == "batch" else {}
+
+
+def _mobile(spec: BackboneSpec) -> tuple[Expression, tuple[int, ...]]:
+    """As in torchvision's own MobileNet detectors: the last map that halves the picture, and the last one of all."""
+    made = Expression(torchvision.models.get_model, spec.name, norm_layer=norm_layer(spec.norm))
+    whole = made.build()
+    if spec.pretrained is not None:
+        load_body(whole, spec.name, spec.pretrained)
+    blocks = whole.features
+    halving = [index for index, block in enumerate(blocks) if getattr(block, "_is_cn", False)]
+    starts = [0, *halving, len(blocks) - 1]
+    trainable = MOBILE_STAGES if _trainable(spec) == 5 else _trainable(spec)
+    for block in blocks[: starts[MOBILE_STAGES - trainable] if trainable else len(blocks)]:
+        block.requires_grad_(False)
+    read = starts[-2:]
+    channels = [blocks[index].out_channels for index in read]
+    layers = {str(index): str(k) for k, index in enumerate(read)}
+    features = Expression(getattr, made, "features").given(blocks)
+    pyramid = Expression(
+        BackboneWithFPN, features, layers, channels, spec.width, extra_block(spec, channels[-1]), **_neck_norm(spec)
+    )
     return pyramid.called("backbone"), tuple(channels)
 
 
@@ -170,7 +216,9 @@ def _timm(spec: BackboneSpec) -> tuple[Expression, tuple[int, ...]]:
     body = made.build()
     body.requires_grad_(trainable > 0)
     channels = body.feature_info.channels()
-    pyramid = Expression(TimmPyramid, made, list(channels), spec.width, extra_block(spec, channels[-1]))
+    pyramid = Expression(
+        TimmPyramid, made, list(channels), spec.width, extra_block(spec, channels[-1]), **_neck_norm(spec)
+    )
     return pyramid.called("backbone"), tuple(channels)
 
 
@@ -200,6 +248,7 @@ def create_timm(name: str, indices: Sequence[int], pretrained: str | None) -> An
     """A timm feature extractor; ``pretrained`` is a state-dict file, or ``default`` for the weights that timm names."""
     import timm
 
+    say_once()
     settings: dict[str, Any] = {"features_only": True, "out_indices": tuple(indices)}
     if pretrained is None:
         return timm.create_model(name, pretrained=False, **settings)

@@ -15,7 +15,8 @@ class PyramidOptions(Options):
 
     backbone: str = option(
         "resnet50",
-        "``resnet18`` ... ``resnet152``, ``resnext...``, ``wide_resnet...`` of torchvision, or ``timm:<name>``.",
+        "``resnet18`` ... ``resnet152``, ``resnext...``, ``wide_resnet...`` of torchvision, or ``timm:<name>``; in Faster R-CNN "
+        "``mobilenet_v3_large`` and the like, as in the library.",
     )
     pretrained_backbone: str | None = option(
         None, "State-dict file or weight name (``default``, ``IMAGENET1K_V2``) for the backbone alone."

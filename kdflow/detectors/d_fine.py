@@ -23,7 +23,8 @@ from kdflow.detectors.rt_detr import (
     postprocess_of,
     query_stages,
 )
-from kdflow.kinds import ANY, LAYERS
+from kdflow.detectors.rt_loss import PairLoss
+from kdflow.kinds import ANY, LAYERS, PAIRS
 from kdflow.options import option
 from kdflow.ports import DETECTORS, Detector, Port, PortEntry, Stage
 
@@ -38,17 +39,10 @@ class DFineOptions(HybridOptions):
     quality_width: int = option(64, "Hidden width of the quality estimator.", "lqe_hidden_dim", gt=0)
 
 
-def make_criterion(config: Any) -> Any:
-    """The library's criterion; its matcher, terms and weights come from the configuration."""
-    from transformers.loss.loss_d_fine import DFineLoss
-
-    return DFineLoss(config)
-
-
 def layer_losses(loss: SetLoss, config: Any) -> dict[str, Stage]:
     """Auxiliary losses of the decoder, with the matching that its first prediction needs."""
     layers = parts.LayerLoss(loss, config.decoder_layers)
-    pairs = Port("match.first", ANY, doc="pairs of the prediction before any refinement")
+    pairs = Port("match.first", PAIRS, doc="pairs of the prediction before any refinement")
     reads = {
         "first": "decoder.first",
         **PREDICTIONS,
@@ -101,7 +95,7 @@ def make(classes: tuple[str, ...], options: DFineOptions) -> Detector:
     model, names = built(DFineForObjectDetection, options, classes)
     core, config = model.model, model.config
     decoder = parts.Decoder(core.decoder, options.attention == "eager")
-    loss = SetLoss(partial(make_criterion, config), TERMS, clamp=True, focal=focal_of(config))
+    loss = SetLoss(partial(PairLoss, config, "vfl"), TERMS, clamp=True, focal=focal_of(config))
     noise = parts.DenoisingLoss(loss, config.decoder_layers, parts.EDGE_TERMS)
     return transformers_detector(
         options,

@@ -18,6 +18,7 @@ from torch import Tensor
 from kdflow.detectors import rt_stages as rt
 from kdflow.detectors.hf_loss import Match, Pairs, SetLoss, Terms
 from kdflow.detectors.hf_parts import to_labels
+from kdflow.detectors.rt_loss import object_count
 from kdflow.ports import ImageSizes
 
 EDGE_TERMS = ("loss_fgl", "loss_ddf")
@@ -107,11 +108,11 @@ class LayerLoss(Terms):
     ) -> dict[str, Any]:
         """Scalars by name."""
         labels = to_labels(target_boxes, target_labels, image_sizes)
-        criterion, divisor = self.loss.make().to(logits[0].device), rt.object_count(target_labels)
+        criterion, divisor = self.loss.make(), object_count(target_labels)
         terms: dict[str, Any] = {}
         layers = library_layers(first, logits, boxes, corners, starts, len(logits) - 1)
         for i, (outputs, found) in enumerate(zip(layers, [*first_pairs, *pairs])):
-            terms |= rt.layer_terms(criterion, outputs, labels, found, divisor, f"_aux_{i}")
+            terms |= criterion.layer(outputs, labels, found, divisor, f"_aux_{i}")
         return terms
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
+from typing import Any, Literal
 
+from torch import nn
 from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator
-from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.rpn import RPNHead
 
 from kdflow.detectors import rcnn_stages as rcnn
 from kdflow.detectors.backbones import build_backbone, map_ports
@@ -49,6 +52,11 @@ class FasterRcnnOptions(PyramidOptions, AnchorOptions, DetectionOptions, Picture
     """Defaults are torchvision's ``fasterrcnn_resnet50_fpn``."""
 
     name = NAME
+    neck_norm: Literal["none", "batch"] = option("none", "``batch`` puts BatchNorms into the pyramid, as in the library's v2.")
+    rpn_convs: int = option(1, "3x3 convolutions of the RPN's head; 2 in the library's v2.", gt=0)
+    box_convs: int = option(
+        0, "3x3 convolutions with BatchNorm in the box head, before one layer instead of two; 4 in the library's v2.", ge=0
+    )
     box_head: int = option(1024, "Width of the box head's two layers.", gt=0)
     rpn_pre_nms: Counts = option(
         (2000, 1000),
@@ -84,6 +92,7 @@ def rpn_stages(rpn: Any, strides: tuple[int, ...]) -> dict[str, Stage]:
     proposed = {"boxes": Port("rpn.proposals", form="xyxy"), "scores": Port("rpn.scores")}
     sampled = {
         "labels": Port("rpn.labels", strides=strides),
+        "targets": Port("rpn.targets", channels=4, strides=strides),
         "samples": Port("rpn.samples", ANY, doc="sampled anchors as the library's loss takes them"),
     }
     return {
@@ -101,7 +110,8 @@ def rpn_stages(rpn: Any, strides: tuple[int, ...]) -> dict[str, Stage]:
 
 def roi_stages(heads: Any, names: tuple[str, ...], width: int, classes: int) -> dict[str, Stage]:
     """From proposals to the box head's losses, and to detections; ``width`` of the pyramid, whose levels have ``names``."""
-    hidden, node = heads.box_head.fc7.out_features, "cnn/rpn-roi"
+    run = rcnn.roi_head(heads.box_head)
+    hidden, node = heads.box_predictor.cls_score.in_features, "cnn/rpn-roi"
     sampled = {
         "boxes": Port("roi.boxes", form="xyxy"),
         "matched_boxes": Port("roi.matched_boxes", form="xyxy"),
@@ -110,7 +120,7 @@ def roi_stages(heads: Any, names: tuple[str, ...], width: int, classes: int) -> 
         "negative": Port("roi.negative"),
         "targets": Port("roi.targets", ROWS, form="deltas", doc="(N, 4) deltas to the matched boxes"),
     }
-    layers = {key: Port(f"roi.{key}", channels=hidden) for key in ("fc1", "fc2", "embedding")}
+    layers = {key: Port(f"roi.{key}", channels=hidden) for key in run.gives}
     predicted = {
         "logits": Port("roi.logits", channels=classes + 1, form="softmax", classes=CLASS_SCORES),
         "deltas": Port("roi.deltas", channels=4 * (classes + 1), form="deltas", classes=CLASS_BOXES),
@@ -126,7 +136,7 @@ def roi_stages(heads: Any, names: tuple[str, ...], width: int, classes: int) -> 
             {"maps": "neck", "boxes": "roi.boxes", **SIZES},
             {"features": Port("roi.features", channels=width), "levels": Port("roi.levels")},
         ),
-        "roi.head": Stage(rcnn.RoiHead(heads.box_head), {"features": "roi.features"}, layers, dense=True),
+        "roi.head": Stage(run, {"features": "roi.features"}, layers, dense=True),
         "roi.predict": Stage(
             rcnn.RoiPredict(heads.box_predictor), {"embedding": "roi.embedding"}, predicted, dense=True
         ),
@@ -142,9 +152,25 @@ def roi_stages(heads: Any, names: tuple[str, ...], width: int, classes: int) -> 
     }
 
 
+def _rpn_head(options: FasterRcnnOptions) -> dict[str, Expression]:
+    """The RPN's head where it is not the library's default one."""
+    if options.rpn_convs == 1:
+        return {}
+    anchors = len(options.anchor_sizes[0]) * len(options.anchor_ratios)
+    return {"rpn_head": Expression(RPNHead, options.neck, anchors, options.rpn_convs)}
+
+
+def _box_head(options: FasterRcnnOptions) -> Expression:
+    if not options.box_convs:
+        return Expression(TwoMLPHead, options.neck * 7**2, options.box_head)
+    convs = [options.neck] * options.box_convs
+    shape = (options.neck, 7, 7)
+    return Expression(FastRCNNConvFCHead, shape, convs, [options.box_head], norm_layer=nn.BatchNorm2d)
+
+
 def make(classes: tuple[str, ...], options: FasterRcnnOptions) -> Detector:
-    """Faster R-CNN with a two-layer box head and per-class boxes."""
-    spec = options.pyramid()
+    """Faster R-CNN with per-class boxes."""
+    spec = replace(options.pyramid(), neck_norm=options.neck_norm)
     check_anchors(NAME, options.anchor_sizes, spec)
     backbone, channels = build_backbone(spec)
     ratios = (options.anchor_ratios,) * len(options.anchor_sizes)
@@ -152,7 +178,8 @@ def make(classes: tuple[str, ...], options: FasterRcnnOptions) -> Detector:
         FasterRCNN,
         backbone,
         rpn_anchor_generator=Expression(AnchorGenerator, options.anchor_sizes, ratios),
-        box_head=Expression(TwoMLPHead, options.neck * 7**2, options.box_head),
+        **_rpn_head(options),
+        box_head=_box_head(options),
         box_predictor=Expression(FastRCNNPredictor, options.box_head, len(classes) + 1),
         **options.keywords(),
     )

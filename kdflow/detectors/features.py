@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from kdflow.detectors.normalize import IMAGENET_MEAN, IMAGENET_STD, Normalize
+from kdflow.detectors.quiet import say_once
 from kdflow.detectors.weight_files import read_state, without_prefix
 from kdflow.detectors.weights import no_names
 from kdflow.errors import UsageError, choices
@@ -170,6 +171,7 @@ def timm_model(name: str, pretrained: str | None) -> Any:
     """A timm model that takes images of any size its patches divide; UsageError where its weights cannot be had."""
     import timm
 
+    say_once()
     file = Path(pretrained).expanduser() if pretrained else None
     settings: dict[str, Any] = {"num_classes": 0}
     if file is not None and file.is_file():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -16,6 +17,7 @@ from kdflow.detectors.hf_loss import SetLoss
 from kdflow.detectors.hf_options import TINY, DecoderOptions, TransformerOptions
 from kdflow.detectors.hf_parts import Postprocess
 from kdflow.detectors.hf_stages import criterion_call, detection_stage, loss_stages, network_of
+from kdflow.detectors.hgnets import HGNETS, hgnet_config
 from kdflow.detectors.normalize import IMAGENET_MEAN, IMAGENET_STD
 from kdflow.detectors.torchvision_parts import evaluating
 from kdflow.detectors.weight_files import read_state
@@ -57,15 +59,18 @@ def backbone_config(options: TransformerOptions, stages: Sequence[int], model_ty
     backbone, widths, depths = options.backbone, options.widths, options.depths
     if backbone.startswith(TIMM):
         if widths or depths:
-            raise UsageError(f'widths and depths belong to the library\'s own ResNets, not to "{backbone}"')
+            raise UsageError(f'widths and depths belong to the library\'s own backbones, not to "{backbone}"')
         name = backbone.removeprefix(TIMM)
         with torch.device("meta"):  # looks at the model without drawing weights
             indices = timm_indices(name, [s + 1 for s in stages])
         return AutoConfig.for_model(
             "timm_backbone", backbone=name, use_pretrained_backbone=False, out_indices=[*indices]
         )
+    if backbone in HGNETS:
+        return hgnet_config(backbone, widths, depths, stages)
     if backbone not in RESNETS:
-        raise UsageError(f'no backbone "{backbone}".{choices(backbone, RESNETS)} or {TIMM}<name of a timm model>')
+        known = [*RESNETS, *HGNETS]
+        raise UsageError(f'no backbone "{backbone}".{choices(backbone, known)} or {TIMM}<name of a timm model>')
     settings = dict(RESNETS[backbone])
     settings |= {"hidden_sizes": [*widths], "embedding_size": widths[0]} if widths else {"embedding_size": 64}
     settings |= {"depths": [*depths]} if depths else {}
@@ -110,6 +115,7 @@ def build_model(
     file = Path(weights).expanduser() if weights else None
     if weights is None or (file is not None and file.is_file()):
         model = fresh(model_class, {"backbone_config": backbone, **options.keywords(), **settings}, classes)
+        spread_queries(model, getattr(options, "query_spread", None))
         if file is not None:
             load_file(model, file, classes)
     else:
@@ -132,6 +138,21 @@ def fresh(model_class: Any, settings: Mapping[str, Any], classes: Sequence[str])
         raise UsageError(f"{model_class.__name__} refuses these options: {error.__cause__ or error}") from error
     _open_branches(model)
     return model
+
+
+def spread_queries(model: nn.Module, deviation: float | None) -> None:
+    """Draw the learned queries anew, unless ``deviation`` is None; UsageError where there are none.
+
+    The library starts them so close together that those which are boxes (DAB-DETR) are all the middle of the image.
+    """
+    if deviation is None:
+        return
+    learned = ("query_position_embeddings", "query_refpoint_embeddings")
+    found = [module for name, module in model.named_modules() if name.endswith(learned)]
+    if not found:
+        raise UsageError("query_spread: this model takes its queries from the encoder and learns none")
+    for module in found:
+        nn.init.normal_(cast(nn.Embedding, module).weight, std=deviation)
 
 
 def _open_branches(model: nn.Module) -> None:
@@ -201,6 +222,14 @@ def of_classes(model: Any, names: Sequence[str], classes: Sequence[str]) -> tupl
 def class_rows(model: Any) -> list[str]:
     """Entries of the state dict with a row per class, in the order of the classes."""
     return [key for key in _counted_rows(model) if key not in first_rows(model)]
+
+
+def class_modules(detector: Detector) -> list[str]:
+    """Paths of the modules that give class scores; an embedding of class numbers gives none."""
+    model = detector.model
+    paths = dict.fromkeys(key.rpartition(".")[0] for key in class_rows(model))
+    later = [path for path, _ in model.named_modules() if re.search(r"\.lqe_layers\.\d+$", path)]  # change D-FINE's scores
+    return [*later, *(path for path in paths if not isinstance(model.get_submodule(path), nn.Embedding))]
 
 
 def first_rows(model: Any) -> list[str]:
@@ -314,6 +343,7 @@ def transformers_detector(
         {term.removeprefix("losses."): term for term in terms},
         size_divisor,
         parameters_of(model, optional),
+        predictors=class_modules,
         inference=predict,
         writer=source_of,
         loader=no_names,

@@ -44,7 +44,7 @@ class DecoderOptions(Options):
 class TransformerOptions(DecoderOptions):
     """Options of the families with an encoder on the maps of a ResNet or a timm model."""
 
-    backbone: str = option("resnet50", "``resnet18`` ... ``resnet101`` (the library's own), or ``timm:<name>``.")
+    backbone: str = option("resnet50", "``resnet18`` ... ``resnet101``, ``hgnetv2-b0`` (the library's own), or ``timm:<name>``.")
     widths: tuple[PositiveInt, ...] = option((), "Channels of the backbone's four stages instead of the usual ones.")
     depths: tuple[PositiveInt, ...] = option((), "Blocks of the backbone's four stages instead of the usual ones.")
     encoder_layers: int = option(6, "Encoder layers.", "encoder_layers", ge=0)
@@ -61,6 +61,9 @@ class MaskedOptions(TransformerOptions):
     """Options of the families that know the padding; their backbone's BatchNorms are constants."""
 
     auxiliary_loss: bool = option(True, "Losses on every decoder layer, not on the last alone.")
+    query_spread: float | None = option(
+        None, "Standard deviation of untrained learned queries: 1 in the original codes; not given, the library's 0.02.", gt=0
+    )
 
 
 class HybridOptions(TransformerOptions):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from kdflow.detectors.hf_loss import Criterion, Match, SetLoss
 from kdflow.detectors.hf_options import DecoderOptions, TransformerOptions
 from kdflow.detectors.hf_parts import Backbone, Memory, Postprocess, Prepare, Projection, Targets, draws
-from kdflow.kinds import ANY, BOXES, LABELS, LAYERS, SCALAR, TOKENS
+from kdflow.kinds import ANY, BOXES, LABELS, LAYERS, PAIRS, SCALAR, TOKENS
 from kdflow.ports import CLASS_DETECTIONS, CLASS_LABELS, CLASS_SCORES, Call, Classes, Port, Stage
 
 GROUND_TRUTH = {"boxes": "targets.boxes", "labels": "targets.labels", "image_sizes": "image_sizes"}
@@ -26,7 +26,8 @@ TOKEN_PORT = Port("decoder.tokens", TOKENS, doc="memory as the decoder reads it,
 
 def body_of(core: Any) -> Any:
     """The wrapper around the backbone of a library model without heads: ``model`` and ``intermediate_channel_sizes``."""
-    return getattr(core.backbone, "conv_encoder", core.backbone)
+    within = getattr(core, "backbone", core)
+    return getattr(within, "conv_encoder", within)
 
 
 def network_of(core: Any) -> Any:
@@ -166,7 +167,7 @@ def proposal_stages(loss: SetLoss, suffix: str, tokens: str) -> dict[str, Stage]
     loss = replace(loss, auxiliary="")
     criterion = Criterion(loss, suffix=suffix)
     reads = {"logits": "encoder.logits", "boxes": "encoder.boxes", **TARGETS}
-    pairs = Port("match.proposals", ANY, doc=f"pairs of {tokens} and objects")
+    pairs = Port("match.proposals", PAIRS, doc=f"pairs of {tokens} and objects")
     return {
         "match.proposals": Stage(Match(loss), reads, {"indices": pairs}),
         "criterion.proposals": Stage(criterion, {**reads, "pairs": "match.proposals"}, criterion.ports()),

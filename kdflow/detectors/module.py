@@ -95,6 +95,7 @@ def make(classes: tuple[str, ...], options: ModuleOptions) -> Detector:
         {"model": Stage(run, READS, gives, stochastic=True, selective=True)},
         losses={name: f"losses.{name}" for name in names},
         size_divisor=options.size_divisor,
+        predictors=lambda _: [path for port, tap in ports.values() if port.classes for path in tap.paths],
         inference=predict,
         writer=partial(no_source, build=options.build),
         loader=no_names,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -23,10 +23,17 @@ class P6P7(LastLevelP6P7):
 class TimmPyramid(nn.Module):
     """A timm feature extractor under torchvision's pyramid, with the parameter names of ``BackboneWithFPN``."""
 
-    def __init__(self, body: nn.Module, channels: Sequence[int], width: int, extra: ExtraFPNBlock) -> None:
+    def __init__(
+        self,
+        body: nn.Module,
+        channels: Sequence[int],
+        width: int,
+        extra: ExtraFPNBlock,
+        norm_layer: Callable[..., nn.Module] | None = None,
+    ) -> None:
         super().__init__()
         self.body = body
-        self.fpn = FeaturePyramidNetwork(list(channels), width, extra)
+        self.fpn = FeaturePyramidNetwork(list(channels), width, extra, norm_layer)
         self.out_channels = width
 
     def forward(self, pixels: Tensor) -> dict[str, Tensor]:

@@ -80,7 +80,7 @@ class RpnSample(Held):
     """Which anchors the RPN loss looks at: the library's matcher, then its sampler (random)."""
 
     def forward(self, anchors: list[Tensor], boxes: list[Tensor], labels: list[Tensor]) -> dict[str, Any]:
-        """``labels`` (B, H*W*A) per level: 1 object, 0 background, -1 not sampled; ``samples`` for the loss."""
+        """Per level ``labels`` (B, H*W*A): 1 object, 0 background, -1 not sampled; ``targets`` (B, H*W*A, 4); ``samples``."""
         rpn: RegionProposalNetwork = self.owner
         priors = [torch.cat(anchors)] * len(boxes)
         assigned, matched = rpn.assign_targets_to_anchors(priors, library_targets(boxes, labels))
@@ -89,12 +89,18 @@ class RpnSample(Held):
         samples = {"labels": assigned, "targets": list(deltas), "positive": positive, "negative": negative}
         chosen = torch.stack(positive).long() - 1 + torch.stack(negative).long()
         chosen = torch.where(torch.stack(positive) > 0, 1, chosen)
-        return {"labels": list(chosen.split([len(a) for a in anchors], dim=1)), "samples": samples}
+        sizes = [len(a) for a in anchors]
+        targets = list(torch.stack(list(deltas)).split(sizes, dim=1))
+        return {"labels": list(chosen.split(sizes, dim=1)), "targets": targets, "samples": samples}
 
     def infer(self, anchors: list[Tensor], boxes: list[Tensor], labels: list[Tensor]) -> dict[str, Any]:
-        """One label per anchor and image."""
+        """One label and four deltas per anchor and image."""
         del labels
-        return {"labels": [a.new_zeros((len(boxes), len(a)), dtype=torch.long) for a in anchors], "samples": {}}
+        return {
+            "labels": [a.new_zeros((len(boxes), len(a)), dtype=torch.long) for a in anchors],
+            "targets": [a.new_zeros((len(boxes), len(a), 4)) for a in anchors],
+            "samples": {},
+        }
 
 
 class RpnLoss(nn.Module):
@@ -203,8 +209,15 @@ def pooled_strides(maps: Sequence[Tensor], image_sizes: ImageSizes) -> list[int]
     return [2 ** round(math.log2(tallest / level.shape[-2])) for level in maps]
 
 
+def roi_head(head: Any) -> RoiHead | ConvHead:
+    """The stage of a box head: two layers, or convolutions and one."""
+    return RoiHead(head) if hasattr(head, "fc6") else ConvHead(head)
+
+
 class RoiHead(nn.Module):
     """The two fully connected layers of the box head, each also before its ReLU."""
+
+    gives = ("fc1", "fc2", "embedding")
 
     def __init__(self, head: Any) -> None:
         super().__init__()
@@ -216,6 +229,22 @@ class RoiHead(nn.Module):
         first = self.fc6(features.flatten(start_dim=1))
         second = self.fc7(functional.relu(first))
         return {"fc1": first, "fc2": second, "embedding": functional.relu(second)}
+
+
+class ConvHead(nn.Module):
+    """The box head of the library's v2: convolutions, and one fully connected layer, also before its ReLU."""
+
+    gives = ("fc1", "embedding")
+
+    def __init__(self, head: Any) -> None:
+        super().__init__()
+        *convs, self.fc, _ = head
+        self.convs = nn.Sequential(*convs)
+
+    def forward(self, features: Tensor) -> dict[str, Any]:
+        """``fc1`` (N, D) before its ReLU, ``embedding`` (N, D) after it."""
+        first = self.fc(self.convs(features))
+        return {"fc1": first, "embedding": functional.relu(first)}
 
 
 class RoiPredict(nn.Module):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
+
+from torch import nn
 
 from kdflow.detectors import rt_stages as rt
 from kdflow.detectors.hf_build import (
@@ -28,7 +30,8 @@ from kdflow.detectors.hf_stages import (
     proposal_stages,
     state_ports,
 )
-from kdflow.kinds import ANY, CELLS
+from kdflow.detectors.rt_loss import PairLoss
+from kdflow.kinds import ANY, CELLS, MAP
 from kdflow.options import option
 from kdflow.ports import CLASS_SCORES, DETECTORS, Call, Detector, Port, Stage
 
@@ -43,42 +46,62 @@ class RTDetrOptions(HybridOptions):
     version: Literal[1, 2] = option(1, "2 for RT-DETRv2.")
 
 
-def make_criterion(config: Any) -> Any:
-    """The library's criterion; its matcher, terms and weights come from the configuration."""
-    from transformers.loss.loss_rt_detr import RTDetrLoss
-
-    return RTDetrLoss(config)
-
-
-def built(model_class: Any, options: HybridOptions, classes: tuple[str, ...]) -> tuple[Any, tuple[str, ...]]:
-    """A model with a hybrid encoder, and its class names."""
-    body = backbone_config(options, STAGES, "rt_detr_resnet")
-    channels, width = channels_of(body, STAGES), options.encoder_width or options.d_model
+def built(
+    model_class: Any, options: HybridOptions, classes: tuple[str, ...], stages: Sequence[int] = STAGES, **further: Any
+) -> tuple[Any, tuple[str, ...]]:
+    """A model that reads some stages of a backbone, and its class names; ``further`` are keywords of its configuration."""
+    body = backbone_config(options, stages, "rt_detr_resnet")
+    channels, width = channels_of(body, stages), options.encoder_width or options.d_model
     widths = {
         "encoder_in_channels": channels,
         "decoder_in_channels": [width] * len(channels),
         "encoder_hidden_dim": width,
     }
     constant = options.norm == "frozen"
-    model, names = build_model(model_class, options, classes, body, freeze_backbone_batch_norms=constant, **widths)
+    settings = {"freeze_backbone_batch_norms": constant, **widths, **further}
+    model, names = build_model(model_class, options, classes, body, **settings)
     model.config.auxiliary_loss = True
     return model, names
 
 
 def feature_stages(core: Any, options: HybridOptions) -> dict[str, Stage]:
-    """From images to decoder tokens; ``neck`` and ``encoder.memory`` are the same maps."""
-    config = core.config
-    maps = [
-        Port(name, channels=config.encoder_hidden_dim, strides=tuple(config.feat_strides))
-        for name in ("encoder.inputs", "neck", "encoder.memory")
-    ]
-    grid = Port("decoder.grid", ANY, doc="level sizes of these tokens")
+    """From images to decoder tokens."""
+    strides, width = tuple(core.config.feat_strides), core.config.encoder_hidden_dim
     return {
         **image_stages(core, options, refuse_padding=options.title()),
-        "projection": Stage(Projection(core.encoder_input_proj), {"maps": "backbone"}, {"maps": maps[0]}, dense=True),
-        "encoder": Stage(
-            rt.Encoder(core.encoder), {"maps": "encoder.inputs"}, {"maps": (maps[1], maps[2])}, stochastic=draws(config)
-        ),
+        **encoder_stages(core, rt.Encoder(core.encoder), core.encoder_input_proj, [width] * len(strides), strides, strides),
+    }
+
+
+def encoder_stages(
+    core: Any,
+    encoder: rt.Encoder,
+    projections: nn.ModuleList,
+    channels: Sequence[int],
+    strides: tuple[int, ...],
+    memory: tuple[int, ...],
+) -> dict[str, Stage]:
+    """From the backbone's maps to decoder tokens; ``neck`` and ``encoder.memory`` are the same maps.
+
+    Args:
+        core: The library's model without heads.
+        encoder: Its encoder.
+        projections: From the backbone's maps to those that the encoder reads.
+        channels: Of the latter.
+        strides: Of the latter.
+        memory: Strides of the encoder's own maps.
+    """
+    inputs = Port("encoder.inputs", channels=tuple(channels), strides=strides)
+    maps = tuple(
+        Port(name, channels=core.config.encoder_hidden_dim, strides=memory) for name in ("neck", "encoder.memory")
+    )
+    grid = Port("decoder.grid", ANY, doc="level sizes of these tokens")
+    doc = "coarsest map behind the attention, before levels are fused"
+    attended = Port("encoder.attended", MAP, "transformer/feature", doc=doc)
+    encoded = {"maps": maps, **({"attended": attended} if encoder.attends else {})}
+    return {
+        "projection": Stage(Projection(projections), {"maps": "backbone"}, {"maps": inputs}, dense=True),
+        "encoder": Stage(encoder, {"maps": "encoder.inputs"}, encoded, stochastic=draws(core.config)),
         "tokens": Stage(rt.Tokens(core.decoder_input_proj), {"maps": "neck"}, {"tokens": TOKEN_PORT, "grid": grid}),
     }
 
@@ -170,7 +193,7 @@ def make(classes: tuple[str, ...], options: RTDetrOptions) -> Detector:
     model, names = built(versions[options.version], options, classes)
     core, config = model.model, model.config
     decoder = rt.Decoder(core.decoder, options.attention == "eager")
-    loss = SetLoss(partial(make_criterion, config), TERMS, auxiliary="_aux_{}", focal=focal_of(config))
+    loss = SetLoss(partial(PairLoss, config, "vfl"), TERMS, auxiliary="_aux_{}", focal=focal_of(config))
     noise = rt.DenoisingLoss(loss, config.decoder_layers)
     return transformers_detector(
         options,

@@ -1,4 +1,4 @@
-"""Stages of RT-DETR and its relatives (RT-DETRv2, D-FINE) in the transformers library, with contrastive denoising.
+"""Stages of RT-DETR and its relatives (RT-DETRv2, D-FINE, DEIMv2) in the transformers library, with contrastive denoising.
 
 Query sets: ``content`` (B, N, D) and ``anchors`` or ``references`` (B, N, 4) cxcywh; a query's position is computed from its
 reference inside the decoder, so references may come from a model of any width. In training the library puts the denoising
@@ -18,25 +18,51 @@ import torch
 from torch import Tensor, nn
 
 from kdflow.detectors.hf_loss import SetLoss, Terms
-from kdflow.detectors.hf_parts import Grid, Labels, attention_weights, flatten, grid_of, to_labels, unsigmoid
+from kdflow.detectors.hf_parts import Grid, attention_weights, flatten, grid_of, to_labels, unsigmoid
+from kdflow.detectors.rt_loss import object_count
 from kdflow.errors import UsageError
 from kdflow.ports import ImageSizes
 
 
 class Encoder(nn.Module):
-    """Attention on the coarsest map, then fusion over the levels."""
+    """Attention on the coarsest map, then fusion over the levels; of the library's encoder, whatever it calls its maps.
+
+    Args:
+        encoder: The library's.
+
+    Attributes:
+        attends: Whether it has attention layers, whose last result is then given as ``attended``.
+    """
 
     def __init__(self, encoder: nn.Module) -> None:
         super().__init__()
         self.encoder = encoder
+        self.attends = bool(self._layers())
 
     def forward(self, maps: list[Tensor]) -> dict[str, Any]:
         """``maps`` of the same sizes; the inputs are kept (the library writes into the list it is given)."""
-        return {"maps": list(self.encoder(list(maps)).last_hidden_state)}
+        attended: list[Tensor] = []
+        hooks = [layer.register_forward_hook(lambda *call: attended.append(call[-1])) for layer in self._layers()]
+        try:
+            found = self.encoder(list(maps))
+        finally:
+            for hook in hooks:
+                hook.remove()
+        result: dict[str, Any] = {"maps": list(getattr(found, "feature_maps", found.get("last_hidden_state")))}
+        return {**result, "attended": attended[-1]} if self.attends else result
+
+    def _layers(self) -> list[nn.Module]:
+        """The library's attention layers; it leaves them out where its configuration has none."""
+        layers: Any = getattr(self.encoder, "aifi", ())
+        return list(layers) if getattr(getattr(self.encoder, "config", None), "encoder_layers", 0) else []
 
     def infer(self, maps: list[Tensor]) -> dict[str, Any]:
         """The shapes do not change."""
-        return {"maps": [m.new_empty(m.shape) for m in maps]}
+        found: dict[str, Any] = {"maps": [m.new_empty(m.shape) for m in maps]}
+        if self.attends:
+            last: Any = self.encoder.config
+            found["attended"] = torch.empty_like(maps[last.encode_proj_layers[-1]])
+        return found
 
 
 class Tokens(nn.Module):
@@ -229,7 +255,8 @@ class Decoder(nn.Module):
         config, (batch, count, width) = self.decoder.config, content.shape
         layers = range(config.decoder_layers)
         box, heads = [anchors.new_empty(anchors.shape) for _ in layers], config.decoder_attention_heads
-        sampled = len(grid.sizes) * config.decoder_n_points
+        points, levels = config.decoder_n_points, len(grid.sizes)
+        sampled = sum(points) if isinstance(points, list) else levels * points
         return {
             "states": [content.new_empty(batch, count, width) for _ in layers],
             "logits": [content.new_empty(batch, count, config.num_labels) for _ in layers],
@@ -283,35 +310,14 @@ class DenoisingLoss(Terms):
         if noise is None or denoised is None:
             return {name: boxes[0].new_zeros(()) for name in self.names}
         targets = to_labels(boxes, labels, image_sizes)
-        criterion = self.loss.make().to(boxes[0].device)
+        criterion = self.loss.make()
         pairs = criterion.get_cdn_matched_indices(noise.meta, targets)
         divisor = object_count(labels) * noise.meta["dn_num_group"]
         terms: dict[str, Any] = {}
         for i, outputs in enumerate(self.layers(denoised)):
-            terms |= layer_terms(criterion, outputs, targets, pairs, divisor, f"_dn_{i}")
+            terms |= criterion.layer(outputs, targets, pairs, divisor, f"_dn_{i}")
         return terms
 
     def layers(self, denoised: dict[str, Any]) -> list[dict[str, Tensor]]:
         """What the library's loss reads of each layer."""
         return [{"logits": x, "pred_boxes": b} for x, b in zip(denoised["logits"], denoised["boxes"])]
-
-
-def object_count(labels: list[Tensor]) -> float:
-    """Objects in the batch, at least 1: the library's divisor."""
-    return float(max(sum(map(len, labels)), 1))
-
-
-def layer_terms(
-    criterion: Any,
-    outputs: dict[str, Tensor],
-    targets: Labels,
-    pairs: list[tuple[Tensor, Tensor]],
-    divisor: float,
-    suffix: str,
-) -> dict[str, Tensor]:
-    """The library's weighted loss terms of one layer on given pairs."""
-    terms: dict[str, Tensor] = {}
-    for loss in criterion.losses:
-        values = criterion.get_loss(loss, outputs, targets, pairs, divisor)
-        terms |= {f"{n}{suffix}": v * criterion.weight_dict[n] for n, v in values.items() if n in criterion.weight_dict}
-    return terms

@@ -23,11 +23,15 @@ COCO = tuple(
     name for name in FCOS_ResNet50_FPN_Weights.COCO_V1.meta["categories"] if name not in (BACKGROUND, "N/A")
 )
 """The 80 classes of COCO in the order of their numbers."""
+COCO91 = tuple(FCOS_ResNet50_FPN_Weights.COCO_V1.meta["categories"])
+"""The names behind the 91 numbers of COCO, which go beyond its 80 classes: background first, N/A where a number has no class."""
+LISTS = {"coco80": COCO, "coco91": COCO91}
+"""Lists of classes by name."""
 WITHOUT_EPS = ("FasterRCNN_ResNet50_FPN_Weights.COCO_V1", "RetinaNet_ResNet50_FPN_Weights.COCO_V1")
 """Weights trained when the library's frozen BatchNorm had no epsilon; its own builders set 0 for them too."""
 
 
-def load_weights(detector: Detector, weights: str | Path) -> None:
+def load_weights(detector: Detector, weights: str | Path, rows: str | Sequence[str] | None = None) -> None:
     """Load weights into ``detector.model``, strictly.
 
     Args:
@@ -35,14 +39,22 @@ def load_weights(detector: Detector, weights: str | Path) -> None:
         weights: A state-dict file (``.pth``, ``.pt``, ``.safetensors``, or a checkpoint with one among its entries), or a weight
             name such as ``FasterRCNN_ResNet50_FPN_Weights.COCO_V1``. Of the latter, the predictors' rows are chosen by class
             name, so a COCO model becomes a detector of the classes at hand.
+        rows: For a file: the class names behind the rows of its predictors, in their order, or the name of one of
+            :data:`LISTS`; those of the classes at hand are chosen. None takes the file as it is.
 
     Raises:
         UsageError: No such file or name, or the weights do not fit the model.
     """
     file = Path(weights).expanduser()
-    if file.is_file():
+    if file.is_file() and rows is not None:
+        state = without_prefix(read_state(file), detector.model.state_dict(), str(weights))
+        names = LISTS[rows] if isinstance(rows, str) else rows
+        fit(detector.model, rows_by_name(state, detector, names, str(weights)), str(weights), detector.classes)
+    elif file.is_file():
         _check_order(file, detector.classes)
         fit(detector.model, read_state(file), str(weights), detector.classes)
+    elif rows is not None:
+        raise UsageError(f'weights_classes is for a file of weights; "{weights}" is none, and its classes are known')
     else:
         detector.load(str(weights))
 
@@ -189,6 +201,21 @@ def choose_classes(
                 blocks = result[key].unflatten(0, (order.groups, len(categories), order.block))
                 result[key] = blocks[:, wanted].flatten(0, 2)
     return result
+
+
+def rows_by_name(state: Mapping[str, Tensor], detector: Detector, names: Sequence[str], source: str) -> dict[str, Tensor]:
+    """The state with only the rows of the detector's classes; raises UsageError where names and rows differ in number."""
+    if not detector.class_rows:
+        raise UsageError(f"weights_classes: {detector.name} does not say which of its rows belong to classes")
+    background = any(order.background for order in detector.class_rows.values())
+    listed = (BACKGROUND, *names) if background and BACKGROUND not in names else tuple(names)
+    for predictor, order in detector.class_rows.items():
+        found = state.get(f"{predictor}.bias", state.get(f"{predictor}.weight"))
+        if found is not None and len(found) != order.groups * order.block * len(listed):
+            count = len(found) / (order.groups * order.block)
+            words = f"{predictor} has rows for {count:g} classes there, weights_classes lists {len(listed)}"
+            raise UsageError(f'weights "{source}": {words}{" with the background" if background else ""}')
+    return choose_classes(state, detector.class_rows, listed, detector.classes, source)
 
 
 def no_names(detector: Detector, name: str) -> None:

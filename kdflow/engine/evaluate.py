@@ -1,29 +1,24 @@
-"""Average precision of a detector: COCO's family through pycocotools, and VOC's at 0.5.
+"""Average precision of a detector: COCO's family and VOC's at 0.5.
 
 All values are in percent. Detections are found on the resized and padded input and judged on the images as they are on disk.
 """
 
 from __future__ import annotations
 
-import contextlib
-import io
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from kdflow.engine import ranks
+from kdflow.engine.coco import HOTCOCO, Found, Precision
 from kdflow.engine.protocols import Metrics
 from kdflow.engine.voc import voc_ap50
 from kdflow.errors import DataError
 from kdflow.ports import Batch, Detector
-
-Found = dict[str, Any]
-"""One detection as COCO writes it: image_id, category_id, bbox (x, y, width, height in pixels on disk), score."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +44,7 @@ def evaluate(
     *,
     device: torch.device | str = "cpu",
     max_detections: int = 100,
+    evaluator: str = HOTCOCO,
 ) -> Metrics:
     """Run ``detector`` over ``loader`` and judge what it finds.
 
@@ -62,6 +58,7 @@ def evaluate(
             boxes are neither found nor missed.
         device: Where the batches are sent.
         max_detections: Best-scored detections counted per image and class, as pycocotools counts them.
+        evaluator: ``hotcoco``, or the reference ``pycocotools``; their numbers are equal.
 
     Returns:
         ``AP`` (mean over IoU 0.50:0.95), ``AP50``, ``AP75``, ``AP_S``, ``AP_M``, ``AP_L``, ``voc07_ap50`` (11 points) and
@@ -70,7 +67,7 @@ def evaluate(
     Raises:
         DataError: The detector's classes are not the categories, or images are missing or unknown.
     """
-    return examine(detector, loader, ground_truth, device=device, max_detections=max_detections).metrics
+    return examine(detector, loader, ground_truth, device=device, max_detections=max_detections, evaluator=evaluator).metrics
 
 
 @torch.no_grad()
@@ -81,6 +78,7 @@ def examine(
     *,
     device: torch.device | str = "cpu",
     max_detections: int = 100,
+    evaluator: str = HOTCOCO,
 ) -> Evaluation:
     """The same as :func:`evaluate`, with what was found and how each class fared."""
     detections = _detect(detector, loader, _category_ids(detector.classes, ground_truth), device)
@@ -89,24 +87,32 @@ def examine(
         for image_id, found in part.items():
             everywhere.setdefault(image_id, found)
     # One process judges; the others wait for its word.
-    done = weigh(everywhere, ground_truth, max_detections) if ranks.rank() == 0 else None
+    done = weigh(everywhere, ground_truth, max_detections, evaluator) if ranks.rank() == 0 else None
     metrics, classes = ranks.from_first((done.metrics, done.classes) if done is not None else ({}, {}))
     return done if done is not None else Evaluation(metrics, classes)
 
 
-def judge(detections: Mapping[int, Sequence[Found]], ground_truth: Mapping[str, Any], max_detections: int = 100) -> Metrics:
+def judge(
+    detections: Mapping[int, Sequence[Found]],
+    ground_truth: Mapping[str, Any],
+    max_detections: int = 100,
+    evaluator: str = HOTCOCO,
+) -> Metrics:
     """Metrics of ``detections`` (image id -> detections; an image without any has an empty list); see :func:`evaluate`."""
-    return weigh(detections, ground_truth, max_detections).metrics
+    return weigh(detections, ground_truth, max_detections, evaluator).metrics
 
 
 def weigh(
-    detections: Mapping[int, Sequence[Found]], ground_truth: Mapping[str, Any], max_detections: int = 100
+    detections: Mapping[int, Sequence[Found]],
+    ground_truth: Mapping[str, Any],
+    max_detections: int = 100,
+    evaluator: str = HOTCOCO,
 ) -> Evaluation:
     """What ``detections`` are worth, over all classes and for each of them; see :func:`judge`."""
     _check_images(detections, ground_truth)
     truth = complete(ground_truth)
     found = [one for image_id in sorted(detections) for one in _best(detections[image_id], max_detections)]
-    precision = Precision.of(truth, found, max_detections)
+    precision = Precision.of(truth, found, max_detections, evaluator)
     metrics = {**precision.summary(), **voc_ap50(truth, found)}
     return Evaluation(_percent(metrics), _by_class(truth, precision), found)
 
@@ -132,9 +138,10 @@ def _detect(
     try:
         for batch in loader:
             batch = batch.to(device)
-            for index, result in enumerate(detector.predict(batch.images, batch.image_sizes)):
-                boxes = to_disk(result["boxes"], batch.image_sizes[index], batch.original_sizes[index])
-                rows = zip(boxes.tolist(), result["scores"].tolist(), result["labels"].tolist(), strict=True)
+            results = on_host(detector.predict(batch.images, batch.image_sizes))
+            for index, (boxes, scores, labels) in enumerate(results):
+                boxes = to_disk(boxes, batch.image_sizes[index], batch.original_sizes[index])
+                rows = zip(boxes.tolist(), scores.tolist(), labels.tolist(), strict=True)
                 found.setdefault(batch.image_ids[index], [
                     _as_coco(batch.image_ids[index], category_ids[label], box, score) for box, score, label in rows
                 ])
@@ -142,6 +149,14 @@ def _detect(
         for module, mode in was_training.items():
             module.training = mode
     return found
+
+
+def on_host(results: Sequence[Mapping[str, Tensor]]) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """Boxes (n, 4), scores (n) and labels (n) of each image, in double precision, brought over by one copy for all."""
+    counts = [len(one["scores"]) for one in results]
+    rows = [torch.column_stack([one[key].double() for key in ("boxes", "scores", "labels")]) for one in results]
+    everything = torch.cat(rows).detach().cpu()
+    return [(part[:, :4], part[:, 4], part[:, 5].long()) for part in everything.split(counts)]
 
 
 def to_disk(boxes: Tensor, size: tuple[int, int], original: tuple[int, int]) -> Tensor:
@@ -152,7 +167,7 @@ def to_disk(boxes: Tensor, size: tuple[int, int], original: tuple[int, int]) -> 
         size: (height, width) of the resized image inside the canvas.
         original: (height, width) on disk.
     """
-    boxes = boxes.detach().double().cpu()
+    boxes = boxes.detach().double()
     scale = boxes.new_tensor([original[1] / size[1], original[0] / size[0]]).repeat(2)
     limit = boxes.new_tensor([original[1], original[0]]).repeat(2)
     return (boxes * scale).clamp(min=0).minimum(limit)
@@ -196,7 +211,7 @@ def _check_images(detections: Mapping[int, object], ground_truth: Mapping[str, A
 
 
 def complete(ground_truth: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy with the optional fields filled in; pycocotools writes into the annotations it is given."""
+    """A copy with the optional fields filled in; evaluators write into the annotations they are given."""
     annotations = []
     for number, entry in enumerate(ground_truth["annotations"], start=1):
         width, height = entry["bbox"][2:]
@@ -206,75 +221,3 @@ def complete(ground_truth: Mapping[str, Any]) -> dict[str, Any]:
             "id": number, "area": entry.get("area", width * height), "iscrowd": int(ignored),
         })
     return {"images": ground_truth["images"], "categories": ground_truth["categories"], "annotations": annotations}
-
-
-@dataclass(frozen=True)
-class Precision:
-    """COCO's precisions.
-
-    Attributes:
-        values: (thresholds, recalls, categories, sizes, 1); -1 where a category has no object of a size.
-        thresholds: IoU thresholds.
-        recalls: Recalls in 0..1.
-        categories: Category ids.
-        sizes: ``all``, ``small``, ``medium``, ``large``.
-    """
-
-    values: np.ndarray
-    thresholds: np.ndarray
-    recalls: np.ndarray
-    categories: tuple[int, ...]
-    sizes: tuple[str, ...]
-
-    @classmethod
-    def of(cls, truth: dict[str, Any], found: Sequence[Found], max_detections: int) -> Precision:
-        """Precisions of detections; ``truth`` has every field that pycocotools reads."""
-        from pycocotools.coco import COCO
-        from pycocotools.cocoeval import COCOeval
-
-        with contextlib.redirect_stdout(io.StringIO()):
-            coco = COCO()
-            coco.dataset = truth
-            coco.createIndex()
-            results = COCO()
-            results.dataset = {**truth, "annotations": [
-                {**one, "id": number, "area": one["bbox"][2] * one["bbox"][3], "iscrowd": 0}
-                for number, one in enumerate(found, start=1)
-            ]}
-            results.createIndex()
-            evaluation = COCOeval(coco, results, "bbox")
-            evaluation.params.maxDets = [max_detections]
-            evaluation.evaluate()
-            evaluation.accumulate()
-        params = evaluation.params
-        return cls(
-            evaluation.eval["precision"], np.array(params.iouThrs), np.array(params.recThrs), tuple(params.catIds),
-            tuple(params.areaRngLbl),
-        )
-
-    def of_class(self, category: int) -> Precision:
-        """Those of one category."""
-        chosen = self.categories.index(category)
-        return replace(self, values=self.values[:, :, chosen : chosen + 1], categories=(category,))
-
-    def curve(self, iou: float = 0.5) -> np.ndarray:
-        """(recalls,) precision at the recalls, averaged over categories with objects; all -1 without any."""
-        level = self.values[self._at(iou), :, :, self.sizes.index("all"), 0]
-        known = level[:, (level > -1).all(axis=0)]
-        return known.mean(axis=1) if known.size else np.full(len(self.recalls), -1.0)
-
-    def summary(self) -> dict[str, float]:
-        """The AP family in 0..1; a size without objects is absent."""
-        everything = self.sizes.index("all")
-        picked = {
-            "AP": self.values[..., everything, 0],
-            "AP50": self.values[self._at(0.5), ..., everything, 0],
-            "AP75": self.values[self._at(0.75), ..., everything, 0],
-            "AP_S": self.values[..., self.sizes.index("small"), 0],
-            "AP_M": self.values[..., self.sizes.index("medium"), 0],
-            "AP_L": self.values[..., self.sizes.index("large"), 0],
-        }
-        return {name: float(values[values > -1].mean()) for name, values in picked.items() if (values > -1).any()}
-
-    def _at(self, iou: float) -> int:
-        return int(np.argmin(np.abs(self.thresholds - iou)))

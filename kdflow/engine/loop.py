@@ -72,7 +72,7 @@ def fit(
     """
     with ExitStack() as stack:
         machine = device if isinstance(device, Machine) else stack.enter_context(open_machine(device, deterministic))
-        run = Run.open(asked, machine, stack.enter_context(Interruption()), resume)
+        run = Run.open(asked, loader, machine, stack.enter_context(Interruption()), resume)
         begin(run, resume)
         run.training.open(loader)
         return result_of(run, _carry_out(run))
@@ -102,6 +102,7 @@ def ready(run: Run) -> bool:
         run.measure_teachers()
         training.enter(training.at + 1)
     run.prepare_if_due()
+    run.calibrate_if_due()
     return True
 
 
@@ -116,6 +117,7 @@ def train_step(training: Training) -> None:
             training.watch(outcome)
             session.backward(outcome.total / recipe.accumulate)
     training.watch_reach()
+    training.controls.read(training.parameters, training.plan.resting)
     if recipe.clip_norm is not None:
         training.watch_gradient(session.clip(recipe.clip_norm))
     session.step()
@@ -123,6 +125,7 @@ def train_step(training: Training) -> None:
     if training.average is not None:
         training.average.update()
     training.step += 1
+    training.change(training.controls.adjust(training.step, training.total_steps, training.plan.weights))
 
 
 def begin(run: Run, resume: bool) -> None:
@@ -135,6 +138,7 @@ def begin(run: Run, resume: bool) -> None:
     if found is None:
         seed_generators("run", training.seed, training.machine.rank)
         training.enter(0)
+        run.inspect()
         return
     training.resume(found.state)
     run.resumed_from = run.reported = training.step

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, MutableMapping, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from kdflow.ports import Batch
+from kdflow.spec.balance import Control
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -36,6 +38,21 @@ class TermInfo(Protocol):
     @property
     def auxiliary(self) -> bool:
         """True where it trains modules of the method or a teacher, and no gradient has to reach the student."""
+        ...
+
+    @property
+    def weight(self) -> float:
+        """Declared weight before the schedule, negative for a term that is subtracted; 1 or -1 where a share sets it."""
+        ...
+
+    @property
+    def share(self) -> float | None:
+        """Its share of the gradient, by which the weight is set when the run begins; None for a weight that is a number."""
+        ...
+
+    @property
+    def control(self) -> Control | None:
+        """How its weight follows the gradient during training."""
         ...
 
 
@@ -89,6 +106,7 @@ class Plan(Protocol):
     """
 
     student: nn.Module
+    lr_drop: float
 
     @property
     def teachers(self) -> Mapping[str, nn.Module]:
@@ -124,6 +142,10 @@ class Plan(Protocol):
 
     def enter(self, phase: str) -> None:
         """Go on in the phase of this name: its terms count from now on."""
+        ...
+
+    def whole(self) -> AbstractContextManager[None]:
+        """Inside, the plan takes a plain batch, even where it is otherwise fed with values of a common pass."""
         ...
 
     def begin(self, phase: str) -> bool:
@@ -164,6 +186,10 @@ class Plan(Protocol):
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """``student.*``, ``ops.*``, and the teachers that some phase trains under their names."""
+        ...
+
+    def buffers(self) -> Iterator[Tensor]:
+        """Statistics and other state that no gradient trains."""
         ...
 
     def named_modules(self) -> Iterator[tuple[str, nn.Module]]:

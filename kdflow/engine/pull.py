@@ -1,10 +1,10 @@
 """How hard each distillation term pulls at the student, beside the detector's own losses.
 
-The *pull* of a term is ``|dL_term| / |dL_det|``: Euclidean norms of two gradients, that of the term with its weight and before
-its schedule, and that of all the detector's losses as they are trained on, both over **the student's parameters that the two
-reach**. A term on the neck is thus compared on neck and backbone, and what the detector's losses do in the heads counts nothing
-there. Both norms are averaged over batches and processes before they are divided. The ratio of two losses' values says nothing of
-the kind: a loss may be large and flat.
+The *pull* of a term is ``|dL_term| / |dL_det|``: Euclidean norms of two gradients, that of the term and that of all the
+detector's losses, with their weights and before schedules, both over **the student's parameters that the two reach**. A
+term on the neck is thus compared on neck and backbone, and what the detector's losses do in the heads counts nothing
+there. Both norms are averaged over batches and processes before they are divided. The ratio of two losses' values says
+nothing of the kind: a loss may be large and flat.
 """
 
 from __future__ import annotations
@@ -38,15 +38,18 @@ class Scale:
         self.names = tuple(names)
         self.sums = sums
 
-    def add(self, outcome: Outcome, parameters: Sequence[nn.Parameter], factor: float = 1.0) -> None:
+    def add(
+        self, outcome: Outcome, weights: Mapping[str, float], parameters: Sequence[nn.Parameter], factor: float = 1.0
+    ) -> None:
         """Take the gradients of one pass; its graph is kept for the backward that follows.
 
         Args:
             outcome: The pass.
+            weights: Weight of each of the detector's losses before its schedule.
             parameters: Those of the student that train.
             factor: On every value, so that small gradients do not vanish in fp16; it cancels out.
         """
-        own = [value for name, value in outcome.weighted.items() if name.startswith("det/") and value.requires_grad]
+        own = [v * weights[name] for name, v in outcome.raw.items() if name.startswith("det/") and v.requires_grad]
         if not own or not self.names:
             return
         base = _gradients(torch.stack(own).sum() * factor, parameters)
@@ -81,12 +84,19 @@ class PullWatch:
         self.looked = -1
         self.told = not self.scale.names or all(t.is_distillation for t in terms)
 
-    def look(self, outcome: Outcome, parameters: Sequence[nn.Parameter], step: int, factor: float = 1.0) -> None:
+    def look(
+        self,
+        outcome: Outcome,
+        weights: Mapping[str, float],
+        parameters: Sequence[nn.Parameter],
+        step: int,
+        factor: float = 1.0,
+    ) -> None:
         """Look at a pass of the phase's step ``step`` (0 for its first) where one is due: once in a step."""
         due = not self.told and step < self.last and step % EVERY == 0
         if due and step != self.looked and parameters:
             self.looked = step
-            self.scale.add(outcome, parameters, factor)
+            self.scale.add(outcome, weights, parameters, factor)
 
     def tell(self, done: int, weights: Mapping[str, float]) -> tuple[Pull, ...]:
         """The pulls, once, when ``done`` steps of the phase are enough to know them; else nothing."""

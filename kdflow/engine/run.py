@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,19 +12,23 @@ from typing import Any
 import torch
 
 from kdflow.engine import ranks
+from kdflow.engine.calibrate import aside, calibrate
 from kdflow.engine.checkpoint import Checkpoints
 from kdflow.engine.interruption import Interruption
 from kdflow.engine.journal import Journal
 from kdflow.engine.machine import Machine
 from kdflow.engine.phases import lay_out
-from kdflow.engine.protocols import Metrics, Passes, Plan, Preparation
+from kdflow.engine.protocols import Loader, Metrics, Passes, Plan, Preparation
 from kdflow.engine.randomness import generators_untouched
 from kdflow.engine.training import Training
 from kdflow.errors import UsageError, choices
-from kdflow.events import EvaluationEvent, Hook, PullEvent, RunEnded, RunStarted, StepEvent, StopRun
+from kdflow.events import EvaluationEvent, Hook, PullEvent, RunEnded, RunStarted, StepEvent, StopRun, WeightEvent
+from kdflow.ports import Batch
 from kdflow.spec import method
 from kdflow.spec.bench import Recipe
 
+INSPECTED = 1
+"""Batches that a run's values are looked at on before its first step."""
 FLAG_EVERY = 20
 """Several processes agree on an interruption at least this often, in steps; each agreement synchronises the device."""
 
@@ -50,6 +54,8 @@ class Fit:
         measure: ``measure(owner) -> metrics`` of a teacher that a phase has trained, called when the phase ends; it raises
             InvariantError where the teacher is not worth learning from.
         subject: What learns, for the hooks' words, where it is not the run's own student.
+        inspect: ``inspect(plan, batches) -> sentences`` about values that say nothing, asked before the first step of a
+            fresh run.
     """
 
     plan: Plan
@@ -66,6 +72,8 @@ class Fit:
     passes: Passes | None = None
     measure: Callable[[str], Metrics] | None = None
     subject: str = ""
+    kept: tuple[str, ...] = ()
+    inspect: Callable[[Any, Iterable[Batch]], Sequence[str]] | None = None
 
 
 @dataclass
@@ -79,6 +87,7 @@ class Run:
         journal: What was reported.
         hooks: Who listens (first process only).
         interruption: SIGTERM's flag.
+        loader: The training's batches, some of which calibration looks at.
         resumed_from: Steps taken over from a checkpoint.
         notes: Sentences for the log.
         busy: Seconds spent in steps since the last report.
@@ -92,6 +101,7 @@ class Run:
     journal: Journal
     hooks: Sequence[Hook]
     interruption: Interruption
+    loader: Loader
     resumed_from: int = 0
     notes: tuple[str, ...] = ()
     busy: float = 0.0
@@ -99,7 +109,7 @@ class Run:
     saved: tuple[int, int] = (0, 0)
 
     @classmethod
-    def open(cls, fit: Fit, machine: Machine, interruption: Interruption, resume: bool) -> Run:
+    def open(cls, fit: Fit, loader: Loader, machine: Machine, interruption: Interruption, resume: bool) -> Run:
         """A run before its first step, its plan on the machine.
 
         Raises:
@@ -113,6 +123,7 @@ class Run:
             Journal(fit.folder, fit.run_hash, keep=resume, writes=machine.is_first),
             fit.hooks if machine.is_first else (),
             interruption,
+            loader,
         )
 
     @contextmanager
@@ -148,7 +159,7 @@ class Run:
     def report_if_due(self) -> None:
         """Every ``log_every`` steps and at the end of a phase: check what must hold, then tell the hooks the means."""
         training = self.training
-        self._tell_pulls()
+        self._tell_balance()
         if training.step % training.recipe.log_every and training.step != training.phase.end:
             return
         with self.timed():
@@ -176,10 +187,15 @@ class Run:
             metrics = ranks.from_first({name: float(value) for name, value in self.fit.evaluate(training.plan).items()})
             event = self._judge(metrics)
             if event.is_best and training.machine.is_first:
-                self.checkpoints.save_best({**training.best, "student": training.plan.student.state_dict()})
+                self.checkpoints.save_best({**training.best, **self._best_state()})
         training.training_mode()
         training.evaluated = training.step
         self._tell(event)
+
+    def _best_state(self) -> dict[str, Any]:
+        plan, kept = self.training.plan, self.fit.kept
+        beside = {name: value for name, value in plan.state_dict().items() if name.startswith(kept)} if kept else {}
+        return {"student": plan.student.state_dict(), "beside": beside}
 
     def measure_teachers(self) -> None:
         """At the end of a phase that trained teachers: each is measured before it teaches."""
@@ -219,8 +235,26 @@ class Run:
         ranks.wait()
         self.saved = (training.step, training.at)
 
-    def _tell_pulls(self) -> None:
-        """Once in a phase: how hard each term pulls."""
+    def inspect(self) -> None:
+        """Look once at what the terms compare, before the first step."""
+        if self.fit.inspect is not None and any(term.is_distillation for term in self.training.plan.terms):
+            with aside(self.training, self.loader, INSPECTED, "inspect") as batches:
+                found = ranks.from_first(tuple(self.fit.inspect(self.training.plan, batches)))
+            self.notes = (*self.notes, *found)
+
+    def calibrate_if_due(self) -> None:
+        """At the start, and where a phase brings terms whose weights are to be set: before its first step."""
+        self.training.change(calibrate(self.training, self.loader))
+        self._tell_weights(calibrated=True)
+
+    def _tell_weights(self, calibrated: bool = False) -> None:
+        changes, self.training.changes = tuple(self.training.changes), []
+        for hook in self.hooks if changes else ():
+            hook.weights_changed(WeightEvent(self.training.step, changes, calibrated))
+
+    def _tell_balance(self) -> None:
+        """Weights that have changed and, once in a phase, how hard each term pulls."""
+        self._tell_weights()
         if pulls := self.training.pulls_known():
             for hook in self.hooks:
                 hook.pulls_known(PullEvent(self.training.step, pulls))

@@ -34,6 +34,20 @@ def learning_rate(schedule: Schedule, total_steps: int) -> Callable[[int], float
     return lambda step: _warmup(schedule, step) * main(step)
 
 
+def first_drop(schedule: Schedule, total_steps: int) -> int | None:
+    """The first step of a training of ``total_steps`` whose learning rate is below an earlier one; None where none is."""
+    if schedule.name == "constant":
+        return None
+    if schedule.name == "step":
+        first = min(round(m * total_steps if m <= 1 else m) for m in schedule.milestones)
+    elif schedule.final_factor == 1:
+        return None
+    else:
+        rise = round(ONE_CYCLE_RISE * total_steps) if schedule.name == "one_cycle" else 0
+        first = (schedule.warmup or rise) + 1
+    return first if first < total_steps else None
+
+
 def _warmup(schedule: Schedule, step: int) -> float:
     if step >= schedule.warmup:
         return 1.0

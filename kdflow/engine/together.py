@@ -212,7 +212,7 @@ def fit_together(
     _check(asked)
     with ExitStack() as stack, generators_untouched():
         interruption = stack.enter_context(Interruption())
-        students = [Student(Run.open(one, machine, interruption, resume)) for one in asked]
+        students = [Student(Run.open(one, loader, machine, interruption, resume)) for one in asked]
         group = Group(students, Stream(loader, asked[0].recipe.accumulate), share, machine)
         for student in students:
             with student.turn():

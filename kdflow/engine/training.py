@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import itertools
+import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -17,6 +18,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from kdflow.engine import ranks
 from kdflow.engine.average import MovingAverage
+from kdflow.engine.control import Controls
 from kdflow.engine.invariants import FiniteWatch, LifeWatch, TeacherWatch
 from kdflow.engine.machine import Machine, Session
 from kdflow.engine.meter import Meter
@@ -26,8 +28,9 @@ from kdflow.engine.phases import Phase, select_parameters
 from kdflow.engine.protocols import Loader, Outcome, Plan
 from kdflow.engine.pull import PullWatch
 from kdflow.engine.randomness import generator_state, generators_untouched, set_generator_state
+from kdflow.engine.schedule import first_drop
 from kdflow.errors import InvariantError, UsageError
-from kdflow.events import Pull
+from kdflow.events import Pull, WeightChange
 from kdflow.ports import Batch
 from kdflow.spec.bench import Recipe
 
@@ -51,6 +54,8 @@ class Training:
         lr: Largest learning rate of the last step.
         images: Images seen by this process since the last report.
         pulls: How hard each term was found to pull at the student, by name.
+        calibrated: Terms whose weights were set by their share of the gradient.
+        changes: Weights that have changed since the listeners were told.
     """
 
     plan: Plan
@@ -67,6 +72,8 @@ class Training:
     lr: float = 0.0
     images: int = 0
     pulls: dict[str, Pull] = field(default_factory=dict)
+    calibrated: set[str] = field(default_factory=set)
+    changes: list[WeightChange] = field(default_factory=list)
 
     # Made anew by each phase (enter), the stream of batches by open.
     session: Session = field(init=False)
@@ -79,6 +86,7 @@ class Training:
     gradient: FiniteWatch = field(init=False)
     life: LifeWatch = field(init=False)
     pull: PullWatch = field(init=False)
+    controls: Controls = field(init=False)
     teachers: TeacherWatch = field(init=False)
     batches: Iterator[Batch] = field(init=False)
 
@@ -139,7 +147,11 @@ class Training:
         student = [p for name, p in self.parameters.items() if name.startswith(STUDENT)]
         self.life = LifeWatch((t.name for t in watched), auxiliary=(t.name for t in watched if t.auxiliary or not student))
         self.reached = student
-        self.pull = PullWatch([t for t in self.plan.terms if self.phase.counts(t.name)], self.phase.steps)
+        counting = [t for t in self.plan.terms if self.phase.counts(t.name)]
+        self.pull = PullWatch(counting, self.phase.steps)
+        self.controls = Controls(counting, self.parameters, self.steps_per_epoch)
+        drop = first_drop(self.recipe.schedule, self.phase.steps)
+        self.plan.lr_drop = math.inf if drop is None else self.phase.start + drop
         if saved is not None:
             self._continue(saved)
         self.training_mode()
@@ -194,7 +206,13 @@ class Training:
         self.finite.see(self.meter.names, values, self.step)
         scale = 2.0**12 if self.session.scaled else 1.0
         self.life.judge(outcome, self.reached, list(self.parameters.values()), scale, self.plan.resting)
-        self.pull.look(outcome, self.reached, self.step - self.phase.start, scale)
+        self.pull.look(outcome, self.plan.weights, self.reached, self.step - self.phase.start, scale)
+        self.controls.look(outcome, self.plan.weights, self.reached, self.step, scale)
+
+    def change(self, changes: Sequence[WeightChange]) -> None:
+        """Give terms new weights, and remember to tell of it."""
+        self.plan.weights.update((change.term, change.after) for change in changes)
+        self.changes.extend(changes)
 
     def pulls_known(self) -> tuple[Pull, ...]:
         """What the steps of this phase have told of its terms' pulls; once, when it is enough."""
@@ -246,6 +264,9 @@ class Training:
             "meter": self.meter.state_dict(),
             "life": self.life.state_dict(),
             "pull": self.pull.state_dict(),
+            "weights": dict(self.plan.weights),
+            "calibrated": sorted(self.calibrated),
+            "controls": self.controls.state_dict(),
             "pulls": {name: [pull.weight, pull.pull] for name, pull in self.pulls.items()},
         }
 
@@ -266,4 +287,7 @@ class Training:
         self.meter.load_state_dict(saved["meter"], self.machine.device)
         self.life.load_state_dict(saved["life"])
         self.pull.load_state_dict(saved.get("pull", {}))
+        self.plan.weights.update(saved.get("weights", {}))
+        self.calibrated = set(saved.get("calibrated", ()))
+        self.controls.load_state_dict(saved.get("controls", {}))
         self.pulls = {name: Pull(name, *values) for name, values in saved.get("pulls", {}).items()}

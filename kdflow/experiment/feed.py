@@ -8,12 +8,18 @@ from typing import Any
 
 from kdflow.data.formats import DataSource
 from kdflow.data.loader import make_loader
-from kdflow.data.transforms import Geometry
+from kdflow.data.transforms import Geometry, Step
 from kdflow.engine.evaluate import Evaluation, examine
 from kdflow.engine.machine import Machine
 from kdflow.ports import Batch, Detector
-from kdflow.spec.bench import Bench, Recipe
+from kdflow.spec.bench import Bench, DataSpec, Recipe
 from kdflow.student.pictures import Pictures
+
+
+def geometry_of(data: DataSpec, size: int | None = None) -> Geometry:
+    """How the images of a bench reach a detector; ``size`` where it has an input size of its own."""
+    steps = tuple(Step(**step.model_dump()) for step in data.augment)
+    return Geometry(size or data.size, data.max_size, data.fixed, data.flip, data.resident, steps)
 
 
 @dataclass
@@ -42,7 +48,7 @@ class Feed:
     def geometry(self) -> Geometry:
         """How images are resized."""
         data = self.bench.data
-        return Geometry(self.size or data.size, data.max_size, data.fixed, data.flip, data.resident)
+        return geometry_of(data, self.size)
 
     @property
     def pictures(self) -> Pictures:
@@ -115,6 +121,7 @@ class Feed:
             chosen.coco,
             device=self.machine.device,
             max_detections=self.bench.evaluation.max_detections,
+            evaluator=self.bench.evaluation.evaluator,
         )
 
     def facts(self) -> dict[str, Any]:
@@ -125,7 +132,7 @@ class Feed:
             "size": geometry.size,
             "max_size": geometry.max_size,
             "fixed": geometry.fixed,
-            "flip": geometry.flip,
+            "augment": [vars(step) for step in geometry.steps],
             "divisor": self.divisor,
             "seed": self.seed,
         }

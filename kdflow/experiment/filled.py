@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from kdflow.errors import without_passwords
+from kdflow.events import Silent, WeightEvent
 from kdflow.experiment.hashes import plain
 from kdflow.experiment.identity import Identity, effects
 from kdflow.experiment.setup import Setting
@@ -17,7 +18,7 @@ from kdflow.graph.draw import as_svg
 from kdflow.spec.bench import Bench
 from kdflow.spec.method import Method
 
-SPEC, IDENTITY, DRAWING = "run.yaml", "identity.json", "graph.svg"
+SPEC, IDENTITY, DRAWING, WEIGHTS = "run.yaml", "identity.json", "graph.svg", "weights.json"
 WORDS: Mapping[str, str] = {
     "data": "the content of the data", "weights": "the content of the student's weights",
     "code.student": "the code of the student's detector", "code.ops": "the code of the operations",
@@ -28,16 +29,52 @@ SHOWN = 6
 
 
 def write_spec(setting: Setting, folder: Path) -> list[Path]:
-    """Write the filled method and bench, without passwords, and the drawing of the graph; returns the files."""
+    """Write the filled method and bench, without passwords, and the drawing of the graph; returns the files.
+
+    Weights that the run has set by shares of the gradient stand there as numbers, what was declared under ``calibrated``.
+    """
     method = setting.method.model_dump(mode="json", exclude={"variants"})
     method["plugins"] = [str((Path(setting.document.file).parent / plugin).absolute()) for plugin in method["plugins"]]
     bench = setting.bench.model_dump(mode="json")
     bench["plugins"] = [str((setting.place / plugin).absolute()) for plugin in bench["plugins"]]
-    text = yaml.safe_dump({"method": method, "bench": bench, "seed": setting.seed}, sort_keys=False, width=120)
+    content = {"method": method, "bench": bench, "seed": setting.seed}
+    if weights := read_weights(folder):
+        declared = {name: method["terms"][name]["weight"] for name in weights if name in method["terms"]}
+        content["calibrated"] = {"recipe.calibrate": bench["recipe"]["calibrate"], "weights": declared}
+        bench["recipe"]["calibrate"] = None
+        for name in declared:
+            method["terms"][name]["weight"] = weights[name]
+    text = yaml.safe_dump(content, sort_keys=False, width=120)
     files = [write_text(folder / SPEC, without_passwords(text))]
     if any(term.is_distillation for term in setting.plan.terms):
         files.append(write_text(folder / DRAWING, as_svg(setting.plan)))
     return files
+
+
+def read_weights(folder: Path) -> dict[str, float]:
+    """Weights that the run in a folder has set by shares of the gradient, by term; empty where it has set none."""
+    content = read_json(folder / WEIGHTS)
+    return content if isinstance(content, dict) else {}
+
+
+class FilledWeights(Silent):
+    """Completes the filled spec once weights are set.
+
+    Args:
+        setting: The run.
+        folder: Its folder.
+        keep: Called with the filled spec.
+    """
+
+    def __init__(self, setting: Setting, folder: Path, keep: Callable[[Path], None]) -> None:
+        self.setting, self.folder, self.keep = setting, folder, keep
+
+    def weights_changed(self, event: WeightEvent) -> None:
+        """Write down what was set; what a controller changes is no part of the spec."""
+        if event.calibrated:
+            found = {change.term.partition("/")[2]: abs(change.after) for change in event.changes}
+            write_json(self.folder / WEIGHTS, {**read_weights(self.folder), **found})
+            self.keep(write_spec(self.setting, self.folder)[0])
 
 
 def write_identity(identity: Identity, folder: Path) -> Path:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kdflow.engine.evaluate import Evaluation, Found
+from kdflow.engine.coco import Found
+from kdflow.engine.evaluate import Evaluation
 from kdflow.files import read_json, write_text
 
 DETECTIONS = "detections.json"

@@ -47,6 +47,14 @@ def known_file_hash(file: Path) -> str:
     return _hash_of(file.absolute(), seen.st_mtime_ns, seen.st_size)
 
 
+def content_hash(path: Path) -> str:
+    """Hash of a file's bytes, or of the names and bytes of all files below a folder."""
+    if not path.is_dir():
+        return known_file_hash(path)
+    files = sorted(file for file in path.rglob("*") if file.is_file())
+    return digest({str(file.relative_to(path)): known_file_hash(file) for file in files})
+
+
 @cache
 def _hash_of(file: Path, _changed: int, _size: int) -> str:
     return file_hash(file)

@@ -7,27 +7,41 @@ how often something is logged) is left out, see :data:`NO_EFFECT`; data and weig
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
 from pydantic import BaseModel
 
-from kdflow.experiment.hashes import detector_code, digest, known_file_hash, op_code, plain
+from kdflow.experiment.hashes import content_hash, detector_code, digest, known_file_hash, op_code, plain
 from kdflow.experiment.setup import Setting, brings_architecture
 from kdflow.ports import Detector
-from kdflow.spec.bench import Bench, DataSpec, DetectorSpec, Recipe, TeacherSpec
-from kdflow.spec.method import Method
+from kdflow.spec.bench import Bench, DataSpec, DetectorSpec, Evaluation, Recipe, TeacherSpec
+from kdflow.spec.method import Method, TermEntry
+from kdflow.spec.places import WEIGHTS
 
 NO_EFFECT: Mapping[type[BaseModel], frozenset[str]] = {
     Bench: frozenset({"title", "floor"}),
     DataSpec: frozenset({"workers", "resident"}),
     Recipe: frozenset({"checkpoint_every", "log_every"}),
+    Evaluation: frozenset({"evaluator"}),
     Method: frozenset({"title", "paper", "fidelity", "search", "variants", "bench", "plugins", "constants"}),
 }
 """Fields that change no result, by model."""
+UNLESS_SET: Mapping[type[BaseModel], frozenset[str]] = {
+    Recipe: frozenset({"calibrate"}),
+    TermEntry: frozenset({"control"}),
+}
+"""Fields that count where they are set: whatever was known before they existed keeps its hash."""
+PLACES: Mapping[type[BaseModel], frozenset[str]] = {
+    DataSpec: frozenset({"root"}),
+    DetectorSpec: frozenset(WEIGHTS),
+}
+"""Keys that may name files; the content of those that do counts in their stead."""
 SHARED = ("batch", "accumulate", "precision", "compile", "channels_last")
 """What of a recipe decides the batches, and how a common pass computes."""
 TEACHER_SEED = 0
@@ -76,6 +90,7 @@ def identify(setting: Setting, data: str, threads: int = 0, processes: int = 1) 
     """
     bench, student = setting.bench, setting.bench.student
     whole = effects(bench)
+    calibrate = whole["recipe"].pop("calibrate", None)  # of the method's weights: the bench is the same with it and without
     teachers = {
         owner: teacher_identity(spec, setting.detectors[owner], bench, data)
         for owner, spec in bench.all_teachers.items() if owner in setting.detectors
@@ -83,6 +98,7 @@ def identify(setting: Setting, data: str, threads: int = 0, processes: int = 1) 
     own = {key: value for key, value in whole.items() if key not in ("teacher", "teachers")}
     common = {
         "method": effects(setting.method),
+        **({"calibrate": calibrate} if calibrate and any(t.is_distillation for t in setting.plan.terms) else {}),
         "bench": {**own, "student": _without_weights(student)},
         "teachers": teachers,
         "weights": weights_content(student, setting.detectors["student"]),
@@ -106,7 +122,7 @@ def teacher_identity(spec: TeacherSpec, detector: Detector, bench: Bench, data: 
             "weights": weights_content(spec, detector),
             "classes": detector.classes,
             "data": data,
-            "sight": [sight.size, sight.max_size, sight.fixed, sight.flip, detector.size_divisor],
+            "sight": [sight.size, sight.max_size, sight.fixed, sight.flip, effects(sight.augment), detector.size_divisor],
             "evaluation": effects(bench.evaluation),
             "seed": TEACHER_SEED,
             "code": detector_code(spec.detector, detector.code),
@@ -119,6 +135,7 @@ def stream_of(setting: Setting) -> dict[str, Any]:
     bench = setting.bench
     return {
         **{f"data.{key}": value for key, value in effects(bench.data).items()},
+        "data.root": bench.data.options.get("root"),
         **{f"recipe.{key}": getattr(bench.recipe, key) for key in SHARED},
         "seed": setting.seed,
         "the multiple that image sides are padded to": max(d.size_divisor for d in setting.detectors.values()),
@@ -129,13 +146,24 @@ def effects(value: Any) -> Any:
     """Plain data of what in a document has an effect."""
     if isinstance(value, BaseModel):
         silent = {name for kind in type(value).__mro__ for name in NO_EFFECT.get(kind, ())}
-        fields = {name: getattr(value, name) for name in type(value).model_fields if name not in silent}
-        return effects({**fields, **(value.model_extra or {})})
+        unset = {name for name in UNLESS_SET.get(type(value), ()) if getattr(value, name) is None}
+        fields = {name: getattr(value, name) for name in type(value).model_fields if name not in silent | unset}
+        places = {name for kind in type(value).__mro__ for name in PLACES.get(kind, ())}
+        written = {**fields, **(value.model_extra or {})}
+        return effects({key: _content(key, item) if key in places else item for key, item in written.items()})
     if isinstance(value, Mapping):
         return {str(key): effects(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [effects(item) for item in value]
     return value
+
+
+def _content(key: str, value: Any) -> Any:
+    """What stands for a place: nothing for the data, which are hashed by themselves; the content of files; else its name."""
+    if key == "root":
+        return None
+    path = Path(value).expanduser() if isinstance(value, str) and "\0" not in value else None
+    return content_hash(path) if path is not None and os.path.exists(path) else value
 
 
 def _without_weights(spec: DetectorSpec) -> dict[str, Any]:
@@ -164,5 +192,6 @@ def weights_hash(detector: Detector) -> str:
     """Hash of a model's state dict."""
     state = hashlib.sha256()
     for name, value in detector.model.state_dict().items():
-        state.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
+        raw = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)  # numpy knows no bfloat16
+        state.update(name.encode() + raw.numpy().tobytes())
     return state.hexdigest()[:16]

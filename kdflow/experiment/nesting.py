@@ -12,7 +12,9 @@ from kdflow.files import read_json
 from kdflow.tracking.mlflow import nest, parent_run
 
 
-def nested(jobs: Sequence[Job], results: Iterable[JobResult], output: Path, kind: str = "sweep") -> Iterator[JobResult]:
+def nested(
+    jobs: Sequence[Job], results: Iterable[JobResult], output: Path, kind: str = "sweep", name: str = ""
+) -> Iterator[JobResult]:
     """Pass results on; each run that finished is nested in the run of its sweep, one per bench, made when it is needed.
 
     The same jobs are the same sweep, so one that is resumed goes on in its run.
@@ -21,9 +23,10 @@ def nested(jobs: Sequence[Job], results: Iterable[JobResult], output: Path, kind
         jobs: All of the sweep.
         results: As they come.
         output: Folder of runs.
-        kind: ``sweep`` or ``ablation``.
+        kind: ``sweep``, ``ablation`` or ``comparison``.
+        name: Name of the run; none is made of the jobs.
     """
-    name = f"{kind} {digest({'jobs': sorted(job.hash for job in jobs)})[:8]}"
+    name = name or f"{kind} {digest({'jobs': sorted(job.hash for job in jobs)})[:8]}"
     parents: dict[str, str] = {}
     for result in results:
         bench, run_id = result.job.bench_name, _run_id(result)

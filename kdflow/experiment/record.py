@@ -50,8 +50,8 @@ def facts_of(
         rewires=plan.report.rewires,
         knowledge=knowledge(plan.graph),
         needs=needs(plan.graph, method),
-        overrides={path: value for path, value in setting.overrides.items() if not is_bench_path(path)},
-        bench_overrides={path: value for path, value in setting.overrides.items() if is_bench_path(path)},
+        overrides={path: value for path, value in setting.overrides.items() if not _of_bench(path)},
+        bench_overrides={path: value for path, value in setting.overrides.items() if _of_bench(path)},
         params={
             **{f"{owner}_AP50": metrics.get("AP50") for owner, (_, metrics) in teachers.items()},
             "threads": torch.get_num_threads(),
@@ -60,6 +60,11 @@ def facts_of(
         spec=filled,
         artifacts=tuple(write_spec(setting, folder)),
     )
+
+
+def _of_bench(path: str) -> bool:
+    """True for what makes another bench of it; how a method's weights are set does not, wherever that is written."""
+    return is_bench_path(path) and not path.startswith("recipe.calibrate")
 
 
 def _record_hash(identity: Identity, trial: TrialOf | None) -> str:

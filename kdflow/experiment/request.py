@@ -22,12 +22,12 @@ class TrialOf:
 
     Attributes:
         study: Name of the search.
-        number: Number of the trial in it.
+        number: Number of the trial in it, or the name of a run beside its trials.
         parent: MLflow id of the search's own run.
     """
 
     study: str
-    number: int
+    number: int | str
     parent: str = ""
 
     def folder(self, output: Path, bench: str) -> Path:
@@ -46,6 +46,7 @@ class RunRequest:
         steps: Length of training, in place of the recipe's.
         precision: ``fp32``, ``bf16`` or ``fp16``, in place of the recipe's.
         compiled: Use torch.compile on what is dense, whatever the recipe says.
+        calibrate: Set the method's weights by their share of the gradient, as ``recipe.calibrate`` does.
         overrides: Dotted path of method or bench -> value.
         hooks: Further listeners of the training.
         trial: The run is a trial of a search; its ``metrics`` stay empty, ``validation`` is what it is judged by.
@@ -57,6 +58,7 @@ class RunRequest:
     steps: int | None = None
     precision: str | None = None
     compiled: bool = False
+    calibrate: bool = False
     overrides: Mapping[str, Any] = field(default_factory=dict)
     hooks: Sequence[Hook] = ()
     trial: TrialOf | None = None
@@ -71,7 +73,7 @@ class RunRequest:
             SpecError, UsageError: Faults of the method or the bench.
         """
         method = self.spec if isinstance(self.spec, MethodSpec) else read_method(self.spec)
-        changes = with_length(self.overrides, self.steps, self.precision, self.compiled)
+        changes = with_length(self.overrides, self.steps, self.precision, self.compiled, self.calibrate)
         return prepare(method, self.bench, overrides=changes, seed=self.seed, teachers=teachers)
 
 
@@ -100,9 +102,13 @@ class Context:
 
 
 def with_length(
-    given: Mapping[str, Any] | None, steps: int | None, precision: str | None = None, compiled: bool = False
+    given: Mapping[str, Any] | None,
+    steps: int | None,
+    precision: str | None = None,
+    compiled: bool = False,
+    calibrate: bool = False,
 ) -> dict[str, Any]:
-    """Overrides, with length, precision and compilation as overrides of the recipe."""
+    """Overrides, with length, precision, compilation and calibration as overrides of the recipe."""
     changes = dict(given or {})
     if steps is not None:
         changes |= {"recipe.steps": steps, "recipe.epochs": None}
@@ -110,4 +116,6 @@ def with_length(
         changes["recipe.precision"] = precision
     if compiled:
         changes["recipe.compile"] = True
+    if calibrate and not any(path.startswith("recipe.calibrate") for path in changes):
+        changes["recipe.calibrate"] = True
     return changes

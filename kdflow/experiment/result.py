@@ -38,6 +38,8 @@ class RunResult:
         classes: Class -> number of ``objects`` in the test split, and its AP family in percent.
         teachers: Teacher -> ``metrics`` and ``classes`` of its own on the test split, its ``identity``, and
             ``detections``, the file that has what it found there.
+        seen: What it learned from, as it lay in memory: ``data``, ``teachers`` (owner -> ``identity``, ``weights``), the first
+            weights of the ``student``, ``batches``, ``steps`` and ``images``; empty in results of older versions.
         pictures: How pictures were treated (:class:`kdflow.student.pictures.Pictures`).
     """
 
@@ -61,6 +63,7 @@ class RunResult:
     pulls: Mapping[str, float] = field(default_factory=dict)
     classes: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     teachers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    seen: Mapping[str, Any] = field(default_factory=dict)
     pictures: Mapping[str, Any] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:

@@ -15,9 +15,9 @@ from kdflow.errors import SpecError, UsageError
 from kdflow.events import Hook
 from kdflow.experiment.export import export_notes, export_student
 from kdflow.experiment.feed import Feed
-from kdflow.experiment.filled import write_identity
+from kdflow.experiment.filled import WEIGHTS, FilledWeights, write_identity
 from kdflow.experiment.findings import DETECTIONS, never_found, write_detections
-from kdflow.experiment.identity import teacher_identity
+from kdflow.experiment.identity import teacher_identity, weights_hash
 from kdflow.experiment.record import Found, facts_of, finished_result, publish, tell_nearest
 from kdflow.experiment.request import Context, Notify, RunRequest, TrialOf
 from kdflow.experiment.result import RESULT, RunResult
@@ -27,6 +27,7 @@ from kdflow.experiment.teacher import best_student, examine_into, examined, meas
 from kdflow.files import in_words
 from kdflow.folders import runs_folder, slug
 from kdflow.graph.inherit import inherit
+from kdflow.graph.probe import sentences
 from kdflow.spec.resolve import MethodSpec
 from kdflow.tracking.lock import held
 from kdflow.tracking.mlflow import MlflowTracker
@@ -45,6 +46,7 @@ def run(
     device: str = "auto",
     precision: str | None = None,
     compiled: bool = False,
+    calibrate: bool = False,
     overrides: Mapping[str, Any] | None = None,
     output: str | Path | None = None,
     resume: bool = False,
@@ -64,6 +66,7 @@ def run(
         device: ``auto``, ``cpu`` or ``cuda``.
         precision: ``fp32``, ``bf16`` or ``fp16``, in place of the recipe's.
         compiled: Use torch.compile on what is dense, whatever the recipe says.
+        calibrate: Set the method's weights by their share of the gradient, as ``recipe.calibrate`` does.
         overrides: Dotted path of method or bench -> value.
         output: Folder of all runs; none takes ``$KDFLOW_RUNS``, else ``kdflow-runs``.
         resume: Go on from the last checkpoint; a finished run is reported, not repeated.
@@ -79,7 +82,7 @@ def run(
         InvariantError: Training silently went wrong.
     """
     others = chosen_trackers(trackers)
-    request = RunRequest(spec, bench, seed, steps, precision, compiled, overrides or {}, hooks, trial)
+    request = RunRequest(spec, bench, seed, steps, precision, compiled, calibrate, overrides or {}, hooks, trial)
     setting = request.prepared()
     with nullcontext(session) if session is not None else open_session(device) as own:
         return _run(request, setting, Context(own, runs_folder(output), resume, notify, others))
@@ -110,7 +113,7 @@ def measure_trial(setting: Setting, session: Session, folder: Path) -> Mapping[s
     """
     if not (folder / "best.pt").is_file():
         raise UsageError(f"{folder} has no best.pt, so this trial cannot be measured on the test split")
-    student = best_student(folder, setting.plan.predictor())
+    student = best_student(folder, setting.plan.predictor(), setting.plan)
     student.model.to(session.machine.device)
     feed = session.feed(setting)
     metrics = feed.evaluate(student, "test")
@@ -131,6 +134,7 @@ class Opened:
         others: Trackers beside it.
         is_trial: It is one trial of a search.
         teachers: Teacher -> its identity and metrics on the validation split.
+        seen: What it learns from; see :class:`RunResult`.
     """
 
     setting: Setting
@@ -141,6 +145,7 @@ class Opened:
     others: Beside
     is_trial: bool = False
     teachers: Mapping[str, Found] = field(default_factory=dict)
+    seen: Mapping[str, Any] = field(default_factory=dict)
 
     def fit(self, hooks: Sequence[Hook]) -> Fit:
         """Its training, listened to by its record and ``hooks``.
@@ -150,7 +155,7 @@ class Opened:
         """
         setting, feed = self.setting, self.feed
         steps, per_epoch = feed.total_steps, feed.steps_per_epoch
-        if silent := silent_terms(setting.method, setting.plan, setting.document, steps, per_epoch):
+        if silent := silent_terms(setting.method, setting.plan, setting.document, setting.bench.recipe, steps, per_epoch):
             raise SpecError(silent)
         return Fit(
             setting.plan,
@@ -160,12 +165,14 @@ class Opened:
             per_epoch,
             setting.seed,
             self.identity,
-            [self.tracker, self.others, *hooks],
+            [*self.listeners, *hooks],
             self.evaluate,
             setting.bench.evaluation.metric,
             setting.method.phases,
             feed.one_pass,
             self.measure,
+            kept=() if setting.plan.predictor() is setting.detectors["student"] else ("ops.",),
+            inspect=sentences,
         )
 
     @contextmanager
@@ -182,7 +189,13 @@ class Opened:
             if first and not resume:
                 with in_words(self.folder / RESULT):
                     (self.folder / RESULT).unlink(missing_ok=True)
+                    (self.folder / WEIGHTS).unlink(missing_ok=True)
             yield
+
+    @property
+    def listeners(self) -> tuple[Hook, ...]:
+        """Whoever writes down what happens."""
+        return self.tracker, self.others, FilledWeights(self.setting, self.folder, self.tracker.file)
 
     def evaluate(self, _plan: Any = None) -> Mapping[str, float]:
         """Metrics of the student on the validation split, in percent."""
@@ -212,13 +225,34 @@ def open_run(request: RunRequest, setting: Setting, context: Context) -> Opened 
         write_identity(identity, folder)
     feed = session.feed(setting)
     session.inspect(feed, context.notify)
-    fill_weights(bench.student, setting.detectors["student"])
-    teachers = provide_teachers(setting, session, feed, () if trial else request.hooks, context.notify)
-    inherit(method.init, setting.detectors)
-    setting.plan.copy_weights()
+    teachers, seen = give_weights(setting, session, feed, () if trial else request.hooks, context.notify)
     facts = facts_of(setting, identity, folder, teachers, trial)
-    others = beside(context.trackers, facts, folder)
-    return Opened(setting, feed, identity.run, folder, MlflowTracker(facts, output), others, trial is not None, teachers)
+    tracker, others = MlflowTracker(facts, output), beside(context.trackers, facts, folder)
+    seen = {**seen, "batches": identity.stream}
+    return Opened(setting, feed, identity.run, folder, tracker, others, trial is not None, teachers, seen)
+
+
+def give_weights(
+    setting: Setting, session: Session, feed: Feed, hooks: Sequence[Hook] = (), notify: Notify = print
+) -> tuple[dict[str, Found], dict[str, Any]]:
+    """Load or train everything that a run starts from; the teachers, and what the run will have seen.
+
+    The student's weights are looked at before a method takes some over from the teacher.
+    """
+    student, recipe = setting.detectors["student"], setting.bench.recipe
+    fill_weights(setting.bench.student, student)
+    first = weights_hash(student)
+    teachers = provide_teachers(setting, session, feed, hooks, notify)
+    known = {
+        owner: {"identity": identity, "weights": session.weights_of(owner, identity, setting.detectors[owner])}
+        for owner, (identity, _) in teachers.items()
+    }
+    inherit(setting.method.init, setting.detectors)
+    setting.plan.copy_weights()
+    images = feed.total_steps * recipe.batch * recipe.accumulate * session.machine.world_size
+    return teachers, {
+        "data": feed.source.fingerprint, "teachers": known, "student": first, "steps": feed.total_steps, "images": images,
+    }
 
 
 def folder_of(setting: Setting, run_hash: str, output: Path) -> Path:
@@ -244,7 +278,7 @@ def record(opened: Opened, result: FitResult, notify: Notify = print) -> RunResu
     path: Path | None = None
     finished = result.status == "finished"
     if finished and not is_trial:
-        student = best_student(folder, setting.plan.predictor())
+        student = best_student(folder, setting.plan.predictor(), setting.plan)
         found = feed.examine(student, "test")
         teachers = examine_teachers(opened, notify)
         if feed.machine.is_first:
@@ -275,13 +309,15 @@ def record(opened: Opened, result: FitResult, notify: Notify = print) -> RunResu
         pulls={name: pull.pull for name, pull in result.pulls.items()},
         classes=found.classes,
         teachers=teachers,
+        seen=opened.seen,
         pictures=vars(feed.pictures),
     )
     if finished and feed.machine.is_first:
         publish((opened.others, opened.tracker), done, feed.source.two_splits, is_trial)
         if path is not None:
             theirs = "".join(f", {owner} {one['metrics']['AP']:.1f}" for owner, one in teachers.items())
-            own = f"test AP {done.metrics['AP']:.1f}{theirs}, mAP@0.5 {done.metrics['voc_ap50']:.1f}"
+            split = "val" if feed.source.two_splits else "test"
+            own = f"{split} AP {done.metrics['AP']:.1f}{theirs}, mAP@0.5 {done.metrics['voc_ap50']:.1f}"
             notify(f"{done.method}: {own}; student in {path}")
             for words in absent:
                 notify(f"{done.method}: {words}")

@@ -17,7 +17,7 @@ from kdflow.engine.machine import Machine, device_kind, open_machine
 from kdflow.events import Hook
 from kdflow.experiment.feed import Feed
 from kdflow.experiment.hashes import digest
-from kdflow.experiment.identity import Identity, identify
+from kdflow.experiment.identity import Identity, effects, identify, weights_hash
 from kdflow.experiment.setup import Setting
 from kdflow.experiment.teacher import provide_teacher
 from kdflow.ports import Detector
@@ -84,6 +84,7 @@ class Session:
     _inspected: set[tuple[int, Geometry]] = field(default_factory=set)
     _sources: Sources = field(default_factory=Sources)
     _teachers: dict[str, tuple[Mapping[str, Tensor], Found]] = field(default_factory=dict)
+    _weights: dict[tuple[str, str], str] = field(default_factory=dict)
 
     def source(self, data: DataSpec) -> DataSource:
         """The data of a bench, opened on first use."""
@@ -129,7 +130,7 @@ class Session:
         notify: Callable[[str], None] = print,
     ) -> Found:
         """Give a teacher its weights, from memory where this session had it before; see :func:`provide_teacher`."""
-        facts = {"owner": owner, "spec": spec.model_dump(mode="json"), "classes": detector.classes, **feed.facts()}
+        facts = {"owner": owner, "spec": effects(spec), "classes": detector.classes, **feed.facts()}
         key = digest({**facts, "batch": feed.bench.evaluation.model_dump(mode="json")})
         if key in self._teachers:
             state, found = self._teachers[key]
@@ -139,6 +140,13 @@ class Session:
         state = {name: value.detach().cpu().clone() for name, value in detector.model.state_dict().items()}
         self._teachers[key] = state, found
         return found
+
+    def weights_of(self, owner: str, identity: str, detector: Detector) -> str:
+        """Hash of a teacher's weights as they are in memory; read once per identity."""
+        key = owner, identity
+        if key not in self._weights:
+            self._weights[key] = weights_hash(detector)
+        return self._weights[key]
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from kdflow.data.formats import describe
 from kdflow.detectors.weights import load_weights
 from kdflow.engine.phases import lay_out
 from kdflow.errors import Fault, KdflowError, SpecError, UsageError, choices
+from kdflow.experiment.balance import balance_faults, lr_drops
 from kdflow.experiment.shelf import Row, Shelf
 from kdflow.folders import name_problem
 from kdflow.graph.classes import ClassOrder
@@ -25,10 +26,11 @@ from kdflow.plugins import load_plugin
 from kdflow.ports import DETECTORS, Detector, DetectorFamily
 from kdflow.registry import UnknownNameError
 from kdflow.resources import specs_folder
-from kdflow.spec.bench import Bench, DetectorSpec, TeacherSpec
+from kdflow.spec.bench import UNTRAINED, Bench, DetectorSpec, Recipe, TeacherSpec
 from kdflow.spec.faults import validate
-from kdflow.spec.load import Document, read
+from kdflow.spec.load import Document, is_run, part_of, read
 from kdflow.spec.method import Method
+from kdflow.spec.places import ENDINGS
 from kdflow.spec.resolve import BENCH_PATHS, MethodSpec, bench_of, faults_of, read_spec
 
 Teachers = dict[tuple[str, str, tuple[str, ...]], Detector]
@@ -103,6 +105,13 @@ def read_method(name: str | Path) -> MethodSpec:
     return spec
 
 
+def seed_of(name: str | Path) -> int:
+    """The seed in a ``run.yaml``; 0 for any other spec."""
+    document = read(find_method(name))
+    seed = document.data.get("seed") if is_run(document) else None
+    return seed if isinstance(seed, int) else 0
+
+
 def known_benches() -> list[str]:
     """Names of the benches that come with kdflow."""
     return names_in(specs_folder() / "benches")
@@ -127,7 +136,7 @@ def plugin_faults(document: Document) -> list[Fault]:
 
 def read_bench(path: str | Path, overrides: Mapping[str, Any] | None = None) -> tuple[Bench, Document]:
     """A bench with its plugins imported, and its document; raises SpecError with all that is wrong with the text."""
-    document = read(path)
+    document = part_of(read(path), "bench")
     bench = _named(bench_of(document, overrides), document)
     if faults := plugin_faults(document):
         raise SpecError(faults)
@@ -169,9 +178,13 @@ def prepare(
         plan = compile_method(method, spec.document, detectors, canvas=canvas, seed=seed, fakes=row.fakes)
     except SpecError as error:
         raise SpecError([*error.faults, *_elsewhere(error.faults, faults_everywhere(spec, benches, context))]) from None
-    faults = faults_everywhere(spec, benches, context)
+    faults = [
+        *faults_everywhere(spec, benches, context),
+        *balance_faults(method, plan, spec.document, setting.recipe),
+        *lonely_norms(plan, setting, document),
+    ]
     if setting.recipe.steps is not None:
-        faults += silent_terms(method, plan, spec.document, setting.recipe.steps, setting.recipe.steps)
+        faults += silent_terms(method, plan, spec.document, setting.recipe, setting.recipe.steps, setting.recipe.steps)
     if faults:
         raise SpecError(faults)
     return Setting(method, setting, spec.document, classes, detectors, plan, seed, overrides, Path(document.file).parent)
@@ -181,6 +194,8 @@ def _bench_file(spec: MethodSpec, bench: str | Path | None) -> Path:
     """The bench that was asked for, or the method's own."""
     if bench is not None:
         return find_bench(bench)
+    if spec.document.of_run:
+        return Path(spec.document.file)
     name = spec.resolve().bench
     if name is None:
         raise SpecError([spec.document.fault((), "no bench: name one with bench: or --bench")])
@@ -198,13 +213,16 @@ def _named(bench: Bench, document: Document) -> Bench:
     return bench
 
 
-def silent_terms(method: Method, plan: Plan, document: Document, steps: int, per_epoch: int) -> list[Fault]:
+def silent_terms(
+    method: Method, plan: Plan, document: Document, recipe: Recipe, steps: int, per_epoch: int
+) -> list[Fault]:
     """Terms whose schedule is 0 at every step of a run that they count at.
 
     Args:
         method: The resolved method.
         plan: Its plan.
         document: Where its lines stand.
+        recipe: How the student is trained.
         steps: Length of the run.
         per_epoch: Steps of an epoch.
     """
@@ -212,14 +230,39 @@ def silent_terms(method: Method, plan: Plan, document: Document, steps: int, per
         phases = lay_out(method.phases, steps)
     except UsageError:
         return []  # the run says so, with the length that it was given
-    silent = []
+    silent, drops = [], lr_drops(phases, recipe)
     for term in plan.terms:
-        spans = [(phase.start, phase.end) for phase in phases if phase.counts(term.name)]
-        if term.is_distillation and spans and not any(term.schedule.ever_counts(end, per_epoch, begin) for begin, end in spans):
+        spans = [(p.start, p.end, drop) for p, drop in zip(phases, drops, strict=True) if p.counts(term.name)]
+        counts = any(term.schedule.ever_counts(end, per_epoch, begin, drop) for begin, end, drop in spans)
+        if term.is_distillation and spans and not counts:
             path = ("terms", term.name.partition("/")[2], "schedule")
             problem = f"the schedule is 0 at each of the {steps} steps, so nothing is learned from this term"
             silent.append(document.fault(path, problem))
     return silent
+
+
+def lonely_norms(plan: Plan, bench: Bench, document: Document) -> list[Fault]:
+    """BatchNorm layers that would train on one value per channel, because a step has one image.
+
+    Args:
+        plan: The compiled method.
+        bench: Its bench.
+        document: The bench's file.
+    """
+    if bench.recipe.batch > 1 or bench.recipe.norms == "frozen":
+        return []
+    trained = {"student", "", *plan.learners}
+    found = [
+        f"{node.name.partition(':')[0]}, layer {layer}"
+        for node in plan.graph.ordered() if node.owner in trained for layer in node.lonely_norms
+    ]
+    if not found:
+        return []
+    return [document.fault(
+        ("recipe", "batch"),
+        f"one image per step leaves one value per channel to a BatchNorm that is trained ({'; '.join(found[:3])}), which has no "
+        "variance. Next: a batch of 2 or more, a larger data.size, or recipe.norms: frozen",
+    )]
 
 
 def check_bench(
@@ -358,23 +401,20 @@ def build_detector(
 
 def brings_architecture(spec: DetectorSpec) -> bool:
     """True when the weights are a model folder or hub name, which says how the model is built as well."""
-    if spec.weights is None or Path(spec.weights).expanduser().is_file():
+    if spec.weights in (None, UNTRAINED) or Path(str(spec.weights)).expanduser().is_file():
         return False
     return DETECTORS.get(spec.detector).brings_architecture
 
 
 def fill_weights(spec: DetectorSpec, detector: Detector) -> None:
     """Load the weights that a bench names, where building has not done so already; raises UsageError when they do not fit."""
-    if spec.weights is not None and not brings_architecture(spec):
-        load_weights(detector, spec.weights)
-
-
-_FILES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors")
+    if spec.weights not in (None, UNTRAINED) and not brings_architecture(spec):
+        load_weights(detector, str(spec.weights), spec.weights_classes)
 
 
 def _missing_file(weights: str | None) -> bool:
     """True when the weights name a file, by their ending, and it is not there; other names belong to the library."""
-    return weights is not None and weights.endswith(_FILES) and not Path(weights).expanduser().is_file()
+    return weights is not None and weights.endswith(ENDINGS) and not Path(weights).expanduser().is_file()
 
 
 def canvas_of(bench: Bench, detectors: Mapping[str, Detector]) -> tuple[int, int]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from kdflow.errors import KdflowError
 from kdflow.events import Hook
-from kdflow.experiment.request import Notify, RunRequest, with_length
+from kdflow.experiment.request import Notify, RunRequest, TrialOf, with_length
 from kdflow.experiment.result import RESULT, RunResult
 from kdflow.experiment.run import run
 from kdflow.experiment.session import Preview, Session
@@ -42,6 +42,7 @@ class Job:
         images: Images that it trains on, steps times batch.
         problem: Why it cannot run; empty when it compiles.
         stream: Hash of what decides its batches; jobs of one stream may train together.
+        trial: It is a trial of a search: judged on the validation split, neither measured on test nor exported.
     """
 
     spec: str
@@ -57,6 +58,7 @@ class Job:
     images: int | None = None
     problem: str = ""
     stream: str = ""
+    trial: TrialOf | None = None
 
     @property
     def name(self) -> str:
@@ -77,6 +79,10 @@ class JobResult:
         reason: Why it did not finish.
         reused: It was finished before, and not run again.
         folder: Its files.
+        validation: Metrics on the validation split, in percent.
+        seen: What it learned from; see :class:`RunResult`.
+        added_parameters: Weights that the exported student does not have.
+        teachers: Teacher -> its own metrics on the test split, in percent.
     """
 
     job: Job
@@ -85,6 +91,10 @@ class JobResult:
     reason: str = ""
     reused: bool = False
     folder: str = ""
+    validation: Mapping[str, float] = field(default_factory=dict)
+    seen: Mapping[str, Any] = field(default_factory=dict)
+    added_parameters: int = 0
+    teachers: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
 def grid(pairs: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
@@ -147,13 +157,30 @@ def checked_jobs(
 
 
 def record_of(job: Job, output: Path) -> JobResult | None:
-    """What is known of a job from earlier sweeps; None when it never ended, or its files are gone or cannot be read."""
-    content = read_json(output / "sweeps" / f"{job.hash}.json") if job.hash else None
+    """What is known of a job from earlier sweeps; None when it never ended, or its files are gone or cannot be read.
+
+    A trial is its study's, and nothing of it is kept here.
+    """
+    content = read_json(output / "sweeps" / f"{job.hash}.json") if job.hash and job.trial is None else None
     if not isinstance(content, dict) or not {"status", "metrics", "reason", "folder"} <= content.keys():
         return None
-    result = JobResult(job, content["status"], content["metrics"], content["reason"], True, content["folder"])
+    result = result_from(job, content, reused=True)
     gone = result.status == FINISHED and read_json(Path(result.folder) / RESULT) is None
     return None if gone else result
+
+
+def result_from(job: Job, content: Mapping[str, Any], reused: bool = False) -> JobResult:
+    """What :func:`result_facts` wrote down, by this version or an older one."""
+    return JobResult(
+        job, content["status"], content["metrics"], content["reason"], reused, content["folder"],
+        content.get("validation", {}), content.get("seen", {}), content.get("added_parameters", 0),
+        content.get("teachers", {}),
+    )
+
+
+def result_facts(result: JobResult) -> dict[str, Any]:
+    """A result as plain data, without its job."""
+    return {key: value for key, value in asdict(result).items() if key not in ("job", "reused")}
 
 
 def run_jobs(
@@ -218,7 +245,7 @@ def _finished(result: JobResult | None) -> bool:
 def _keep(result: JobResult, output: Path, notify: Notify) -> None:
     """Write down what became of a job, and say what went wrong."""
     job = result.job
-    if job.hash:
+    if job.hash and job.trial is None:
         write_json(output / "sweeps" / f"{job.hash}.json", {**asdict(result), "job": asdict(job)})
     if result.status != FINISHED:
         notify(f"{job.name}: {result.status}: {result.reason}")
@@ -234,7 +261,9 @@ def _side_by_side(
     """One job, or several together; a group that does not fit in memory is halved."""
     if len(group) == 1:
         return [_one(group[0], hooks(group[0]), settings, runner)]
-    requests = [RunRequest(job.spec, job.bench, job.seed, overrides=job.overrides, hooks=hooks(job)) for job in group]
+    requests = [
+        RunRequest(job.spec, job.bench, job.seed, overrides=job.overrides, hooks=hooks(job), trial=job.trial) for job in group
+    ]
     try:
         return [_result(job, done) for job, done in zip(group, group_runner(requests, **settings), strict=True)]
     except Exception as error:
@@ -252,7 +281,9 @@ def _one(
     if job.problem:
         return JobResult(job, FAILED, reason=job.problem)
     try:
-        done = runner(job.spec, bench=job.bench, seed=job.seed, overrides=job.overrides, hooks=hooks, **settings)
+        done = runner(
+            job.spec, bench=job.bench, seed=job.seed, overrides=job.overrides, hooks=hooks, trial=job.trial, **settings,
+        )
     except Exception as error:
         return JobResult(job, FAILED, reason=_words(error))
     return _result(job, done)
@@ -260,7 +291,10 @@ def _one(
 
 def _result(job: Job, done: RunResult) -> JobResult:
     status = done.status if done.status in (FINISHED, INTERRUPTED) else FAILED
-    return JobResult(job, status, dict(done.metrics), done.reason, False, done.folder)
+    return JobResult(
+        job, status, dict(done.metrics), done.reason, False, done.folder, dict(done.validation), dict(done.seen),
+        done.added_parameters, {owner: dict(facts["metrics"]) for owner, facts in done.teachers.items()},
+    )
 
 
 def _words(error: Exception) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from kdflow.engine import ranks
 from kdflow.engine.checkpoint import BrokenCheckpointError, read
@@ -26,7 +27,7 @@ from kdflow.files import read_json, replacing, write_json, write_text
 from kdflow.folders import home
 from kdflow.graph.compile import compile_method
 from kdflow.ports import Detector
-from kdflow.spec.bench import TeacherSpec
+from kdflow.spec.bench import UNTRAINED, TeacherSpec
 from kdflow.spec.load import Document
 from kdflow.spec.method import Method
 from kdflow.tracking.lock import alone
@@ -58,6 +59,9 @@ def provide_teacher(
     identity = teacher_identity(spec, detector, feed.bench, feed.source.fingerprint)
     if not detector.detects:
         notify(f"{owner}: a backbone that offers features; it is used as it is")
+        return identity, {}
+    if spec.weights == UNTRAINED:
+        notify(f"{owner}: untrained, as the bench says; it has learned nothing")
         return identity, {}
     folder = home() / "teachers" / identity
     if spec.weights is not None:
@@ -158,11 +162,20 @@ def _train(
     ranks.wait()
 
 
-def best_student(folder: Path, detector: Detector) -> Detector:
-    """The detector with the weights of its best evaluation, where one was kept; raises KdflowError for a damaged one."""
+def best_student(folder: Path, detector: Detector, plan: nn.Module | None = None) -> Detector:
+    """The detector with the weights of its best evaluation, where one was kept; raises KdflowError for a damaged one.
+
+    Args:
+        folder: Of the run.
+        detector: Receives the weights.
+        plan: Receives what was kept beside them, where the detector predicts through trained ops.
+    """
     if (best := folder / "best.pt").is_file():
         try:
-            detector.model.load_state_dict(read(best)["student"])
+            found = read(best)
+            detector.model.load_state_dict(found["student"])
+            if plan is not None and found.get("beside"):
+                plan.load_state_dict({**plan.state_dict(), **found["beside"]})
         except BrokenCheckpointError as fault:
             raise KdflowError(f"{best}: {fault}. Next: delete the folder and run this again, without --resume") from fault
     return detector
@@ -183,7 +196,7 @@ def _measured(folder: Path, detector: Detector, feed: Feed, tell: Notify) -> Map
 
 def _sight(feed: Feed) -> str:
     """Hash of the data, the input size and the way to evaluate."""
-    seen = {key: value for key, value in feed.facts().items() if key not in ("seed", "flip")}
+    seen = {key: value for key, value in feed.facts().items() if key not in ("seed", "augment")}
     return digest({**seen, "evaluation": effects(feed.bench.evaluation)})
 
 

@@ -38,9 +38,10 @@ def spatial_attention(features: Tensor, temperature: float) -> Tensor:
     return (flat.softmax(1) * flat.shape[1]).reshape(strength.shape)
 
 
-def channel_attention(features: Tensor, temperature: float) -> Tensor:
-    """``C * softmax_c(mean_yx |F| / T)``: (B, C, H, W) -> (B, C), with mean 1 over the channels."""
-    return (features.abs().mean((2, 3)) / temperature).softmax(1) * features.shape[1]
+def channel_attention(features: Tensor, temperature: float, over: tuple[int, ...] = (2, 3)) -> Tensor:
+    """``C * softmax_c(mean |F| / T)`` with the mean over the dimensions ``over``: (B, C, H, W) -> (B, C), mean 1."""
+    strength = features.abs().mean(over) if over else features.abs()
+    return (strength / temperature).softmax(1) * features.shape[1]
 
 
 def attention_weights(logits: Tensor, visible: Tensor | None = None) -> Tensor:

@@ -9,6 +9,22 @@ from torch.nn import functional
 from kdflow.functional.divergences import soft_cross_entropy
 
 
+def focal(logits: Tensor, target: Tensor, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
+    """``|t - p|^gamma * BCE(logits, t)``, times alpha where t is 1 and 1 - alpha where it is 0; the factor carries gradient.
+
+    Source: Lin et al., ICCV 2017, equation 5; between 0 and 1 both factors are joined linearly in t.
+
+    Args:
+        logits: Any shape.
+        target: 0 and 1, or soft targets in between.
+        alpha: Weight of positives.
+        gamma: Exponent.
+    """
+    away = (target - torch.sigmoid(logits)).abs()
+    balance = alpha * target + (1 - alpha) * (1 - target)
+    return balance * away.pow(gamma) * soft_cross_entropy(logits, target)
+
+
 def varifocal(logits: Tensor, target: Tensor, alpha: float = 0.75, gamma: float = 2.0) -> Tensor:
     """Binary cross-entropy, weighted by the target where it is positive, else by ``alpha * sigmoid(logits)^gamma``.
 

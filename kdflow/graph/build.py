@@ -13,6 +13,7 @@ from kdflow.errors import choices
 from kdflow.graph.calls import Calls
 from kdflow.graph.names import check_names
 from kdflow.graph.node import Graph, Node, Operand, Role, Value
+from kdflow.graph.per_level import checked_options
 from kdflow.graph.rewire import DETECTIONS, OwnWiring
 from kdflow.graph.sides import SIDES, BothSides, Sides
 from kdflow.graph.terms import add_terms
@@ -20,7 +21,6 @@ from kdflow.graph.wiring import Rewiring, Wiring
 from kdflow.kinds import ANY, Kind
 from kdflow.operation import OPS, Op
 from kdflow.ports import BATCH_PORTS, Detector, Port
-from kdflow.spec.faults import validate
 from kdflow.spec.load import Document, Steps
 from kdflow.spec.method import Method, NodeEntry, Preparation, TermEntry
 from kdflow.spec.reference import Reference, parse_reference
@@ -305,9 +305,8 @@ class Builder:
             if key not in known:
                 offered = [*known, *_own_keys(path)]
                 self.document.report((*path, key), f'{op.name} has no input or option "{key}".{choices(key, offered)}')
-        options = validate(
-            op.options, {k: v for k, v in arguments.items() if k in op.options.model_fields}, self.document, path
-        )
+        given = {k: v for k, v in arguments.items() if k in op.options.model_fields}
+        options = checked_options(op.options, given, self.document, path)
         inputs: dict[str, Operand] = {}
         for key, wanted in call_inputs.items():
             if (text := arguments.get(key, wanted.default)) is None:
@@ -331,7 +330,7 @@ class Builder:
                 name,
                 Role.OP,
                 inputs,
-                {k: getattr(options, k) for k in op.options.model_fields},
+                options,
                 path,
                 op=op,
                 share=share,

@@ -129,7 +129,7 @@ def _facts(plan: Plan, term: TermInfo) -> TermFacts:
         factors=_names(node.inputs.get("factors", ())),
         rows=_names(node.inputs.get("rows", ())),
         reduction=_reduction(reduce) if value.op else "",
-        weight=f"{term.weight:g}",
+        weight=term.strength,
         schedule=", ".join(f"{name} {_options(options)}" for name, options in term.schedule.parts),
     )
 

@@ -120,7 +120,11 @@ def _terms(graph: Graph, method: Method, document: Document) -> list[TermInfo]:
             continue  # checked like all others, and costs nothing
         own = read_schedule(entry.schedule, document, (*node.path, "schedule"))
         schedule = Schedule((*shared.parts, *own.parts)) if node.name.startswith("kd/") else own
-        terms.append(TermInfo(node.name, node.taxonomy, entry.signed_weight, schedule, node.auxiliary))
+        terms.append(
+            TermInfo(
+                node.name, node.taxonomy, entry.signed_weight, schedule, node.auxiliary, entry.share, entry.control
+            )
+        )
     return sorted(terms, key=lambda term: term.is_distillation)
 
 

@@ -12,6 +12,7 @@ from kdflow.escape import mermaid, one_line
 from kdflow.graph.node import Graph, Node, Role, what
 from kdflow.graph.passes.infer import show
 from kdflow.graph.plan import Plan
+from kdflow.spec.method import Reduce
 
 _COLOURS = {"student": "#dbeafe", "teacher": "#ffedd5", "op": "#f3f4f6", "term": "#dcfce7", "batch": "#ffffff"}
 
@@ -34,7 +35,7 @@ def as_json(plan: Plan, shares: Mapping[str, float] | None = None) -> dict[str, 
                 "name": t.name,
                 "node": t.nodes[0] if t.nodes else None,
                 "nodes": list(t.nodes),
-                "weight": t.weight,
+                "weight": t.weight if t.share is None else {"share": t.share},
                 "reduce": reduction(plan.graph, t.name) if t.is_distillation else None,
             }
             for t in plan.terms
@@ -91,7 +92,7 @@ def as_text(plan: Plan, shares: Mapping[str, float] | None = None) -> str:
     lines += ["", "nodes"] + [f"  {_line(node)}" for node in plan.graph.of_role(Role.OP)]
     lines += ["", "terms"]
     for term in plan.terms:
-        lines.append(f"  {term.name:<28} {', '.join(term.nodes) or 'detector':<30} weight {term.weight:g}")
+        lines.append(f"  {term.name:<28} {', '.join(term.nodes) or 'detector':<30} weight {term.strength}")
         if term.is_distillation:
             lines.append(f"  {'':<28} {reduction(plan.graph, term.name)}")
     lines += ["", "teacher stages"]
@@ -132,7 +133,13 @@ def reduction(graph: Graph, term: str) -> str:
     text += " per image, averaged" if reduce.scope == "image" else ""
     if value.kind.stack is None or not isinstance(value.fake, (list, tuple)) or len(value.fake) < 2:
         return text
-    return f"{text} in each of {len(value.fake)} {value.kind.stack}, which are {_JOINED[reduce.levels]}"
+    return f"{text} in each of {len(value.fake)} {value.kind.stack}, which are {_joined(reduce)}"
+
+
+def _joined(reduce: Reduce) -> str:
+    if isinstance(reduce.levels, str):
+        return _JOINED[reduce.levels]
+    return f"summed with weights {', '.join(f'{weight:g}' for weight in reduce.levels)}"
 
 
 def _share(shares: Mapping[str, float] | None, stage: str) -> str:
@@ -198,7 +205,12 @@ def as_mermaid(plan: Plan) -> str:
 
 def as_svg(plan: Plan) -> str:
     """The method as a self-contained SVG picture, inputs left, terms right."""
-    view = method_view(plan.graph)
+    return graph_svg(plan.graph)
+
+
+def graph_svg(graph: Graph) -> str:
+    """The same for a graph alone."""
+    view = method_view(graph)
     columns = [sorted(generation) for generation in nx.topological_generations(view)]
     width, height, gap_x, gap_y = 190, 58, 60, 18
     places: dict[str, tuple[float, float]] = {}

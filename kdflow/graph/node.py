@@ -79,6 +79,7 @@ class Node:
         prepared: The op's inputs are observed before training; in training its value comes from its state.
         given: The value handed in from outside (inputs of an evaluation).
         auxiliary: A term that trains modules of the method and reads no student tensor.
+        lonely_norms: BatchNorm layers inside that see one value per channel and image.
     """
 
     name: str
@@ -104,6 +105,7 @@ class Node:
     prepared: bool = False
     given: Any = None
     auxiliary: bool = False
+    lonely_norms: tuple[str, ...] = ()
 
     def operands(self) -> Iterator[str]:
         """Names of all inputs."""
@@ -132,6 +134,12 @@ class Graph:
         for operand in node.operands():
             self.dag.add_edge(operand, node.name)
         return node.name
+
+    def _repr_svg_(self) -> str:
+        """Its drawing, in a notebook."""
+        from kdflow.graph.draw import graph_svg
+
+        return graph_svg(self)
 
     def __getitem__(self, name: str) -> Node:
         try:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -20,6 +22,7 @@ from kdflow.graph.rewire import DETECTIONS
 from kdflow.graph.runtime import Prepared, Streams
 from kdflow.graph.walk import evaluate
 from kdflow.ports import BATCH_PORTS, Batch, Detector
+from kdflow.spec.balance import Control
 from kdflow.spec.method import Method, Phase
 from kdflow.spec.schedule import Progress, Schedule
 
@@ -34,6 +37,8 @@ class TermInfo:
         weight: Weight before schedules, negative for a term with ``sign: minus``.
         schedule: Factor over time.
         auxiliary: It trains modules of the method alone, so no gradient of it has to reach the student.
+        share: Its share of the gradient, by which the weight is set when the run begins; None where the weight is a number.
+        control: How the weight follows the gradient during training.
     """
 
     name: str
@@ -41,6 +46,14 @@ class TermInfo:
     weight: float
     schedule: Schedule = field(default_factory=Schedule)
     auxiliary: bool = False
+    share: float | None = None
+    control: Control | None = None
+
+    @property
+    def strength(self) -> str:
+        """What the spec says of its weight: ``6``, ``share 0.5``, ``5, keeps share 0.1``."""
+        start = f"{self.weight:g}" if self.share is None else f"share {self.share:g}"
+        return start if self.control is None else f"{start}, keeps share {self.control.share:g}"
 
     @property
     def is_distillation(self) -> bool:
@@ -98,6 +111,7 @@ class Plan(nn.Module):
     Attributes:
         learners: Teachers that some phase trains, by owner.
         weights: Weight of each term before its schedule, as declared until someone changes it (calibration, controllers).
+        lr_drop: The step at which the learning rate drops, for the schedules that ask.
     """
 
     student: nn.Module
@@ -131,6 +145,7 @@ class Plan(nn.Module):
         self._lowered: dict[str, GraphModule] = {}
         self._cut: tuple[str, ...] = ()
         self.weights: dict[str, float] = {t.name: t.weight for t in terms}
+        self.lr_drop = math.inf
         self._weights: dict[str, Tensor] = {t.name: torch.tensor(t.weight) for t in terms}
         self._factors: dict[str, float] = {}
         for name in detectors["student"].optional if "student" in detectors else ():
@@ -139,6 +154,10 @@ class Plan(nn.Module):
             for parameter in detector.model.parameters():
                 parameter.requires_grad_(False)
         self.train(True)
+
+    def _repr_svg_(self) -> str:
+        """The drawing of ``kdflow explain``, in a notebook."""
+        return self.graph._repr_svg_()
 
     @property
     def seed(self) -> int | None:
@@ -169,6 +188,16 @@ class Plan(nn.Module):
     def cut(self, names: Sequence[str]) -> None:
         """From now on take the values of these nodes from the batch (:class:`kdflow.graph.share.FedBatch`); none computes all."""
         self._cut, self._lowered = tuple(names), {}
+
+    @contextmanager
+    def whole(self) -> Iterator[None]:
+        """Inside, everything is computed here, wherever the plan is cut."""
+        cut = self._cut
+        self.cut(())
+        try:
+            yield
+        finally:
+            self.cut(cut)
 
     def _step(self) -> GraphModule:
         """The executable step of the present phase: what none of its terms needs does not run."""
@@ -207,7 +236,7 @@ class Plan(nn.Module):
             part: Tells apart the passes of one step (accumulated batches, ranks), which draw different numbers.
         """
         self.streams.step, self.streams.part = step, part
-        progress = Progress(step, total_steps, steps_per_epoch)
+        progress = Progress(step, total_steps, steps_per_epoch, self.lr_drop)
         phase = self._declared_phase
         for term in self.terms:
             active = phase is None or phase.counts(term.name)

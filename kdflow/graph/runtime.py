@@ -291,6 +291,8 @@ class TermCall(nn.Module):
             pooled = sum(divisors[1:], start=divisors[0])
             return quotient(torch.stack(numerators).sum(0), pooled + eps, floor).mean()
         quotients = [_mean(quotient(n, d + eps, floor)) for n, d in zip(numerators, divisors)]
+        if not isinstance(self.reduce.levels, str):
+            quotients = [weight * part for weight, part in zip(self.reduce.levels, quotients)]
         joined = quotients[0] if len(quotients) == 1 else torch.stack(quotients).sum()
         return joined / len(quotients) if self.reduce.levels == "mean" else joined
 

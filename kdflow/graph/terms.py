@@ -44,6 +44,9 @@ def check_detector_terms(builder: Builder) -> None:
         path: Steps = ("terms", f"det.{name}")
         if name not in losses:
             builder.document.report(path, f'the student has no loss "{name}".{choices(name, losses)}')
+        if entry.share is not None:
+            problem = "a share is for the method's own terms, beside the detector's losses; give this loss a number"
+            builder.document.report((*path, "weight"), problem)
         for key in sorted({*entry.model_dump(exclude_defaults=True)} - _DETECTOR_KEYS):
             problem = f'"{key}" has no effect on a loss of the detector.{choices(key, _DETECTOR_KEYS)}'
             builder.document.report((*path, key), problem)

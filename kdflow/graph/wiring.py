@@ -172,13 +172,16 @@ class Wiring:
         """The output of a submodule: the stage that runs it is asked to hand it out as well.
 
         Raises:
-            LookupError: No such module, or no stage runs it; the text says so.
+            LookupError: No such module, no stage runs it, or its numbers belong to classes that stand in another order than the
+                student's; the text says so.
         """
         detector = self.detectors[parsed.base]
         modules = dict(detector.model.named_modules())
         if parsed.module not in modules:
             raise LookupError(f'{parsed.base} has no module "{parsed.module}".{choices(parsed.module, modules)}')
         wanted = modules[parsed.module]
+        if self.orders[parsed.base] is not None:
+            self._refuse_classes(parsed, wanted)
         stage = next((n for n, s in detector.stages.items() if any(m is wanted for m in s.run.modules())), None)
         if stage is None:
             raise LookupError(f'"{parsed.module}" is run by no stage of {detector.name}')
@@ -193,6 +196,15 @@ class Wiring:
                 )
             )
         return name
+
+    def _refuse_classes(self, parsed: Reference, wanted: nn.Module) -> None:
+        detector, path = self.detectors[parsed.base], parsed.module
+        if not set(wanted.modules()).isdisjoint(detector.class_modules()):
+            ports = [f"{parsed.base}.{port.name}" for port in detector.ports.values() if port.classes and port.node]
+            raise LookupError(
+                f'{parsed.base}@{path} has numbers per class, and the classes of {parsed.base} stand in another order than the '
+                f"student's, which is translated for ports alone; read a port instead: {', '.join(ports)}"
+            )
 
 
 def _node_of(detector: Detector, stage: str, module: nn.Module) -> str | None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import statistics
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from kdflow.errors import UsageError, choices
 from kdflow.results.record import BASELINE, LOWER_IS_BETTER, METRICS, Record
@@ -118,6 +119,26 @@ class Answer:
     def lines(self) -> tuple[tuple[Group, Line], ...]:
         """All lines with their group."""
         return tuple((group, line) for group in self.groups for line in group.lines)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The lines as plain data, as in ``--form json``: one dict per line, with its group, method, bench and numbers."""
+        from kdflow.results.table import facts
+
+        return [facts(group, line) for group, line in self.lines]
+
+    def to_pandas(self) -> Any:
+        """The lines as a ``pandas.DataFrame``; raises UsageError where pandas is not installed."""
+        try:
+            pandas: Any = importlib.import_module("pandas")
+        except ImportError:
+            raise UsageError("pandas is not installed. Next: pip install pandas, or take .rows()") from None
+        return pandas.json_normalize(self.rows())
+
+    def _repr_html_(self) -> str:
+        """The table, in a notebook."""
+        from kdflow.results.table import as_html
+
+        return as_html(self)
 
 
 def query(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from kdflow.errors import UsageError, choices
 from kdflow.escape import csv_cell, markdown, one_line
+from kdflow.html import el
 from kdflow.results.query import Answer, Group, Line, Summary
 from kdflow.results.record import METRICS
 
@@ -238,20 +239,34 @@ def _flat(group: Group, line: Line) -> dict[str, Any]:
     }
 
 
+def facts(group: Group, line: Line) -> dict[str, Any]:
+    """Everything known of one line, as plain data."""
+    return {
+        **_flat(group, line), "mean": dict(line.mean), "spread": dict(line.spread), "gain": dict(line.gain),
+        "gain_spread": dict(line.gain_spread), "published_gain": line.literature,
+        "teacher_metrics": dict(line.teacher), "gap_closed": dict(line.closed), "classes": dict(line.classes),
+        "class_gain": dict(line.class_gain),
+    }
+
+
+def as_html(answer: Answer) -> str:
+    """The answer for a notebook: groups, inside them benches, inside them methods."""
+    columns = [name for name in _used_columns(answer) if name != "source"]
+    head = el("tr", el("th", ""), [el("th", name) for name in columns])
+    left = "white-space: pre; text-align: left"
+    rows = [
+        el("tr", el("td", row.first, style=left), [el("td", row.cells.get(name, "")) for name in columns])
+        for row in _nested(answer, classes=False)
+    ]
+    return el("div", el("p", el("b", _title(answer))), el("table", head, rows), el("p", caption_of(answer)))
+
+
 def _json(answer: Answer) -> str:
     groups = [
         {
             "key": group.key, "title": group.title, "depth": group.depth,
             "summaries": [vars(summary) for summary in group.summaries],
-            "lines": [
-                {
-                    **_flat(group, line), "mean": dict(line.mean), "spread": dict(line.spread), "gain": dict(line.gain),
-                    "gain_spread": dict(line.gain_spread), "published_gain": line.literature,
-                    "teacher_metrics": dict(line.teacher), "gap_closed": dict(line.closed), "classes": dict(line.classes),
-                    "class_gain": dict(line.class_gain),
-                }
-                for line in group.lines
-            ],
+            "lines": [facts(group, line) for line in group.lines],
         }
         for group in answer.groups
     ]

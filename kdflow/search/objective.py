@@ -73,6 +73,7 @@ class RunObjective:
         settings: ``bench``, ``seed`` and ``output`` for every run.
         overrides: Values that are the same in every trial.
         hooks: Trial number -> further listeners of its run.
+        terms: Distillation terms of the method on the bench.
         notify: Told why trials that should train together do not.
     """
 
@@ -84,7 +85,8 @@ class RunObjective:
     session: Session | None
     settings: Mapping[str, Any]
     overrides: Mapping[str, Any] = field(default_factory=dict)
-    hooks: Callable[[int], Sequence[Silent]] = lambda _: ()
+    hooks: Callable[[int | str], Sequence[Silent]] = lambda _: ()
+    terms: Sequence[str] = ()
     notify: Notify = quiet
 
     def __call__(self, trial: optuna.Trial) -> Judged:
@@ -114,6 +116,31 @@ class RunObjective:
                 trial=self._trial_of(drawn),
             )
         return self._judged(result)
+
+    def plain(self, seed: int) -> RunResult:
+        """The run of a trial with all distillation left out, to the end; nothing prunes it.
+
+        Raises:
+            InterruptedTrialError: The run was asked to end (SIGTERM).
+        """
+        zeros = {f"terms.{name}.weight": 0.0 for name in self.terms}
+        common = {path: value for path, value in self.overrides.items() if not path.startswith(tuple(zeros))}
+        name = f"plain-s{seed}"
+        with memory_returned():
+            result = run(
+                self.spec,
+                **{**self.settings, "seed": seed},
+                overrides={**common, **zeros},
+                resume=True,
+                hooks=self.hooks(name),
+                notify=quiet,
+                session=self.session,
+                trial=TrialOf(self.study, name, self.parent),
+            )
+        if result.status == "interrupted":
+            raise InterruptedTrialError(f"the run without distillation was interrupted: {result.reason}. Next: --resume")
+        _tidy(Path(result.folder), keep_best=True)
+        return result
 
     def side_by_side(self, drawn: Sequence[Drawn]) -> list[Judged | Exception]:
         """Several trials on one pass of the teacher, where they see the same batches and memory suffices.

@@ -18,6 +18,7 @@ from kdflow.files import write_json, write_text
 from kdflow.folders import slug
 from kdflow.search.definition import Definition
 from kdflow.search.objective import COSTS, RunObjective
+from kdflow.search.plain import Plain, plain_of, run_plain
 from kdflow.search.plots import draw, importances_of
 from kdflow.search.queue import Queue
 from kdflow.search.space import Space
@@ -63,6 +64,7 @@ class Outcome:
         yaml: The best values as overrides and as a variant of the spec.
         files: What was written.
         notes: What was not done, and why.
+        plain: The student without distillation, and whether the best trial differs from it beyond noise.
     """
 
     study: str
@@ -77,10 +79,11 @@ class Outcome:
     yaml: str = ""
     files: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    plain: Plain = field(default_factory=Plain)
 
     def as_json(self) -> dict[str, Any]:
         """Plain data."""
-        return asdict(self)
+        return {**asdict(self), "plain": self.plain.as_json()}
 
 
 def conclude(
@@ -96,6 +99,7 @@ def conclude(
     was_complete: bool,
     write: Path | None,
     notify: Notify,
+    plain_seeds: int = 0,
 ) -> Outcome:
     """Put together what was found; the worker that ran the last trial also measures the best one on test.
 
@@ -111,6 +115,7 @@ def conclude(
         was_complete: None was left when this worker came.
         write: Where to write the method with the best values.
         notify: Receives remarks.
+        plain_seeds: Seeds of the student without distillation; what is missing of them is run by whoever measures the best trial.
     """
     best = best_of(queue, space, wanted)
     notes: list[str] = []
@@ -118,6 +123,8 @@ def conclude(
     if complete and best:
         measures = was_complete or _last(queue) in mine
         test = _measured(queue, best[0], measures, spec, session, objective, notes)
+        if measures:
+            run_plain(objective, queue, plain_seeds, notify)
     text = best_yaml(best[0].values, wanted, queue.study.study_name) if best else ""
     out = Path(objective.settings["output"]) / slug(wanted.bench) / "trials" / objective.study
     files, importances = _files(queue, best, wanted, out, text, complete, notes)
@@ -125,7 +132,7 @@ def conclude(
         files.append(_write(write, spec, best[0], wanted, objective, queue.study.study_name))
     outcome = Outcome(
         queue.study.study_name, wanted.method, wanted.bench, complete, _counts(queue), _failures(queue), best, test,
-        importances, text, tuple(map(str, files)), tuple(notes),
+        importances, text, tuple(map(str, files)), tuple(notes), plain_of(queue, wanted.metrics),
     )
     write_json(out / "search.json", outcome.as_json())
     _track(wanted, outcome, [*files, out / "search.json"], Path(objective.settings["output"]), notify)

@@ -142,6 +142,22 @@ class Queue:
         with self.storage.engine.begin() as connection:
             return self._move(connection, self.id(number), TrialState.WAITING)
 
+    def retry(self) -> list[int]:
+        """Return failed trials to the queue, before anything else is asked of it; gives their numbers.
+
+        The database is asked, not the study, which remembers a finished trial as it was.
+        """
+        mine = (TrialModel.study_id == self.study._study_id, TrialModel.state == TrialState.FAIL)
+        again = []
+        with self.storage.engine.begin() as connection:
+            for trial_id, number in connection.execute(sa.select(TrialModel.trial_id, TrialModel.number).where(*mine)).all():
+                one = sa.update(TrialModel).where(TrialModel.trial_id == trial_id, *mine)
+                change = one.values(state=TrialState.WAITING, datetime_complete=None)
+                if connection.execute(change.execution_options(synchronize_session=False)).rowcount == 1:
+                    _keep(connection, trial_id, "lost", 0)
+                    again.append(number)
+        return again
+
     def recover(self) -> list[int]:
         """Return trials of dead workers to the queue, or fail those that were lost too often; gives their numbers."""
         known = {trial._trial_id: trial for trial in self.trials(TrialState.RUNNING)}

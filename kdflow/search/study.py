@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any
 import optuna
 
 from kdflow.errors import UsageError, choices
+from kdflow.events import Silent
 from kdflow.experiment.hashes import digest
 from kdflow.experiment.request import with_length
 from kdflow.experiment.run import provide_teachers
@@ -24,6 +25,7 @@ from kdflow.search import definition as about
 from kdflow.search.definition import Definition
 from kdflow.search.objective import COSTS, RunObjective
 from kdflow.search.outcome import Outcome, conclude
+from kdflow.search.plain import SEEDS, run_plain
 from kdflow.search.queue import BEAT, GRACE, Queue, open_storage
 from kdflow.search.sampling import PRUNERS, SAMPLERS, make_pruner, make_sampler
 from kdflow.search.space import Space, read_includes, space_of
@@ -60,6 +62,8 @@ class Request:
         device: ``auto``, ``cpu`` or ``cuda``.
         output: Folder of runs; none takes ``$KDFLOW_RUNS``, else ``kdflow-runs``.
         write: Where to write the method with the best values.
+        plain_seeds: Seeds of the student without distillation, which every search is measured against.
+        hooks: Trial number, or name of a run without distillation -> listeners of its training.
         beat: Seconds between signs of life of a running trial.
         grace: Seconds without one after which a trial goes to another worker.
     """
@@ -82,6 +86,8 @@ class Request:
     device: str = "auto"
     output: str | Path | None = None
     write: Path | None = None
+    plain_seeds: int = SEEDS
+    hooks: Callable[[int | str], Sequence[Silent]] = lambda _: ()
     beat: float = BEAT
     grace: float = GRACE
 
@@ -132,18 +138,22 @@ def search(spec: str | Path | MethodSpec, request: Request, notify: Notify = pri
         session.inspect(feed, notify, request.metrics)
         provide_teachers(setting, session, feed, notify=notify)
         wanted = _definition(setting, session, request, space)
-        study, wanted = _enter(known, storage, name, wanted, request)
+        study, wanted, made = _enter(known, storage, name, wanted, request)
         queue = Queue(study, storage, wanted.trials, worker_name(), request.beat, request.grace)
         queue.fill(space.params(space.declared) if wanted.sampler != "grid" else None)
         was_complete = queue.finished == queue.size
         study.pruner = make_pruner(wanted.pruner, wanted.total_steps, wanted.evaluate_every or wanted.total_steps)
-        objective = _objective(method, space, wanted, session, request, name, notify)
+        terms = [term.name.removeprefix("kd/") for term in setting.plan.terms if term.is_distillation]
+        objective = replace(_objective(method, space, wanted, session, request, name, notify), terms=terms, hooks=request.hooks)
+        if made or was_complete:
+            run_plain(objective, queue, request.plain_seeds, notify, anyway=was_complete)
         sampler = partial(_sampler, wanted, space)
         worker = Worker(queue, objective, sampler, notify, deadline, group=objective, together=request.together)
         complete = worker.work()
         return conclude(
             method, queue, space, wanted, session, objective,
             mine=worker.mine, complete=complete, was_complete=was_complete, write=request.write, notify=notify,
+            plain_seeds=request.plain_seeds,
         )
 
 
@@ -225,8 +235,8 @@ def _definition(setting: Setting, session: Session, request: Request, space: Spa
 
 def _enter(
     known: optuna.Study | None, storage: Any, name: str, wanted: Definition, request: Request
-) -> tuple[optuna.Study, Definition]:
-    """Make the study, or join the one there is (or that another worker has made meanwhile)."""
+) -> tuple[optuna.Study, Definition, bool]:
+    """Make the study (True), or join the one there is (or that another worker has made meanwhile)."""
     if known is None:
         try:
             study = about.new_study(storage, name, wanted.metrics)
@@ -240,11 +250,11 @@ def _enter(
         joined = was.grown(wanted.trials, wanted.sampler, wanted.pruner)
         if joined != was:
             joined.write(known)
-        return known, joined
+        return known, joined, False
     parent = study_run(wanted.bench, name, runs_folder(request.output))
     wanted = replace(wanted, parent=parent)
     wanted.write(study)
-    return study, wanted
+    return study, wanted, True
 
 
 def _sampler(wanted: Definition, space: Space, number: int) -> Any:

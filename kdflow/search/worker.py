@@ -41,6 +41,10 @@ class InterruptedTrialError(KdflowError):
     """The trial was asked to end before it was done; it goes back into the queue, and the worker ends."""
 
 
+class ReportedError(KdflowError):
+    """The trial failed for a reason that is told in words already."""
+
+
 class BrokenDeviceError(KdflowError):
     """The device gives errors from now on; the trial has failed, and this worker must end."""
 
@@ -85,6 +89,7 @@ class Worker:
         poll: Seconds between two looks at a queue in which nothing waits.
         group: Carries out several trials at a time; None where they run one by one.
         together: Most trials at a time.
+        noun: What a trial is called.
         mine: Numbers of the trials that this worker finished.
     """
 
@@ -96,6 +101,7 @@ class Worker:
     poll: float = 2.0
     group: Group | None = None
     together: int = 1
+    noun: str = "trial"
     mine: list[int] = field(default_factory=list)
 
     def work(self) -> bool:
@@ -112,14 +118,14 @@ class Worker:
             if time.monotonic() > self.deadline:
                 return False
             for number in self.queue.recover():
-                self.notify(f"trial {number}: its worker died; the trial goes back into the queue")
+                self.notify(f"{self.noun} {number}: its worker died; it goes back into the queue")
             claimed = self._claim()
             if claimed:
                 waiting = False
                 self._carry_out(claimed)
                 continue
             if not waiting:
-                self.notify("all trials are taken; waiting for the other workers")
+                self.notify(f"all {self.noun}s are taken; waiting for the other workers")
                 waiting = True
             time.sleep(min(self.poll, max(self.deadline - time.monotonic(), 0.0)))
         return True
@@ -170,7 +176,7 @@ class Worker:
     def _put_back(self, numbers: Sequence[int]) -> None:
         for number in numbers:
             self.queue.put_back(number)
-            self.notify(f"trial {number}: interrupted; it goes back into the queue")
+            self.notify(f"{self.noun} {number}: interrupted; it goes back into the queue")
 
     def _settle(self, number: int, outcome: Judged | Exception) -> None:
         """Write down what came of a trial."""
@@ -200,12 +206,12 @@ class Worker:
             trial.set_user_attr("reason", reason)
             self.queue.study.tell(trial, None if values is None else list(values), state)
         except (ValueError, optuna.exceptions.UpdateFinishedTrialError):
-            self.notify(f"trial {number}: another worker finished it meanwhile; that result counts")
+            self.notify(f"{self.noun} {number}: another worker finished it meanwhile; that result counts")
             return
         self.mine.append(number)
         words = ", ".join(f"{value:.4g}" for value in values or ()) if state is TrialState.COMPLETE else reason
         done = f"{self.queue.finished}/{self.queue.size} done"
-        self.notify(f"trial {number}: {state.name.lower()} {words} ({done})")
+        self.notify(f"{self.noun} {number}: {state.name.lower()} {words} ({done})")
 
 
 def _watched(work: Callable[[], T]) -> T:
@@ -227,6 +233,8 @@ def breaks_device(error: Exception) -> bool:
 def reason_of(error: Exception) -> str:
     """Why a trial failed, in one line that begins with the sort of failure."""
     words = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    if isinstance(error, ReportedError):
+        return str(error)
     if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
         return f"out of memory: {words}"
     if isinstance(error, InvariantError):

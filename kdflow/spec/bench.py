@@ -19,11 +19,48 @@ SLUG = r"^[a-z0-9][a-z0-9-]*$"
 MAX_SIDE = 8192
 """Longest side of an input in pixels; beyond it a batch alone fills any device."""
 MAX_STEPS = 1_000_000_000
+UNTRAINED = "untrained"
+"""Weights of a teacher that has learned nothing: it keeps those it was built with, the same in every run."""
+
 
 class Strict(BaseModel):
     """A document part: unknown keys are refused, values are not changed after loading."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Augment(Strict):
+    """One step of the augmentation of training pictures."""
+
+    name: Literal["flip", "scale", "crop", "colour", "mosaic", "mixup"] = Field(
+        description="flip left and right; scale the content in its frame; crop a part and enlarge it; colour of all pixels; "
+        "mosaic of four pictures; mixup, the mean of two"
+    )
+    p: float = Field(default=0.5, gt=0, le=1, description="probability that the step is taken")
+    low: float = Field(default=0.6, gt=0.05, le=1, description="least factor (scale)")
+    high: float = Field(default=1.5, ge=1, le=20, description="largest factor (scale)")
+    least: float = Field(default=0.4, gt=0, lt=1, description="shortest side as a share of the picture's (crop)")
+    brightness: float = Field(default=0.2, ge=0, le=1, description="largest change, as a share (colour)")
+    contrast: float = Field(default=0.2, ge=0, le=1, description="largest change, as a share (colour)")
+    saturation: float = Field(default=0.2, ge=0, le=1, description="largest change, as a share (colour)")
+    hue: float = Field(default=0.02, ge=0, le=0.5, description="largest turn, as a share of the colour circle (colour)")
+
+    @model_serializer(mode="wrap")
+    def _effective(self, inner: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """What has an effect, so that a dumped part can be read again."""
+        return {key: value for key, value in inner(self).items() if key in self.keys}
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """What this kind of step reads."""
+        own = {"scale": ("low", "high"), "crop": ("least",), "colour": ("brightness", "contrast", "saturation", "hue")}
+        return ("name", "p", *own.get(self.name, ()))
+
+    @model_validator(mode="after")
+    def _own_keys(self) -> Augment:
+        if foreign := sorted(self.model_fields_set - set(self.keys)):
+            raise ValueError(f"{foreign[0]} has no effect on {self.name}; it reads {', '.join(self.keys[1:])}")
+        return self
 
 
 class DataSpec(BaseModel):
@@ -33,23 +70,30 @@ class DataSpec(BaseModel):
     """
 
     model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
-    format: str = Field(description="shapes, coco, voc, yolo, or a format added by a plugin")
+    format: str = Field(description="shapes, coco, voc, yolo, huggingface, or a format added by a plugin")
     size: int = Field(default=800, gt=0, le=MAX_SIDE, description="shorter side of the resized image, pixels")
     max_size: int = Field(default=1333, gt=0, le=MAX_SIDE, description="longest allowed side, pixels")
     fixed: bool = Field(default=False, description="resize to exactly size x size (equal images, no padding)")
     flip: float = Field(default=0.5, ge=0, le=1, description="probability of a horizontal flip in training")
+    augment: tuple[Augment, ...] = Field(
+        default=(), max_length=20, description="steps of augmentation in training, in this order; none: flip alone"
+    )
     workers: int = Field(default=2, ge=0, le=256, description="loader processes")
     resident: bool = Field(default=False, description="keep decoded images in memory (small sets)")
 
     @model_serializer(mode="wrap")
     def _effective(self, inner: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """What has an effect, so that a dumped part can be read again."""
-        return {key: value for key, value in inner(self).items() if not (self.fixed and key == "max_size")}
+        unread = {"max_size"} if self.fixed else set()
+        unread |= {"flip"} if self.augment else {"augment"}
+        return {key: value for key, value in inner(self).items() if key not in unread}
 
     @model_validator(mode="after")
     def _sides_in_order(self) -> DataSpec:
         if self.fixed and "max_size" in self.model_fields_set:
             raise ValueError("max_size has no effect on images of a fixed size; leave one of the two out")
+        if self.augment and "flip" in self.model_fields_set:
+            raise ValueError("flip has no effect beside augment; write {name: flip, p: 0.5} as one of its steps")
         if not self.fixed and self.max_size < self.size:
             raise ValueError(f"max_size {self.max_size} is below size {self.size}; the longest side is the larger one")
         return self
@@ -67,8 +111,20 @@ class DetectorSpec(BaseModel):
     detector: str
     weights: str | None = Field(
         default=None,
-        description="checkpoint file, library weight name, model folder; none starts from random or recipe",
+        description="checkpoint file, library weight name, model folder, or untrained (a control: a teacher that has learned "
+        "nothing); none starts from random or recipe",
     )
+    weights_classes: Literal["coco80", "coco91"] | tuple[str, ...] | None = Field(
+        default=None,
+        description="for a file of weights that knows other classes than the data, or the same in another order: the names "
+        "behind its rows; coco80, and coco91 with numbers that have no class, are COCO's. Rows of the data's classes are chosen",
+    )
+
+    @model_validator(mode="after")
+    def _rows_of_weights(self) -> DetectorSpec:
+        if self.weights_classes is not None and self.weights is None:
+            raise ValueError("weights_classes has no effect without weights:, whose rows it names")
+        return self
 
     @property
     def options(self) -> dict[str, Any]:
@@ -153,6 +209,15 @@ _READ_BY = {
 """Keys that some schedules alone read."""
 
 
+class Calibrate(Strict):
+    """Weights of a method that are set when a run begins, by how hard its terms pull at the student."""
+
+    share: float = Field(
+        default=0.5, gt=0, lt=1, description="what all terms together have of the gradient, the detector's losses included"
+    )
+    batches: int = Field(default=8, gt=0, le=100_000, description="batches, per process, that gradients are averaged over")
+
+
 class Recipe(Strict):
     """How a detector is trained. Length is ``steps`` or ``epochs``, not both."""
 
@@ -171,6 +236,14 @@ class Recipe(Strict):
     checkpoint_every: int = Field(default=500, gt=0, le=MAX_STEPS, description="steps")
     evaluate_every: int | None = Field(default=None, gt=0, le=MAX_STEPS, description="steps; none evaluates at the end only")
     log_every: int = Field(default=20, gt=0, le=MAX_STEPS, description="steps")
+    calibrate: Calibrate | None = Field(
+        default=None, description="true, or share: and batches: -- the method's weights keep their ratios and get a common factor"
+    )
+
+    @field_validator("calibrate", mode="before")
+    @classmethod
+    def _yes_or_no(cls, value: Any) -> Any:
+        return (Calibrate() if value else None) if isinstance(value, bool) else value
 
     @model_validator(mode="after")
     def _one_length(self) -> Recipe:
@@ -185,8 +258,18 @@ class TeacherSpec(DetectorSpec):
     recipe: Recipe | None = None
     classes: tuple[str, ...] | None = Field(default=None, description="its label order, where it differs from the data's")
     size: int | None = Field(
-        default=None, gt=0, le=MAX_SIDE, description="input size of this teacher where it differs from the student's"
+        default=None,
+        gt=0,
+        le=MAX_SIDE,
+        description="input size while its recipe trains it; it teaches, and is measured, at the size of the bench's data",
     )
+
+    @field_validator("recipe")
+    @classmethod
+    def _nothing_to_calibrate(cls, recipe: Recipe | None) -> Recipe | None:
+        if recipe is not None and recipe.calibrate is not None:
+            raise ValueError("calibrate has no effect on a teacher, which has no terms; write it into the student's recipe")
+        return recipe
 
 
 class Evaluation(Strict):
@@ -199,6 +282,9 @@ class Evaluation(Strict):
         default=100, gt=0, le=10_000, description="best-scored detections counted per image and class"
     )
     batch: int | None = Field(default=None, gt=0, le=65_536, description="images per evaluation batch; none: the recipe's")
+    evaluator: Literal["hotcoco", "pycocotools"] = Field(
+        default="hotcoco", description="who counts; the numbers are equal, the reference pycocotools takes far longer"
+    )
 
 
 class Floor(Strict):

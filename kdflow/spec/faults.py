@@ -124,10 +124,10 @@ def _say(model: type[BaseModel], complaint: Any) -> tuple[Steps, str]:
     kind, value = complaint["type"], complaint.get("input")
     if kind == "extra_forbidden":
         known = _fields_at(model, place[:-1])
-        return place, f'unknown key "{place[-1]}".{choices(str(place[-1]), known)}'
+        return (*_written(place[:-1]), place[-1]), f'unknown key "{place[-1]}".{choices(str(place[-1]), known)}'
     if kind == "missing":
-        return place[:-1], f'the key "{place[-1]}" is missing'
-    place = tuple(step for step in place if not _is_branch(step))
+        return _written(place[:-1]), f'the key "{place[-1]}" is missing'
+    place = _written(place)
     shown = f" (got {_shown(value)})" if isinstance(value, (str, int, float, bool)) or value is None else ""
     if (wanted := _wanted(kind, complaint.get("ctx", {}))) is not None:
         return place, f"{_EXPECTED}{wanted}{shown}{_close(kind, value, wanted)}"
@@ -164,6 +164,11 @@ def _close(kind: str, value: Any, wanted: str) -> str:
         difflib.get_close_matches(str(value), re.findall(r'"([^"]+)"', wanted), n=1) if kind == "literal_error" else []
     )
     return f". Did you mean {repr_name(close[0])}?" if close else ""
+
+
+def _written(place: Steps) -> Steps:
+    """The keys of the document in a place of pydantic's."""
+    return tuple(step for step in place if not _is_branch(step))
 
 
 def _is_branch(step: str | int) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from yaml.error import MarkedYAMLError
@@ -63,6 +63,7 @@ class Document:
         marks: Path of every value -> (line, column), both 1-based.
         faults: What was wrong with the text itself, and what was found out later.
         places: Path of each reported fault, in the order in which they were found.
+        of_run: It is a part of what a run has written of itself.
     """
 
     file: str
@@ -70,6 +71,7 @@ class Document:
     marks: dict[Steps, Mark] = field(default_factory=dict)
     faults: list[Fault] = field(default_factory=list)
     places: list[tuple[Steps, Fault]] = field(default_factory=list)
+    of_run: bool = False
 
     def mark(self, path: Steps) -> Mark:
         """Place of ``path``, or of its nearest known ancestor."""
@@ -100,6 +102,21 @@ def dotted(path: Steps) -> str:
     for step in path:
         text += f"[{step}]" if isinstance(step, int) else (f".{step}" if text else str(step))
     return text
+
+
+def part_of(document: Document, key: Literal["method", "bench"]) -> Document:
+    """The method or the bench in a run's ``run.yaml``; any other document as it is."""
+    if not is_run(document):
+        return document
+    marks = {steps[1:]: mark for steps, mark in document.marks.items() if steps[:1] == (key,)}
+    # Constants stand in a filled method as numbers, at the places that named them.
+    data = {name: value for name, value in document.data[key].items() if name != "constants"}
+    return Document(document.file, data, marks, list(document.faults), of_run=True)
+
+
+def is_run(document: Document) -> bool:
+    """True for a ``run.yaml``, which holds a filled method and a filled bench."""
+    return all(isinstance(document.data.get(key), dict) for key in ("method", "bench"))
 
 
 def read(path: str | Path) -> Document:

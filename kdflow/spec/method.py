@@ -9,14 +9,16 @@ from __future__ import annotations
 from fnmatch import fnmatchcase
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 
+from kdflow.spec.balance import Control, Share
 from kdflow.spec.bench import MAX_STEPS, SLUG, Strict
 
 Axis = str
 DIVISORS = frozenset({"rows", "elements", "b", "c", "y", "x", "n", "r", "q", "h", "k", "e", "i", "j", "m"})
 """Axis names and words that ``over`` takes beside references."""
 Divisor = Annotated[float, Field(gt=0, le=1e12)] | str
+LevelWeight = Annotated[float, Field(ge=0, le=1e12)]
 
 
 class Paper(Strict):
@@ -47,9 +49,10 @@ class Reduce(Strict):
     scope: Literal["batch", "image"] = Field(
         default="batch", description="one quotient per batch, or one per image, averaged"
     )
-    levels: Literal["sum", "mean", "pooled"] = Field(
+    levels: Literal["sum", "mean", "pooled"] | tuple[LevelWeight, ...] = Field(
         default="sum",
-        description="how entries of a stack are joined; pooled adds numerators and divisors before dividing",
+        description="how entries of a stack are joined; pooled adds numerators and divisors before dividing, "
+        "a list of weights, one for each entry, makes a weighted sum",
     )
 
 
@@ -106,13 +109,27 @@ class ModuleEntry(BaseModel):
         return dict(self.model_extra or {})
 
 
+def _number_or_share(value: Any) -> str:
+    """Which of the two forms of a weight was written; the tags are left out of messages."""
+    return "dict[str,any]" if isinstance(value, (dict, Share)) else "float"
+
+
+Weight = Annotated[
+    Annotated[float, Tag("float")] | Annotated[Share, Tag("dict[str,any]")], Discriminator(_number_or_share)
+]
+
+
 class TermEntry(BaseModel):
     """One loss summand. Keys beside these belong to the loss op (student, teacher, temperature ...)."""
 
     model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
     loss: str | None = None
     value: str | None = Field(default=None, description="reference of a scalar, instead of a loss")
-    weight: float = Field(default=1.0, description="factor outside of everything, never negative; 0 leaves the term out")
+    weight: Weight = Field(
+        default=1.0,
+        description="factor outside of everything, never negative; 0 leaves the term out; {share: S} sets it at the start",
+    )
+    control: Control | None = Field(default=None, description="keeps a share of the gradient during training")
     sign: Literal["plus", "minus"] = Field(
         default="plus", description="minus subtracts the term, so that the student is pushed away from what it compares"
     )
@@ -125,7 +142,9 @@ class TermEntry(BaseModel):
 
     @field_validator("weight")
     @classmethod
-    def _sensible(cls, weight: float) -> float:
+    def _sensible(cls, weight: float | Share) -> float | Share:
+        if isinstance(weight, Share):
+            return weight
         if weight < 0:
             raise ValueError("a weight is not negative; where the student is to be pushed away, write sign: minus beside it")
         if weight > MAX_WEIGHT or 0 < weight < 1 / MAX_WEIGHT:
@@ -134,8 +153,14 @@ class TermEntry(BaseModel):
 
     @property
     def signed_weight(self) -> float:
-        """The weight as it enters the sum."""
-        return -self.weight if self.sign == "minus" else self.weight
+        """The weight as it enters the sum; 1 for one that is yet to be set."""
+        weight = 1.0 if isinstance(self.weight, Share) else self.weight
+        return -weight if self.sign == "minus" else weight
+
+    @property
+    def share(self) -> float | None:
+        """The share of the gradient that sets the weight."""
+        return self.weight.share if isinstance(self.weight, Share) else None
 
     @field_validator("reduce", mode="before")
     @classmethod

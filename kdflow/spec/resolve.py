@@ -17,8 +17,9 @@ from kdflow.errors import Fault, SpecError, UsageError, choices
 from kdflow.spec.bench import Bench
 from kdflow.spec.constants import fill_constants, report_unused
 from kdflow.spec.faults import validate
-from kdflow.spec.load import Document, Mark, Steps, dotted, parse, read
+from kdflow.spec.load import Document, Mark, Steps, dotted, parse, part_of, read
 from kdflow.spec.method import Method
+from kdflow.spec.places import anchor
 from kdflow.spec.rewrite import apply_rewrites
 from kdflow.spec.salvage import GROUPS, salvage
 
@@ -111,10 +112,6 @@ class MethodSpec:
         fill_constants(resolved)
         return resolved
 
-    def positions(self) -> Document:
-        """The document, for faults that later passes find."""
-        return self.document
-
 
 def load_method(path: str | Path, find: Finder | None = None) -> MethodSpec:
     """Read a method file; raises SpecError with all faults of its shape.
@@ -132,7 +129,7 @@ def read_spec(path: str | Path, find: Finder | None = None) -> MethodSpec:
     Raises:
         SpecError: It is no YAML, or what it wraps is faulty.
     """
-    return _wrapped(read(path), find)
+    return _wrapped(part_of(read(path), "method"), find)
 
 
 def parse_method(text: str, file: str = "<text>", find: Finder | None = None) -> MethodSpec:
@@ -142,13 +139,14 @@ def parse_method(text: str, file: str = "<text>", find: Finder | None = None) ->
 
 def load_bench(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Bench:
     """Read a bench file and apply overrides; raises SpecError with all its faults."""
-    return bench_of(read(path), overrides)
+    return bench_of(part_of(read(path), "bench"), overrides)
 
 
 def bench_of(document: Document, overrides: Mapping[str, Any] | None = None) -> Bench:
     """The bench in a parsed document."""
     resolved = Document(document.file, copy.deepcopy(document.data), dict(document.marks))
-    for path, value in (overrides or {}).items():
+    anchor(resolved.data, document.file)
+    for path, value in (overrides or {}).items():  # paths that are set from outside are relative to where that is done
         if path.startswith(BENCH_PATHS):
             set_path(resolved, tuple(path.split(".")), value, create=True)
     bench = validate(Bench, resolved.data, resolved)

@@ -4,7 +4,7 @@
     schedule: {decay: linear}                       1 - epoch / epochs
     schedule: {warmup: {steps: 2000, zero: 100}, stop: 0.8}
 
-Lengths of at most 1 are fractions of the run, larger ones are steps.
+Lengths of at most 1 are fractions of the run, larger ones are steps; ``lr_drop`` is where the learning rate first falls.
 """
 
 from __future__ import annotations
@@ -26,20 +26,28 @@ from kdflow.spec.load import Document, Steps
 Length = Annotated[float, Field(ge=0, le=MAX_STEPS)]
 Some = Annotated[float, Field(gt=0, le=MAX_STEPS)]
 """A length that is not nothing."""
+LR_DROP = "lr_drop"
+"""The step at which the learning rate is lower than before for the first time, in place of a length."""
+LrDrop = Literal["lr_drop"]
+Share = Annotated[float, Field(gt=0, le=1)]
 Level = Annotated[float, Field(ge=0, le=1e6)]
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands: optimizer steps done, steps in all, and steps per epoch."""
+    """Where a run stands: optimizer steps done, steps in all, steps per epoch, and the step at which the learning rate drops."""
 
     step: int
     total: int
     per_epoch: int
+    lr_drop: float = math.inf
 
-    def at(self, length: float) -> float:
-        """A length in steps: a fraction of the run up to 1, steps above."""
-        return length * self.total if length <= 1 else length
+    def at(self, length: float | LrDrop, most: float = 1) -> float:
+        """A length in steps: a fraction of the run up to 1, steps above; never more than the share ``most`` of the run."""
+        if isinstance(length, str):
+            return self.lr_drop
+        steps = length * self.total if length <= 1 else length
+        return min(steps, most * self.total) if most < 1 else steps
 
     @property
     def epochs_done(self) -> float:
@@ -53,9 +61,9 @@ class Progress:
         return self.step / max(1, self.total)
 
 
-def warmup(at: Progress, steps: Length, zero: Length = 0) -> float:
-    """0 for ``zero`` steps, then linear to 1 over ``steps``."""
-    start, length = at.at(zero), at.at(steps)
+def warmup(at: Progress, steps: Length, zero: Length = 0, most: Share = 1.0) -> float:
+    """0 for ``zero`` steps, then linear to 1 over ``steps``, but at most the share ``most`` of the run."""
+    start, length = at.at(zero), at.at(steps, most)
     return min(1.0, max(0.0, (at.step - start) / length)) if length else 1.0
 
 
@@ -71,14 +79,14 @@ def decay(
     return 1 + 4 * done if done < 0.25 else 2 * (1 - done) / 0.75
 
 
-def defer(at: Progress, until: Length) -> float:
-    """0 before ``until``, then 1."""
-    return float(at.step >= at.at(until))
+def defer(at: Progress, until: Length | LrDrop, most: Share = 1.0) -> float:
+    """0 before ``until`` (``lr_drop``: until the learning rate falls), or before the share ``most`` of the run; then 1."""
+    return float(at.step >= at.at(until, most))
 
 
-def stop(at: Progress, after: Some) -> float:
-    """1 until ``after``, then 0."""
-    return float(at.step < at.at(after))
+def stop(at: Progress, after: Some | LrDrop, most: Share = 1.0) -> float:
+    """1 until ``after`` (``lr_drop``: until the learning rate falls), or until the share ``most`` of the run; then 0."""
+    return float(at.step < at.at(after, most))
 
 
 def drop(
@@ -115,19 +123,29 @@ class Schedule:
         """The product of both."""
         return Schedule((*self.parts, *other.parts))
 
-    def ever_counts(self, total: int | None = None, per_epoch: int | None = None, first: int = 0) -> bool:
+    @property
+    def asks_lr(self) -> bool:
+        """True when it depends on where the learning rate drops."""
+        return any(length == LR_DROP for _, options in self.parts for _, length in options)
+
+    def ever_counts(
+        self, total: int | None = None, per_epoch: int | None = None, first: int = 0, lr_drop: float = math.inf
+    ) -> bool:
         """False when the factor is 0 at every step.
 
         Args:
             total: Steps of the run; None judges what the fractions of a run say, whatever its length.
             per_epoch: Steps of an epoch; None takes the run for one.
             first: The first step that counts.
+            lr_drop: The step at which the learning rate drops.
         """
+        if total is None and self.asks_lr:
+            return True
         if total is None:
             if any(isinstance(length, (int, float)) and length > 1 for _, options in self.parts for _, length in options):
                 return True  # a length in steps says nothing without the run's
             total = _NOMINAL
-        run = (Progress(step, total, per_epoch or total) for step in range(first, total))
+        run = (Progress(step, total, per_epoch or total, lr_drop) for step in range(first, total))
         return not self.parts or any(self.factor(at) != 0 for at in run)
 
 

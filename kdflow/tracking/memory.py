@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
-from kdflow.events import EvaluationEvent, PullEvent, RunEnded, RunStarted, StepEvent
+from kdflow.events import EvaluationEvent, PullEvent, RunEnded, RunStarted, StepEvent, WeightEvent
 from kdflow.tracking.run import RunFacts, StoredRun, step_metrics
 from kdflow.tracking.trackers import tracker
 
@@ -40,6 +40,10 @@ class MemoryTracker:
         self.tags["kdflow.folder"] = str(event.folder)
         if event.resumed_from_step:
             self.tags["kdflow.resumed_from_step"] = str(event.resumed_from_step)
+
+    def weights_changed(self, event: WeightEvent) -> None:
+        """Keep them as ``weight/<term>``."""
+        self._keep(event.step, {f"weight/{one.term}": one.after for one in event.changes})
 
     def pulls_known(self, event: PullEvent) -> None:
         """Keep them as ``pull/<term>``."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from kdflow.errors import KdflowError, without_passwords
-from kdflow.events import EvaluationEvent, PullEvent, RunEnded, RunStarted, StepEvent
+from kdflow.events import EvaluationEvent, PullEvent, RunEnded, RunStarted, StepEvent, WeightEvent
 from kdflow.tracking.run import RunFacts, flat, is_reported, safe_name, step_metrics
 from kdflow.tracking.store import experiment_id, find_runs, is_local, open_client, quiet, store_uri
 from kdflow.tracking.trackers import RECORD, tracker
@@ -72,6 +72,10 @@ class MlflowTracker:
             if event.resumed_from_step:
                 extra["kdflow.resumed_from_step"] = str(event.resumed_from_step)
             self._tag(extra)
+
+    def weights_changed(self, event: WeightEvent) -> None:
+        """Queue them as ``weight/<term>``."""
+        self._queue(event.step, {f"weight/{one.term}": one.after for one in event.changes})
 
     def pulls_known(self, event: PullEvent) -> None:
         """Queue them as ``pull/<term>``."""
@@ -270,7 +274,7 @@ def parent_run(bench: str, name: str, kind: str, folder: Path | None = None, uri
     Args:
         bench: The bench, whose experiment holds it.
         name: What it is found by.
-        kind: ``study``, ``sweep`` or ``ablation``.
+        kind: ``study``, ``sweep``, ``ablation`` or ``comparison``.
         folder: Folder of all runs; see :class:`MlflowTracker`.
         uri: The store.
     """

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from kdflow.errors import without_passwords
-from kdflow.events import EvaluationEvent, PullEvent, RunEnded, RunStarted, StepEvent
+from kdflow.events import EvaluationEvent, PullEvent, RunEnded, RunStarted, StepEvent, WeightEvent
 from kdflow.tracking.run import RunFacts, flat, step_metrics
 from kdflow.tracking.trackers import tracker
 
@@ -42,6 +42,10 @@ class TensorBoardTracker:
         if not event.resumed_from_step:
             self.text("tags", _table(self.facts.tags()))
             self.text("settings", _table({**flat(self.facts.spec), **flat(self.facts.params)}))
+
+    def weights_changed(self, event: WeightEvent) -> None:
+        """Write them as ``weight/<term>``."""
+        self._write(event.step, {f"weight/{one.term}": one.after for one in event.changes})
 
     def pulls_known(self, event: PullEvent) -> None:
         """Write them as ``pull/<term>``."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from kdflow.errors import KdflowError, UsageError, without_passwords
-from kdflow.events import EvaluationEvent, PullEvent, RunEnded, RunStarted, StepEvent, StopRun
+from kdflow.events import EvaluationEvent, PullEvent, RunEnded, RunStarted, StepEvent, StopRun, WeightEvent
 from kdflow.registry import Registry
 from kdflow.tracking.run import RunFacts, Tracker
 
@@ -83,6 +83,10 @@ class Beside:
     def run_started(self, event: RunStarted) -> None:
         """Tell all."""
         self._tell(lambda one: one.run_started(event))
+
+    def weights_changed(self, event: WeightEvent) -> None:
+        """Tell all."""
+        self._tell(lambda one: one.weights_changed(event))
 
     def pulls_known(self, event: PullEvent) -> None:
         """Tell all."""

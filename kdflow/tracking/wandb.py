@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kdflow.errors import without_passwords
-from kdflow.events import EvaluationEvent, PullEvent, RunEnded, RunStarted, StepEvent
+from kdflow.events import EvaluationEvent, PullEvent, RunEnded, RunStarted, StepEvent, WeightEvent
 from kdflow.tracking.run import RunFacts, flat, step_metrics
 from kdflow.tracking.trackers import tracker
 
@@ -56,6 +56,10 @@ class WandbTracker:
             settings=quiet,
         )
         self._run.define_metric("*", step_metric="step")
+
+    def weights_changed(self, event: WeightEvent) -> None:
+        """Log them as ``weight/<term>``."""
+        self._run.log({"step": event.step, **{f"weight/{one.term}": one.after for one in event.changes}})
 
     def pulls_known(self, event: PullEvent) -> None:
         """Log them as ``pull/<term>``."""

@@ -80,7 +80,7 @@ def write_voc(root: Path) -> Path:
 def save_pretrained(detector: str, folder: Path, seed: int) -> str:
     """A folder as the hub offers it: a tiny model with the published label set of this detector."""
     names = ["N/A" if n == "__background__" else n for n in CATEGORY_IDS]
-    if detector == "rt-detr":
+    if detector in ("rt-detr", "deimv2"):
         names = [OLDER.get(name, name) for name in COCO_CLASSES]
     torch.manual_seed(seed)
     family = DETECTORS.get(detector)

@@ -21,9 +21,9 @@ from tests.benches.folders import COCO_CLASSES, published, save_backbone, save_p
 REAL = {
     path.stem: path for path in sorted((specs_folder() / "benches").glob("*.yaml")) if path.stem[:4] in ("coco", "voc-")
 }
-SMALL = {"data.size": 96, "data.workers": 0}
-TORCHVISION = [name for name in REAL if "detr" not in name and "yolox" not in name]
-HUB = [name for name in REAL if "detr" in name]
+SMALL = {"data.size": 96, "data.workers": 0, "recipe.batch": 2}
+HUB = [name for name in REAL if "detr" in name or "deimv2" in name]
+TORCHVISION = [name for name in REAL if name not in HUB and "yolox" not in name]
 slow = pytest.mark.slow
 
 
@@ -61,6 +61,7 @@ def test_the_benches_cover_what_users_will_run() -> None:
             *(spec.weights or spec.options.get("backbone") or spec.options["variant"] for spec in (bench.teacher, bench.student)),
         )
     assert pairs == {
+        "coco-deimv2": ("coco", "deimv2", "harshaljanjani/DEIMv2_HGNetv2_N_COCO_Transformers", "hgnetv2-pico"),
         "coco-detr": ("coco", "detr", "facebook/detr-resnet-101", "facebook/detr-resnet-50"),
         "coco-faster-rcnn": ("coco", "faster-rcnn", "FasterRCNN_ResNet50_FPN_Weights.COCO_V1", "resnet18"),
         "coco-faster-rcnn-mobile": (
@@ -142,7 +143,7 @@ def test_teachers_take_the_published_weights_or_a_file_and_teach(
 
 
 def test_a_released_yolox_teaches(tmp_path: Path, session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
-    small = {"student.divisor": 32, "teacher.divisor": 32, "recipe.batch": 2}
+    small = {"student.divisor": 32, "teacher.divisor": 32}
     overrides = {**changes("coco-yolox", tmp_path), **small}
     setting = prepare(read_method("fitnet"), REAL["coco-yolox"], overrides=overrides)
     spec, teacher = setting.bench.teacher, setting.detectors["teacher"]

@@ -64,3 +64,11 @@ def test_wrong_words_are_mistakes(call, words):
 def test_data_of_a_bench(call, tiny, tmp_path, monkeypatch):
     monkeypatch.setenv("KDFLOW_HOME", str(tmp_path))
     assert "shapes, " in call("data", "check", tiny).out
+
+
+def test_the_check_counts_by_class_and_split_and_writes_a_page(call, drawn, tmp_path):
+    done = call("data", "check", drawn, "--page", tmp_path / "page.html")
+    assert done.code == 0
+    assert done.out.splitlines()[1].split() == ["class", "train", "val", "test"]
+    assert "half of the boxes are below" in done.out
+    assert (tmp_path / "page.html").read_text().count("<figure>") == 7

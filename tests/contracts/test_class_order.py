@@ -86,6 +86,42 @@ def test_every_port_says_which_of_its_numbers_are_classes(name: str) -> None:
     assert set(told) <= set(moved), "these ports would look alike without a translation, so nothing was tested"
 
 
+def outputs_inside(detector: Detector, batch: Batch) -> dict[str, list[Tensor]]:
+    """Module -> the tensors that it gives in a pass of all stages."""
+    found: dict[str, list[Tensor]] = {}
+
+    def keep(path: str) -> Any:
+        return lambda _module, _inputs, output: found.setdefault(path, []).append(output)
+
+    hooks = [module.register_forward_hook(keep(path)) for path, module in detector.model.named_modules()]
+    with torch.no_grad():
+        run_stages(detector, batch, seed=3)
+    for hook in hooks:
+        hook.remove()
+    return {path: outputs for path, outputs in found.items() if all(isinstance(o, Tensor) for o in outputs)}
+
+
+@each
+def test_modules_that_give_numbers_per_class_are_known(name: str) -> None:
+    original, batch = distinct(detector_of(name)), batch_for(name)
+    other, columns = shuffled(original)
+    turned = Batch(batch.images, batch.image_sizes, batch.boxes, [torch.tensor(columns)[own] for own in batch.labels])
+    for detector in (original, other):
+        detector.model.eval()
+    ours, theirs = outputs_inside(original, batch), outputs_inside(other, turned)
+    known = set(original.class_modules())
+    moved = {path for path, outputs in ours.items() if not close(outputs, theirs[path])}
+    told = {path for path in ours if not known.isdisjoint(original.model.get_submodule(path).modules())}
+    assert moved
+    assert moved <= told
+    leaves = {path for path in told if original.model.get_submodule(path) in known}
+    assert leaves <= moved, "refused without need"
+
+
+def close(one: list[Tensor], other: list[Tensor]) -> bool:
+    return all(a.shape == b.shape and torch.allclose(a, b, rtol=1e-3, atol=1e-4) for a, b in zip(one, other))
+
+
 def plain(value: Any) -> Any:
     """Best detections alone: equal scores may stand in another order."""
     if isinstance(value, list) and value and isinstance(value[0], dict):

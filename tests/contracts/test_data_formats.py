@@ -118,7 +118,7 @@ def test_crowds_are_kept_or_told(source: DataSource, tmp_path: Path, format: str
 
 def test_an_unknown_target_lists_the_known_ones(source: DataSource, tmp_path: Path, format: str):
     with pytest.raises(
-        UsageError, match=rf'no format "{format}x" can be written\. Did you mean "{format}".*coco, voc, yolo'
+        UsageError, match=rf'no format "{format}x" can be written\. Did you mean "{format}".*coco, huggingface, voc, yolo'
     ):
         convert(source, tmp_path / "new", f"{format}x")
     with pytest.raises(UsageError, match='no format "shapes" can be written'):

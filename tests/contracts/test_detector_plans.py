@@ -149,7 +149,8 @@ def test_any_layer_can_be_tapped_and_gives_a_list_where_it_runs_once_per_level(n
     teacher.model.eval()
     with torch.no_grad():
         seen = seen_inside(teacher, batch)
-    inside = next(path for path, outputs in seen.items() if "backbone" in path and len(outputs) == 1)
+    body = set(teacher.stages["backbone"].run.modules())
+    inside = next(p for p, outputs in seen.items() if teacher.model.get_submodule(p) in body and len(outputs) == 1)
     repeated = [path for path, outputs in seen.items() if len(outputs) > 1 and len({o.dim() for o in outputs}) == 1]
     assert repeated or name not in ONCE_PER_LEVEL
     for path in [inside, *repeated[-1:]]:

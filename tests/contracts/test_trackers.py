@@ -11,7 +11,17 @@ from typing import Any
 import pytest
 
 from kdflow.errors import UsageError
-from kdflow.events import EvaluationEvent, Pull, PullEvent, RunEnded, RunStarted, StepEvent, StopRun
+from kdflow.events import (
+    EvaluationEvent,
+    Pull,
+    PullEvent,
+    RunEnded,
+    RunStarted,
+    StepEvent,
+    StopRun,
+    WeightChange,
+    WeightEvent,
+)
 from kdflow.tracking.memory import MemoryTracker
 from kdflow.tracking.run import RunFacts, Tracker
 from kdflow.tracking.trackers import RECORD, TRACKERS, Beside, chosen_trackers
@@ -53,6 +63,7 @@ def begun(name: str, folder: Path, steps: int, resumed: int = 0, known: int = 0)
     one = TRACKERS.get(name).make(facts(), folder)
     one.run_started(start(folder, resumed))
     if not resumed:
+        one.weights_changed(WeightEvent(0, (WeightChange("kd/neck", 6.0, 2.0, "calibrated"),), calibrated=True))
         one.pulls_known(PullEvent(20, (Pull("kd/neck", 2.0, 4.0),)))
     for number in range(resumed + 20, steps + 1, 20):
         one.step_ended(step(number, number <= known))

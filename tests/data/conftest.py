@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 import pytest
@@ -15,8 +16,10 @@ from kdflow.data.formats import DataSource, open_data
 
 
 def save_image(path: Path, height: int, width: int, seed: int = 0) -> None:
+    """Random pixels, which depend on the seed and on the last three parts of the path."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = np.random.default_rng(seed).integers(1, 256, size=(height, width, 3), dtype=np.uint8)
+    name = crc32("/".join(path.parts[-3:]).encode())
+    pixels = np.random.default_rng((seed, name)).integers(1, 256, size=(height, width, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(path)
 
 

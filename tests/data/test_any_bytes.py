@@ -197,6 +197,53 @@ def test_any_bytes_as_labels(yolo_folder: Path, content: bytes):
     look_at(yolo_folder, format="yolo")
 
 
+@pytest.fixture
+def hugging_face_folder(tmp_path: Path) -> Path:
+    for split in ("train", "validation"):
+        save_image(tmp_path / split / "a.png", 20, 30)
+        (tmp_path / split / "metadata.jsonl").write_text(json.dumps(row()))
+    return tmp_path
+
+
+def row() -> dict[str, Any]:
+    return {"file_name": "a.png", "objects": {"bbox": [[1, 2, 9, 8]], "category": ["cat"], "area": [72], "iscrowd": [0]}}
+
+
+@few
+@given(content=st.binary(max_size=200))
+@example(content=b"[" * 100_000)
+@example(content=b'{"file_name": ' + b"9" * 5000 + b"}")
+@example(content=b"{}\n\n[]\n1")
+def test_any_bytes_as_metadata(hugging_face_folder: Path, content: bytes):
+    (hugging_face_folder / "train/metadata.jsonl").write_bytes(content)
+    look_at(hugging_face_folder, format="huggingface")
+
+
+@few
+@given(
+    key=st.sampled_from(["file_name", "width", "objects"]), inner=st.sampled_from(["bbox", "category", "area", ""]), value=values
+)
+@pytest.mark.parametrize("boxes", ["xywh", "xyxy"])
+def test_any_values_as_metadata(hugging_face_folder: Path, boxes: str, key: str, inner: str, value: Any):
+    changed = row()
+    if key == "objects" and inner:
+        changed["objects"][inner] = value
+    else:
+        changed[key] = value
+    (hugging_face_folder / "train/metadata.jsonl").write_text(json.dumps(changed))
+    look_at(hugging_face_folder, format="huggingface", boxes=boxes, classes=["cat"])
+    look_at(hugging_face_folder, format="huggingface")
+
+
+@few
+@given(content=st.binary(max_size=60) | values.map(lambda value: f"---\n{json.dumps({'a': value})}\n---\n".encode()))
+@example(content=b"---\na: &a [*a, *a]\n---\n")
+@example(content=b"---\nclass_label: {names: {0: a, 2: b}}\n---\n")
+def test_any_bytes_as_a_card(hugging_face_folder: Path, content: bytes):
+    (hugging_face_folder / "README.md").write_bytes(content)
+    look_at(hugging_face_folder, format="huggingface")
+
+
 def encoded(form: str) -> bytes:
     pixels = np.random.default_rng(0).integers(0, 255, (12, 16, 3), dtype=np.uint8)
     stream, image = io.BytesIO(), Image.fromarray(pixels)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torchvision.datasets import VOCDetection
 
-from kdflow.data.formats import describe, open_data
+from kdflow.data.formats import DATASETS, describe, open_data
 from kdflow.data.voc import VOC_CLASSES
 from kdflow.errors import DataError
 from tests.data.conftest import save_image
@@ -97,3 +97,14 @@ def test_broken_xml_and_missing_xml_are_named(write_voc: Callable[..., Path]):
         DataError, match=r"annotation file cannot be read: 2, for example 000001.xml \(not XML.*000002.xml"
     ):
         open_data("voc", options).splits["train"]
+
+
+def test_a_star_stands_for_all_annotations_of_a_folder(write_voc: Callable[..., Path]):
+    root = write_voc("VOC2007", "train", {"b": [("cat", (1, 1, 9, 9), 0)], "a": []})
+    for name in ("ImageSets/Main/train.txt",):
+        (root / "VOC2007" / name).unlink()
+    options = DATASETS.get("voc").find(root / "VOC2007")
+    assert options == {"root": str(root / "VOC2007"), "train": ("*",), "classes": VOC_CLASSES}
+    assert open_data("voc", options).splits["train"].annotations.names == ("VOC2007/JPEGImages/a.jpg", "VOC2007/JPEGImages/b.jpg")
+    of_year = open_data("voc", {"root": str(root), "train": "VOC2007/*"}).splits["train"]
+    assert len(of_year) == 2

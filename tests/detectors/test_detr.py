@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from kdflow.detectors.hf_parts import to_labels
+from kdflow.errors import UsageError
 from tests.detectors.hf_tiny import CANVAS, assert_same_gradients, both, build, make_batch, own_losses, weighted
 from tests.detectors.staging import run_call, run_stages
 
@@ -138,3 +139,18 @@ def test_detr_layer_losses_by_the_librarys_criterion_on_each_layer() -> None:
         expected = make_criterion(detector.model.config)(outputs, labels)
         assert torch.equal(values[f"losses.loss_ce{suffix}"], expected["loss_ce"])
         assert torch.equal(values[f"losses.loss_bbox{suffix}"], expected["loss_bbox"] * 5)
+
+
+@pytest.mark.parametrize("name", ["detr", "conditional-detr", "dab-detr"])
+def test_learned_queries_start_apart_where_asked(name: str) -> None:
+    near, far = (build(name, uneven=False, queries=200, **more) for more in ({}, {"query_spread": 1.0}))
+    key = next(key for key in far.model.state_dict() if key.endswith(("position_embeddings.weight", "point_embeddings.weight")))
+    spread = [detector.model.state_dict()[key].std().item() for detector in (near, far)]
+    assert spread == [pytest.approx(0.02, abs=0.005), pytest.approx(1, abs=0.1)]
+    others = [{k: v for k, v in d.model.state_dict().items() if k != key} for d in (near, far)]
+    assert all(torch.equal(value, others[1][k]) for k, value in others[0].items())
+
+
+def test_a_model_that_learns_no_queries_spreads_none() -> None:
+    with pytest.raises(UsageError, match="query_spread: this model takes its queries from the encoder"):
+        build("deformable-detr", query_spread=1.0)

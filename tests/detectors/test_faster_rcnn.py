@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from kdflow.errors import DataError, UsageError
+from kdflow.functional.box_forms import decode_deltas
 from kdflow.ports import DETECTORS, Detector
 from tests.detectors.library import assert_exact, assert_same_detections, make_batch
 from tests.detectors.staging import run_call, run_stages
@@ -80,6 +81,17 @@ def test_sampled_anchors_are_marked() -> None:
     labels = torch.cat(run_stages(detector, batch)["rpn.labels"], dim=1)
     assert ((labels >= 0).sum(1) == FAMILY.tiny["rpn_samples"]).all()
     assert (labels == 1).any()
+
+
+def test_anchors_know_what_they_are_to_predict() -> None:
+    detector, batch = tiny(), make_batch()
+    values = run_stages(detector, batch)
+    deltas, labels = (torch.cat(values[f"rpn.{name}"], dim=1) for name in ("targets", "labels"))
+    anchors, ground_truth = torch.cat(values["rpn.anchors"]), torch.cat(batch.boxes)
+    assert deltas.shape == (*labels.shape, 4)
+    for image, row in zip(*(labels == 1).nonzero(as_tuple=True), strict=True):
+        box = decode_deltas(deltas[image, row][None], anchors[row][None])
+        assert float((ground_truth - box).abs().amax(1).min()) < 1e-3
 
 
 def test_a_teacher_samples_in_evaluation_mode_from_its_own_number_of_proposals() -> None:

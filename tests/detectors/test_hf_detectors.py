@@ -18,6 +18,7 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from kdflow import api
 from kdflow.detectors.hf_parts import to_labels
+from kdflow.detectors.hf_stages import network_of
 from kdflow.errors import UsageError
 from kdflow.graph.compile import compile_method
 from kdflow.ports import BATCH_PORTS, DETECTORS, Detector
@@ -131,7 +132,7 @@ def test_detections_are_those_of_the_librarys_image_processor(name: str, built: 
 def test_predict_leaves_every_modules_mode_as_it_was(name: str, built: dict[str, Any]) -> None:
     detector = built[name]
     detector.model.train()
-    frozen = next(detector.model.model.backbone.children())
+    frozen = next(network_of(detector.model.model).children())
     frozen.eval()
     before = [m.training for m in detector.model.modules()]
     batch = make_batch()
@@ -192,7 +193,7 @@ def test_parameters_without_gradient_are_listed(name: str) -> None:
     sum(own_losses(detector, values).values()).backward()
     without = [n for n, p in detector.model.named_parameters() if p.requires_grad and p.grad is None]
     assert without == list(detector.optional)
-    assert any(p.grad is not None and p.grad.abs().max() > 0 for p in detector.model.model.backbone.parameters())
+    assert any(p.grad is not None and p.grad.abs().max() > 0 for p in network_of(detector.model.model).parameters())
 
 
 def infer(detector: Any, batch: Any) -> dict[str, Any]:
@@ -443,31 +444,27 @@ def test_backbones_by_name_widths_or_timm() -> None:
     with pytest.raises(UsageError, match="widths and depths belong"):
         build("detr", backbone="timm:test_resnet.r160_in1k")
     detector = build("deformable-detr", backbone="timm:test_resnet.r160_in1k", widths=(), depths=())
-    assert all(p.requires_grad for p in detector.model.model.backbone.parameters())
+    assert all(p.requires_grad for p in network_of(detector.model.model).parameters())
     with torch.no_grad():
         values, output, _ = both(detector, make_batch(), training=False)
     assert torch.equal(values["decoder.logits"][-1], output.logits)
     assert detector.ports["backbone"].channels == tuple(m.shape[1] for m in values["backbone"])
 
 
-def backbone_of(detector: Any) -> Any:
-    """The library's backbone inside a detector's model."""
-    backbone = detector.model.model.backbone
-    body = getattr(backbone, "conv_encoder", backbone)
-    return getattr(body, "model", None) or body.backbone
-
-
 @each
 def test_the_backbone_alone_may_be_pretrained_by_a_file_or_a_library_folder(
     name: str, tmp_path: Path, built: dict[str, Any]
 ) -> None:
-    body = backbone_of(built[name]).state_dict()
+    def loaded(source: Path) -> Any:
+        return build(name, uneven=False, pretrained_backbone=str(source)).model.model
+
+    body = network_of(built[name].model.model).state_dict()
     torch.save(body, tmp_path / "body.pt")
-    found = backbone_of(build(name, uneven=False, pretrained_backbone=str(tmp_path / "body.pt"))).state_dict()
+    found = network_of(loaded(tmp_path / "body.pt")).state_dict()
     assert all(torch.equal(found[key], value) for key, value in body.items())
     donor = transformers.AutoBackbone.from_config(built[name].model.config.backbone_config)
     donor.save_pretrained(tmp_path / "body")
-    found = backbone_of(build(name, uneven=False, pretrained_backbone=str(tmp_path / "body"))).state_dict()
+    found = network_of(loaded(tmp_path / "body")).state_dict()
     assert all(torch.equal(found[key], value) for key, value in donor.state_dict().items() if key in found)
     with pytest.raises(UsageError, match="pretrained_backbone"):
         build(name, pretrained_backbone=str(tmp_path / "missing"))

@@ -116,6 +116,26 @@ def test_the_first_coco_weights_bring_their_epsilon_into_model_and_source(monkey
     assert {m.eps for m in space["build"]().modules() if isinstance(m, FrozenBatchNorm2d)} == {0.0}
 
 
+@pytest.mark.parametrize("rows", ["coco91", "without the background", "as a list"])
+def test_the_rows_of_a_file_are_chosen_by_the_names_of_its_classes(rows: str, tmp_path: Path) -> None:
+    detector, file = replace(tiny(), classes=("dog", "person", "toothbrush")), tmp_path / "w.pth"
+    torch.save({f"module.{key}": value for key, value in coco_state(detector).items()}, file)
+    names = Coco.COCO_V1.meta["categories"]
+    named = {"coco91": "coco91", "without the background": names[1:], "as a list": tuple(names)}[rows]
+    load_weights(detector, file, named)
+    bias = detector.model.state_dict()["roi_heads.box_predictor.cls_score.bias"].tolist()
+    assert bias == [0, 18, 1, 90]
+
+
+def test_a_file_with_other_rows_than_are_listed_is_refused(tmp_path: Path) -> None:
+    detector, file = tiny(), tmp_path / "w.pth"
+    torch.save(coco_state(detector), file)
+    with pytest.raises(UsageError, match="rows for 91 classes there, weights_classes lists 81 with the background"):
+        load_weights(detector, file, "coco80")
+    with pytest.raises(UsageError, match="weights_classes is for a file of weights"):
+        load_weights(detector, "FasterRCNN_ResNet50_FPN_Weights.COCO_V1", "coco91")
+
+
 def test_classes_that_the_weights_do_not_know_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
     detector = tiny()
     monkeypatch.setattr(Coco, "get_state_dict", lambda *a, **k: coco_state(detector))

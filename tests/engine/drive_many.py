@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ from kdflow.engine import ranks
 from kdflow.engine.checkpoint import LAST, read
 from kdflow.engine.machine import open_machine
 from kdflow.errors import InvariantError
-from kdflow.events import EvaluationEvent, Silent, StopRun
+from kdflow.events import EvaluationEvent, Silent, StopRun, WeightEvent
 from kdflow.ports import Batch
+from kdflow.spec.balance import Control
 from kdflow.spec.method import Phase
 from tests.engine.fakes import FakeOutcome, FakePlan, arguments, fit, make_batch, make_recipe
 
@@ -56,6 +58,14 @@ class Dying(FakePlan):
         return super().forward(batch)
 
 
+class Weights(Silent):
+    def __init__(self) -> None:
+        self.told: list[int] = []
+
+    def weights_changed(self, event: WeightEvent) -> None:
+        self.told.append(event.step)
+
+
 class Prune(Silent):
     def evaluation_ended(self, event: EvaluationEvent) -> None:
         raise StopRun("pruned")
@@ -83,6 +93,14 @@ def outcomes(folder: Path, machine: Any) -> dict[str, Any]:
         fit(Unreached(), share, recipe, **arguments(folder / "unreached", device=machine))
     except InvariantError as error:
         found["culprit"] = error.culprit
+    kept, weights = [], Weights()
+    for log in (weights, Weights()):
+        plan = FakePlan()
+        control = Control(share=0.3, every=4)
+        plan.terms = (plan.terms[0], replace(plan.terms[1], share=0.4, control=control))
+        fit(plan, share, recipe, **arguments(folder / f"kept{len(kept)}", device=machine, hooks=(log,)))
+        kept.append(plan.weights["kd/neck"])
+    found["kept"], found["told"] = ranks.gather(tuple(kept)), ranks.gather(weights.told)
     return found
 
 

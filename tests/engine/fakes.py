@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from kdflow.engine.loop import FitResult
 from kdflow.engine.randomness import address
 from kdflow.engine.run import Fit
 from kdflow.ports import Batch
+from kdflow.spec.balance import Control
 from kdflow.spec.bench import Optimizer, Recipe, Schedule
 
 
@@ -37,6 +40,8 @@ class FakeTerm:
     is_distillation: bool = False
     auxiliary: bool = False
     weight: float = 1.0
+    share: float | None = None
+    control: Control | None = None
 
 
 @dataclass(frozen=True)
@@ -67,6 +72,7 @@ class FakePlan(nn.Module):
         self.noise = noise
         self.weight = torch.tensor(1.0)
         self.phase = ""
+        self.lr_drop = math.inf
         self.entered: list[str] = []
         self.generator = torch.Generator()
         self.advanced: list[tuple[int, int]] = []
@@ -84,6 +90,9 @@ class FakePlan(nn.Module):
         for teacher in self.hidden.values():
             teacher.eval()
         return self
+
+    def whole(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def begin(self, phase: str) -> bool:
         return False

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from kdflow.engine import evaluate as module
-from kdflow.engine.evaluate import evaluate, judge, to_disk, weigh
+from kdflow.engine.coco import EVALUATORS, Precision
+from kdflow.engine.evaluate import evaluate, judge, on_host, to_disk, weigh
 from kdflow.engine.voc import area, eleven_points, voc_ap50
 from kdflow.errors import DataError
 from kdflow.ports import Batch
@@ -297,3 +298,67 @@ def test_a_class_without_objects_has_no_ap_and_one_that_is_never_found_has_0() -
     done = weigh({1: [found(1, 3, BOX, 0.9)], 2: []}, truth([(1, 7, OTHER)]))
     assert done.classes["cat"] == {"objects": 0}
     assert done.classes["dog"]["AP"] == 0
+
+
+def drawn(seed: int, *, images: int = 40, categories: int = 6, tied: bool = False) -> tuple[dict[str, Any], list[Any]]:
+    """Drawn boxes of all sizes, a tenth of them crowds, some images and a category without any, and detections around them."""
+    draw = np.random.default_rng(seed)
+    boxes, detections = [], []
+    for image in range(1, images + 1):
+        for _ in range(draw.integers(0, 12)):
+            x, y = draw.uniform(0, 400, 2)
+            w, h = np.exp(draw.uniform(1, 5.5, 2))
+            category = int(draw.integers(1, categories))
+            boxes.append({
+                "id": len(boxes) + 1, "image_id": image, "category_id": category, "bbox": [x, y, w, h], "area": w * h,
+                "iscrowd": int(draw.random() < 0.1),
+            })
+            for _ in range(3):
+                score = round(float(draw.random()), 1 if tied else 12)
+                near = [x + draw.normal() * w / 9, y + draw.normal() * h / 9, *([w, h] * draw.uniform(0.8, 1.2, 2))]
+                other = category if draw.random() < 0.8 else int(draw.integers(1, categories))
+                detections.append(found(image, other, near, score))
+    listed = {
+        "images": [{"id": i, "width": 640, "height": 480} for i in range(1, images + 1)],
+        "categories": [{"id": c, "name": str(c)} for c in range(1, categories + 1)],
+        "annotations": boxes,
+    }
+    return listed, detections
+
+
+@pytest.mark.parametrize("limit", [1, 10, 100])
+@pytest.mark.parametrize(("seed", "tied"), [(0, False), (1, False), (2, True), (3, True)])
+def test_hotcoco_counts_as_the_reference_does(seed: int, tied: bool, limit: int) -> None:
+    """Every precision of every threshold, recall, category and size, so all statistics made of them."""
+    listed, detections = drawn(seed, tied=tied)
+    own, reference = (Precision.of(listed, detections, limit, name) for name in ("hotcoco", "pycocotools"))
+    assert (own.values == reference.values).all()
+    assert (own.thresholds == reference.thresholds).all()
+    assert (own.recalls == reference.recalls).all()
+    assert (own.categories, own.sizes) == (reference.categories, reference.sizes)
+
+
+@pytest.mark.parametrize("evaluator", EVALUATORS)
+def test_both_evaluators_take_what_is_empty_or_large(evaluator: str) -> None:
+    ids = (0, 2**53 - 1, 5)
+    listed = {
+        "images": [{"id": i, "width": 64, "height": 64} for i in ids], "categories": [{"id": 3, "name": "cat"}],
+        "annotations": [{"image_id": 2**53 - 1, "category_id": 3, "bbox": list(BOX)}],
+    }
+    assert judge({i: [] for i in ids}, listed, evaluator=evaluator)["AP"] == 0
+    hit = {i: [found(i, 3, BOX, 0.5)] if i == 2**53 - 1 else [] for i in ids}
+    assert judge(hit, listed, evaluator=evaluator)["AP"] == pytest.approx(100)
+    assert judge({i: [] for i in ids}, {**listed, "annotations": []}, evaluator=evaluator) == {}
+
+
+def test_one_copy_brings_over_what_a_batch_has() -> None:
+    """Values as they were, image by image; one without detections stays empty."""
+    results = [
+        {"boxes": torch.rand(2, 4), "scores": torch.rand(2), "labels": torch.tensor([0, 79])},
+        {"boxes": torch.rand(0, 4), "scores": torch.rand(0), "labels": torch.zeros(0, dtype=torch.int64)},
+        {"boxes": torch.rand(1, 4), "scores": torch.rand(1), "labels": torch.tensor([3])},
+    ]
+    for (boxes, scores, labels), one in zip(on_host(results), results, strict=True):
+        assert boxes.float().equal(one["boxes"])
+        assert scores.tolist() == one["scores"].tolist()
+        assert labels.tolist() == one["labels"].tolist()

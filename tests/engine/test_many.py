@@ -54,3 +54,12 @@ def test_a_hook_of_the_first_process_stops_all(found: dict[str, Any]) -> None:
 
 def test_parameter_that_no_term_reaches_is_named(found: dict[str, Any]) -> None:
     assert found["culprit"] == "ops.idle.weight"
+
+
+def test_all_processes_calibrate_and_control_to_the_same_weights_though_they_see_other_images(found: dict[str, Any]) -> None:
+    (first, again), other = found["kept"]
+    assert first == again
+    assert other == (first, again)
+    assert found["told"][0][0] == 0
+    assert len(found["told"][0]) > 1
+    assert found["told"][1] == []  # hooks run in the first process

@@ -25,6 +25,8 @@ from tests.engine.fakes import (
     make_recipe,
 )
 
+EVEN = {"det/loss": 1.0}
+
 
 class Log(Silent):
     def __init__(self) -> None:
@@ -49,7 +51,7 @@ def test_pull_is_the_ratio_of_norms_where_both_reach() -> None:
     det = (backbone * torch.tensor([3.0, 4.0])).sum() + 100 * head.sum()
     kd = 30 * backbone[1] + 1000 * lone.sum()
     scale = Scale(["kd/neck"])
-    scale.add(outcome_of(det, kd), [backbone, head, lone])
+    scale.add(outcome_of(det, kd), EVEN, [backbone, head, lone])
     assert scale.per_weight() == {"kd/neck": pytest.approx(6.0)}
 
 
@@ -57,21 +59,21 @@ def test_norms_are_averaged_before_they_are_divided_and_batches_without_gradient
     backbone, head, _ = three_parameters()
     scale = Scale(["kd/neck"])
     for det, kd in ((1.0, 2.0), (3.0, 10.0), (50.0, 0.0), (1.0, float("inf"))):
-        scale.add(outcome_of(det * backbone[0], kd * backbone[0]), [backbone, head])
+        scale.add(outcome_of(det * backbone[0], kd * backbone[0]), EVEN, [backbone, head])
     assert scale.per_weight() == {"kd/neck": pytest.approx(3.0)}
 
 
 def test_a_term_that_reaches_nothing_of_what_the_detector_trains_has_no_pull() -> None:
     backbone, head, lone = three_parameters()
     scale = Scale(["kd/neck", "kd/other"])
-    scale.add(outcome_of(head.sum(), lone.sum() + backbone.sum()), [backbone, head, lone])
+    scale.add(outcome_of(head.sum(), lone.sum() + backbone.sum()), EVEN, [backbone, head, lone])
     assert scale.per_weight() == {}
 
 
 def test_looking_leaves_gradients_alone() -> None:
     backbone, head, _ = three_parameters()
     outcome = outcome_of(backbone.square().sum(), 2 * backbone.sum())
-    Scale(["kd/neck"]).add(outcome, [backbone, head])
+    Scale(["kd/neck"]).add(outcome, EVEN, [backbone, head])
     assert backbone.grad is None
     outcome.total.backward()
     assert backbone.grad.tolist() == [4.0, 6.0]

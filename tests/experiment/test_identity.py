@@ -57,7 +57,8 @@ def test_titles_have_no_effect(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"recipe__steps": 3}, {"recipe__optimizer.lr": 0.5}, {"terms__hint.weight": 2}, {"data__flip": 0.1}]
+    "change", [{"recipe__steps": 3}, {"recipe__optimizer.lr": 0.5}, {"terms__hint.weight": 2}, {"data__flip": 0.1},
+                {"data__augment": [{"name": "scale"}]}]
 )
 def test_what_changes_a_result_makes_another_definition(change: dict[str, Any]) -> None:
     assert known(**change).definition != known().definition
@@ -216,3 +217,31 @@ def test_the_hash_of_a_job_is_that_of_its_run_and_seeds_are_not_compiled_again(
     looked = Preview("cpu").identify(prepare(read_method("fitnet"), BENCH, overrides={"terms.hint.weight": 2.0}, seed=7))
     assert jobs[57].hash == looked.run
     assert jobs[57].stream == looked.stream
+
+
+def test_a_backbone_s_weights_count_by_their_content_in_every_identity(tmp_path: Path) -> None:
+    one = setting()
+    spec = one.bench.all_teachers["teacher"]
+
+    def of(name: str, content: bytes) -> tuple[str, ...]:
+        (tmp_path / name).write_bytes(content)
+        os.utime(tmp_path / name, (len(content), 1))
+        named = spec.model_copy(update={"pretrained_backbone": str(tmp_path / name)})
+        student = one.bench.student.model_copy(update={"pretrained_backbone": str(tmp_path / name)})
+        changed = replace(one, bench=one.bench.model_copy(update={"teacher": named, "student": student}))
+        found = identify(changed, "data")
+        return teacher_identity(named, one.detectors["teacher"], one.bench, "data"), found.run, found.bench
+
+    first = of("a.pt", b"one")
+    assert of("b.pt", b"one") == first
+    assert not set(of("a.pt", b"other")) & set(first)
+
+
+def test_data_count_by_their_content_and_not_by_their_place() -> None:
+    def of(root: str, data: str) -> Identity:
+        one = setting()
+        spec = one.bench.data.model_copy(update={"root": root})
+        return identify(replace(one, bench=one.bench.model_copy(update={"data": spec})), data)
+
+    assert of("/here", "data").run == of("/there", "data").run != of("/here", "other").run
+    assert of("/here", "data").stream != of("/there", "data").stream

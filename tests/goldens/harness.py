@@ -12,7 +12,7 @@ A binding ``tests/goldens/<slug>.yaml`` lists *runs*; each applies to the cases 
     leaves:    references beside student.* whose gradients are compared (results of calls that are given)
     params:    key pattern with {placeholders} -> name below plan.ops ({last_k}: {k} counted from the end), or a list of
                {to: name, part: [i, n]} where the i-th of n equal parts of the array has a name of its own (flat: true without
-               the first axis)
+               the first axis); weights of a 1x1 convolution also fit a linear layer
     detectors: owner -> function in builders.py that makes a detector from the case
     expected:  key pattern -> {term: name} | {terms: [names]} | {node: name} | {grad: reference}, with make: for a layout of
                the plan's value and layout: for one of the case's (its gradients are stored as maps);
@@ -21,7 +21,8 @@ A binding ``tests/goldens/<slug>.yaml`` lists *runs*; each applies to the cases 
                the value as they stand (images, of which a case may leave some out), and not ranks (levels that start at 2)
     epoch:     [key of the epoch, key of the number of epochs], for schedules
     training:  key of a flag; 0 evaluates with running statistics
-    strides:   reference -> key, or a list of which as many are used as there are levels
+    strides:   reference -> key, list or {make: function, of: [keys]}, of which as many are used as there are levels
+    kinds:     reference -> word for its kind, where the shape does not say it
     observe:   true runs the preparations first, on the given values as one batch; only: prepare leaves out nodes and terms
     left_out:  key pattern -> reason, for expectations that are deliberately not compared
     unused:    key pattern -> reason, for inputs that the method does not read
@@ -163,14 +164,11 @@ def evaluate(run: Run, dtype: torch.dtype) -> tuple[Plan, dict[str, Any], dict[s
     for name, value in inputs.items():
         if name.startswith("student.") or name in run["leaves"]:
             leaves(value)
-    strides = {
-        name: tuple(key if isinstance(key, list) else (int(s) for s in gather(run, key)))[: len(inputs[name])]
-        for name, key in run["strides"].items()
-    }
+    strides = {name: strides_of(run, key)[: len(inputs[name])] for name, key in run["strides"].items()}
     detectors = {owner: getattr(builders, make)(run.arrays, dtype, owner) for owner, make in run["detectors"].items()}
     with new_weights_in(dtype):
         plan = compile_given(
-            method, spec.document, inputs, families=families, strides=strides, detectors=detectors, seed=0
+            method, spec.document, inputs, families=families, strides=strides, detectors=detectors, kinds=run["kinds"], seed=0
         ).to(dtype)
     load_parameters(run, plan)
     wanted = {t.name for t in plan.terms}
@@ -182,6 +180,12 @@ def evaluate(run: Run, dtype: torch.dtype) -> tuple[Plan, dict[str, Any], dict[s
         plan.train(False)
     raw = plan.evaluate({}, sorted(wanted))
     return plan, raw, inputs
+
+
+def strides_of(run: Run, declared: Any) -> tuple[int, ...]:
+    """What an entry of ``strides`` says."""
+    steps = gather(run, declared) if isinstance(declared, str) else literal(run, declared)
+    return tuple(int(step) for step in steps)
 
 
 @contextlib.contextmanager
@@ -222,11 +226,16 @@ def load_parameters(run: Run, plan: Plan) -> None:
                     value = torch.as_tensor(run.arrays[key])
                     value = value.chunk(parts)[number] if parts > 1 else value
                     value = value.flatten(0, 1) if part.get("flat") else value
-                    assert state[name].shape == value.shape, f"{key} {value.shape} does not fit {name} {state[name].shape}"
-                    state[name].copy_(value)
+                    assert fits(state[name], value), f"{key} {value.shape} does not fit {name} {state[name].shape}"
+                    state[name].copy_(value.view_as(state[name]))
                     given.add(name)
     trainable = {name for name, _ in plan.ops.named_parameters()}
     assert not trainable - given, f"parameters without a golden value: {sorted(trainable - given)}"
+
+
+def fits(parameter: torch.Tensor, value: torch.Tensor) -> bool:
+    """True for equal shapes, where a linear layer may be stored as a 1x1 convolution."""
+    return parameter.shape == value.shape or (*parameter.shape, 1, 1) == value.shape
 
 
 def rank(run: Run, pattern: str, group: str, word: str, last: bool = False) -> str:

@@ -599,3 +599,77 @@ def by_level(fused: dict[str, Tensor]) -> Tensor:
 def channels_of(bias: Any) -> int:
     """The bias of a layer -> its output channels."""
     return len(bias)
+
+
+def lengths(values: list[Tensor]) -> list[int]:
+    """Of arrays per level."""
+    return [len(value) for value in values]
+
+
+def filter_rows(weights: list[Tensor], first: list[Tensor], maps: list[Tensor]) -> list[Tensor]:
+    """Layers (n, D) of levels and images, levels first, as blocks (N, C, h, h) per level; ``first``: of the first image."""
+    channels, levels = maps[0].shape[1], filter_offsets(weights, first)
+    side = math.isqrt(levels[0].shape[1] // channels)
+    return [level.unflatten(1, (channels, side, side)) for level in levels]
+
+
+def filter_offsets(values: list[Tensor], first: list[Tensor]) -> list[Tensor]:
+    """Values of levels and images, levels first, with all images of a level joined; ``first`` are those of the first image."""
+    images = len(values) // len(first)
+    return [torch.cat(values[k : k + images]) for k in range(0, len(values), images)]
+
+
+def doubling(first: float) -> list[int]:
+    """The stride of the finest level -> those of five."""
+    return [int(first) << level for level in range(5)]
+
+
+def inverse_each(numbers: Tensor) -> list[float]:
+    """Of every number, rounded to what was meant in single precision."""
+    return [float(f"{1 / float(number):.6g}") for number in numbers]
+
+
+def by_level_of(rows: Tensor, maps: list[Tensor]) -> list[Tensor]:
+    """(R, ...) of all levels -> per level of these maps, one row per cell."""
+    return list(rows.split([m[0, 0].numel() for m in maps]))
+
+
+def ones_like_cells(maps: list[Tensor]) -> list[Tensor]:
+    """1 for every cell of these maps (B, 1, H, W): (B, H*W) per level."""
+    return [torch.ones_like(m).flatten(1) for m in maps]
+
+
+def as_score_maps(levels: list[Tensor], like: list[Tensor]) -> list[Tensor]:
+    """(B, H*W) per level -> (B, 1, H, W)."""
+    return [t.view_as(m) for t, m in zip(levels, like, strict=True)]
+
+
+def candidates(assigned: dict[str, list[Tensor]]) -> list[Tensor]:
+    """Costs (B, R_l) per level, 0 where none -> numbers of the places of every image that have one."""
+    return [row.nonzero().flatten() for row in torch.cat(assigned["costs"], dim=1)]
+
+
+def of_candidates(assigned: dict[str, list[Tensor]]) -> list[Tensor]:
+    """Costs (B, R_l) per level, 0 where none -> those of every image that are not."""
+    return [row[row != 0] for row in torch.cat(assigned["costs"], dim=1)]
+
+
+def split_places(values: Tensor, counts: Tensor) -> list[Tensor]:
+    """(B, R, ...) of all levels -> per level."""
+    return list(values.split(counts.tolist(), dim=1))
+
+
+def not_by_image(levels: list[Tensor]) -> Tensor:
+    """1 minus :func:`by_image`."""
+    return 1 - by_image(levels)
+
+
+def with_scores_inside(value: Tensor, layers: Tensor, scores: list[Tensor], weight: Tensor | float = 1.0) -> Tensor:
+    """A sum of ``s (1 - GIoU)`` over all layers as one of ``1 - s GIoU``."""
+    every = torch.cat(scores)
+    return value + weight * len(layers) * (1 - every).sum() / max(len(every), 1)
+
+
+def token_grid(tokens: Tensor, grid: Tensor) -> Tensor:
+    """(B, N, D) tokens row by row -> (B, D, h, w)."""
+    return tokens.transpose(1, 2).unflatten(2, [int(side) for side in grid])

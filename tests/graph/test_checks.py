@@ -13,6 +13,7 @@ from kdflow.errors import SpecError, UsageError
 from kdflow.experiment.setup import silent_terms
 from kdflow.kinds import AnyTensor, Map
 from kdflow.operation import OPS, like, op
+from kdflow.spec.bench import Recipe
 from kdflow.spec.resolve import parse_method
 from kdflow.spec.schedule import Progress, Schedule
 from tests.graph.test_plan import faults, plan_of
@@ -111,7 +112,7 @@ def test_a_term_with_sign_minus_is_subtracted() -> None:
 def test_a_term_whose_schedule_is_zero_for_the_whole_run_is_found(schedule: str, steps: int, counts: bool) -> None:
     text = (TERM % "loss.l1").replace("teacher.neck}", f"teacher.neck, schedule: {schedule}}}")
     spec, plan = parse_method(text, "test.yaml"), plan_of(text)
-    found = silent_terms(spec.resolve(), plan, spec.document, steps, steps)
+    found = silent_terms(spec.resolve(), plan, spec.document, Recipe(steps=steps), steps, steps)
     assert [fault.path for fault in found] == ([] if counts else ["terms.neck.schedule"])
     assert all(f"0 at each of the {steps} steps" in fault.problem for fault in found)
 

@@ -130,7 +130,7 @@ def test_the_fixed_group_gives_no_gradient_to_any_query(setting: Setting) -> Non
 def test_the_fixed_group_leaves_the_other_alone(setting: Setting) -> None:
     document = read_method(SPECS / "d3etr.yaml")
     document.document.data["search"] = {}
-    document.document.data["variants"].append({"when": {"student.family": "transformer"}, "drop": list(GROUP_TWO)})
+    document.document.data.setdefault("variants", []).append({"when": {"student.family": "transformer"}, "drop": list(GROUP_TWO)})
     alone = prepare(document)
     alone.plan.student.load_state_dict(setting.plan.student.state_dict())
     alone.plan.teachers["teacher"].load_state_dict(setting.plan.teachers["teacher"].state_dict())

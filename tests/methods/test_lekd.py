@@ -14,12 +14,13 @@ from kdflow.ops.losses.cross_entropy import cross_entropy
 from kdflow.ops.transforms.encode import encode
 from tests.methods.shipped import maps, plan_of, terms_of
 
-DROP = ("nodes.shared", "nodes.sampled", "terms.proposals", "terms.hint", "nodes.aligned", "terms.classes",
+DROP = ("nodes.shared", "nodes.sampled", "terms.proposals", "terms.hint", "nodes.aligned", "terms.classes", "nodes.positive",
+        "nodes.anchor_errors", "nodes.anchor_error", "nodes.worse_anchors", "terms.bounded_anchors",
         "terms.det.loss_classifier", "terms.det.loss_objectness")
 
 
 def bounded(ours: Tensor, theirs: Tensor, wanted: Tensor, **changes: Any) -> Tensor:
-    given = {"our_deltas": ours, "their_deltas": theirs, "wanted": wanted, "student.roi.positive": torch.ones(len(ours))}
+    given = {"deltas.student": ours, "deltas.teacher": theirs, "wanted": wanted, "student.roi.positive": torch.ones(len(ours))}
     changes = {"terms.bounded.at": "cnn/rpn-roi", **changes}
     return terms_of(plan_of("lekd", given, changes=changes, drop=DROP), "bounded")[0]
 

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from kdflow.cli.main import main
+from kdflow.html import Html, el
 from kdflow.results.measured import read_records
 from kdflow.results.query import query
 from kdflow.results.report import write_report
 from kdflow.results.report.charts import Axis, Mark, Point, axis, gains, scatter
 from kdflow.results.report.gather import gather, shares_of
-from kdflow.results.report.html import Html, el
 from kdflow.results.table import render
 from kdflow.taxonomy import load_tree
 from tests.results.store import SVG, write_run

@@ -30,14 +30,23 @@ Search = Callable[..., Any]
 class Runs:
     """Stands in for training: AP grows with the weight and the steps; a weight above ``bad`` fails."""
 
-    def __init__(self, bad: float = 1e9) -> None:
+    def __init__(self, bad: float = 1e9, plain_ap: float = 0.0) -> None:
         self.bad = bad
+        self.plain_ap = plain_ap
+        self.plain: list[int] = []
         self.steps = 0
         self.values: list[float] = []
         self.sessions: set[int] = set()
 
-    def __call__(self, spec: Any, *, overrides: Any, hooks: Any, session: Any, trial: Any, output: Any, **_: Any) -> RunResult:
+    def __call__(
+        self, spec: Any, *, overrides: Any, hooks: Any, session: Any, trial: Any, output: Any, seed: int, **_: Any
+    ) -> RunResult:
         weight = float(overrides[PATH])
+        if weight == 0:  # without distillation
+            self.plain.append(seed)
+            values = {"AP": self.plain_ap + seed % 3, "AP50": 1.0}
+            folder = str(trial.folder(output, "tiny"))
+            return RunResult("fitnet", "tiny", seed, None, "finished", {}, values, 1.0, 0, (), (), None, folder)
         self.values.append(weight)
         self.sessions.add(id(session))
         if weight > self.bad:
@@ -80,7 +89,8 @@ def test_two_real_trials_are_judged_on_validation_and_the_best_is_measured_once_
     said: list[str] = []
     output = tmp_path / "runs"
     request = Request(
-        trials=2, bench=BENCH, output=output, device="cpu", include=INCLUDE, write=tmp_path / "best.yaml", sampler="random"
+        trials=2, bench=BENCH, output=output, device="cpu", include=INCLUDE, write=tmp_path / "best.yaml", sampler="random",
+        plain_seeds=1,
     )
     outcome = search("fitnet", request, said.append)
     assert outcome.complete, said
@@ -94,8 +104,10 @@ def test_two_real_trials_are_judged_on_validation_and_the_best_is_measured_once_
     store = f"sqlite:///{output / 'mlflow.db'}"
     assert read_records(store) == []
     trials = read_records(store, trials=True)
-    assert len(trials) == 2
-    again = search("fitnet", Request(bench=BENCH, output=output, device="cpu", resume=True), lambda _: None)
+    assert len(trials) == 3  # one of them without distillation
+    assert len(outcome.plain.values) == 1
+    again = search("fitnet", Request(bench=BENCH, output=output, device="cpu", resume=True, plain_seeds=1), lambda _: None)
+    assert again.plain == outcome.plain
     assert (again.counts, again.test) == ({"complete": 2}, outcome.test)
 
 
@@ -212,7 +224,7 @@ def test_added_parameters_are_an_objective_of_which_less_is_better(fake: Search)
     class Growing(Runs):
         def __call__(self, *words: Any, **options: Any) -> RunResult:
             result = super().__call__(*words, **options)
-            return replace(result, added_parameters=round(100 * self.values[-1]))
+            return replace(result, added_parameters=round(100 * (self.values or [0])[-1]))
 
     outcome = fake(Growing(), trials=4, include=INCLUDE, metrics=("AP", "added_parameters"))
     assert len(outcome.best) == 4, "more weight brings more AP and costs more, so no trial beats another"
@@ -257,3 +269,28 @@ def test_grid_runs_every_point_once(fake: Search) -> None:
     outcome = fake(runs, trials=3, include=(f"{PATH}=[1, 2, 4]",), sampler="grid", pruner="none")
     assert runs.values == [1, 2, 4]
     assert outcome.best[0].values == {PATH: 4}
+
+
+def test_every_search_has_the_student_without_distillation_on_some_seeds(fake: Search) -> None:
+    said: list[str] = []
+    runs = Runs(plain_ap=3.0)
+    outcome = fake(runs, said.append, trials=4, include=INCLUDE, seed=6, sampler="random")
+    assert runs.plain == [6, 7, 8]
+    assert outcome.plain.values == {6: 3.0, 7: 4.0, 8: 5.0}
+    assert "without distillation, seed 7: AP 4.00" in said
+    assert outcome.as_json()["plain"]["differs"] is outcome.plain.differs
+    again = fake(runs, trials=4, resume=True)
+    assert (len(runs.plain), again.plain) == (3, outcome.plain)
+
+
+def test_seeds_without_distillation_that_are_missing_are_run_on_resume(fake: Search) -> None:
+    runs = Runs()
+    fake(runs, trials=2, include=INCLUDE, sampler="random", plain_seeds=1)
+    assert fake(runs, trials=2, resume=True, plain_seeds=3).plain.values == {0: 0.0, 1: 1.0, 2: 2.0}
+    assert runs.plain == [0, 1, 2]
+
+
+def test_a_cost_is_not_measured_against_it(fake: Search) -> None:
+    runs = Runs()
+    outcome = fake(runs, trials=2, include=INCLUDE, sampler="random", metrics=("step_ms",))
+    assert (runs.plain, outcome.plain.words) == ([], ())

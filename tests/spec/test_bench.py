@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
 import pytest
 
 from kdflow.errors import SpecError
+from kdflow.experiment.setup import prepare, read_method
 from kdflow.spec.bench import Bench
 from kdflow.spec.load import parse
 from kdflow.spec.resolve import bench_of
@@ -43,6 +48,7 @@ def test_what_is_written_down_of_a_bench_can_be_read_again(optimizer: str, sched
         ("recipe.schedule", {"warmup_factor": 0.1}, "warmup_factor has no effect without warmup"),
         ("recipe.batch", True, "expected a number (got true)"),
         ("data.flip", 2, "of at most 1 (got 2)"),
+        ("student.weights_classes", "coco80", "weights_classes has no effect without weights:"),
         ("data.size", 2000, "max_size 1333 is below size 2000"),
         ("data", {"format": "shapes", "fixed": True, "max_size": 800}, "max_size has no effect"),
         ("evaluation.max_detections", 0, "a number above 0"),
@@ -62,3 +68,23 @@ def test_a_value_without_sense_is_refused(path: str, value: object, words: str) 
         bench_of(document)
     assert words in str(error.value)
     assert "1 problem," in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "found"),
+    [
+        ({"recipe.batch": 1, "data.size": 32, "student.norm": "batch"}, "recipe.batch: one image per step leaves one value"),
+        ({"recipe.batch": 2, "data.size": 32, "student.norm": "batch"}, ""),
+        ({"recipe.batch": 1, "data.size": 64, "student.norm": "batch"}, ""),
+        ({"recipe.batch": 1, "data.size": 32, "student.norm": "batch", "recipe.norms": "frozen"}, ""),
+        ({"recipe.batch": 1, "data.size": 32}, ""),
+    ],
+)
+def test_a_batch_norm_on_one_value_is_named_before_training(changes: dict[str, Any], found: str) -> None:
+    bench = Path(__file__).parents[1] / "benches" / "tiny-retinanet.yaml"
+    with pytest.raises(SpecError) if found else nullcontext() as caught:
+        prepare(read_method("baseline"), bench, overrides=changes)
+    if found:
+        (fault,) = caught.value.faults
+        assert found in str(fault)
+        assert "layer body.layer4.0.bn1" in str(fault)

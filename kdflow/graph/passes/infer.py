@@ -5,7 +5,7 @@ Stages whose output sizes depend on data declare their outputs (``Stage.infer``)
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -15,7 +15,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from kdflow.graph.node import Graph, Node, Role
 from kdflow.graph.passes.fakes import Fakes
 from kdflow.graph.passes.kinds import kind_of_value, place_kinds
+from kdflow.graph.passes.norms import lonely_norms
 from kdflow.graph.passes.promise import broken_promise
+from kdflow.graph.per_level import at_level, lengths_of
 from kdflow.graph.runtime import FunctionOp, OpCall, Prepared, StageCall, Streams, TermCall, stream_key
 from kdflow.kinds import ANY
 from kdflow.ports import BATCH_PORTS, Detector
@@ -128,10 +130,15 @@ class Inference:
         inputs = self._inputs(node)
         try:
             with self.fakes.active(), torch.no_grad():
-                return self.fakes.remembered(node, inputs, lambda: self._trial(node, fake, inputs))
+                result, node.lonely_norms = self.fakes.remembered(node, inputs, lambda: self._watched(node, fake, inputs))
+                return result
         except Exception as error:
             self.document.report(self._blame(node), f"{node.name} cannot run on these inputs: {_first_line(error)}")
             return None
+
+    def _watched(self, node: Node, fake: nn.Module, inputs: dict[str, Any]) -> tuple[Any, tuple[str, ...]]:
+        with lonely_norms(fake, len(self.example["images"])) as lonely:
+            return self._trial(node, fake, inputs), tuple(lonely)
 
     def _trial(self, node: Node, fake: nn.Module, inputs: dict[str, Any]) -> Any:
         """What a stage gives for fake inputs, by its rule or by its copy."""
@@ -163,7 +170,7 @@ class Inference:
     # ops
 
     def _op(self, node: Node) -> Any:
-        if node.op is None or not self._lengths(node) or not self._comparable(node):
+        if node.op is None or not self._lengths(node) or not self._numbers_fit(node) or not self._comparable(node):
             return None
         try:
             parts = [Prepared(p) for p in self._parts(node)] if node.prepared else self._parts(node)
@@ -174,12 +181,15 @@ class Inference:
             node.module = OpCall(node.name, parts, lifted, canvas, no_grad=no_grad, exact=exact, streams=streams)
             with self.fakes.active():
                 infer = node.op.infer
-                options = getattr(parts[0], "options", {})
-                stand_ins = [FunctionOp(infer, options)] if infer else [self.fakes.module(p) for p in parts]
+                stand_ins = [FunctionOp(infer, getattr(p, "options", {})) if infer else self.fakes.module(p) for p in parts]
                 trial = OpCall(node.name, stand_ins, lifted, canvas, no_grad=no_grad, exact=exact)
                 inputs = {} if node.prepared else self._inputs(node)
-                result = trial(**inputs)
+                with lonely_norms(trial, len(self.example["images"])) as lonely:
+                    result = trial(**inputs)
+                node.lonely_norms = tuple(lonely)
         except Exception as error:
+            if str(error).startswith("zip() ") and not self._equally_long(node, self._stacks(node)):
+                return None
             shapes = ", ".join(f"{name} is {show(self._operand(o))}" for name, o in node.inputs.items())
             self.document.report(node.path, f"{node.op.name} cannot take these values ({shapes}): {_first_line(error)}")
             return None
@@ -204,7 +214,8 @@ class Inference:
         if "axes" in op.metas.values():
             options |= {k: self._axes(node) for k, meta in op.metas.items() if meta == "axes"}
         if not op.is_module:
-            return [FunctionOp(op.target, options)]
+            counts = lengths_of(options).values()
+            return [FunctionOp(op.target, at_level(options, i)) for i in range(max(counts, default=1))]
         if node.weights in self.parts:
             return self.parts[node.weights]
         inputs = self._inputs(node)
@@ -213,7 +224,7 @@ class Inference:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(stream_key(self.seed, 0, f"init/{node.weights}"))
             for i in range(count):
-                module = op.target(**options)
+                module = op.target(**at_level(options, i))
                 if hasattr(module, "build"):
                     module.build(**{k: (v[i] if k in node.lifted else v) for k, v in inputs.items()})
                 built.append(module)
@@ -222,13 +233,37 @@ class Inference:
 
     def _lengths(self, node: Node) -> bool:
         """Stacks that are walked in step must be equally long."""
-        lengths = {str(node.inputs[name]): len(self._operand(node.inputs[name])) for name in node.lifted}
+        return self._equally_long(node, node.lifted)
+
+    def _stacks(self, node: Node) -> list[str]:
+        """Inputs that are stacks of levels or layers, which an op of many inputs may pair by itself."""
+        single = {name: operand for name, operand in node.inputs.items() if isinstance(operand, str)}
+        return [name for name, operand in single.items() if self.graph[operand].value.kind.stack]
+
+    def _equally_long(self, node: Node, names: Iterable[str]) -> bool:
+        lengths = {str(node.inputs[name]): len(self._operand(node.inputs[name])) for name in names}
         if len(set(lengths.values())) <= 1:
             return True
         words = ", ".join(f"{name} has {count}" for name, count in lengths.items())
         shortest = min(lengths.values())
         self.document.report(node.path, f"the stacks differ in length: {words}; choose entries with [0:{shortest}]")
         return False
+
+    def _numbers_fit(self, node: Node) -> bool:
+        """Options that are given per level have as many entries as the stack that the op is mapped over."""
+        before = len(self.document.faults)
+        stack = len(self._operand(node.inputs[node.lifted[0]])) if node.lifted and not node.prepared else 0
+        for key, count in lengths_of(node.options).items():
+            if not stack or node.lift == "images":
+                problem = "a list holds one number per level or layer, and there are none here; give one number"
+            elif node.share:
+                problem = "share: levels makes one set of weights for all levels; give one number"
+            elif count != stack:
+                problem = f"{count} numbers for {stack} {node.lift}; give one for each, or one for all"
+            else:
+                continue
+            self.document.report((*node.path, key), problem)
+        return len(self.document.faults) == before
 
     def _comparable(self, node: Node) -> bool:
         """Student and teacher of a loss have one meaning and one shape; nothing broadcasts."""
@@ -255,6 +290,8 @@ class Inference:
         kinds = {
             key: [self.graph[o].value.kind for o in node.inputs.get(key, ())] for key in ("factors", "rows", "over")
         }
+        if not self._join_fits(node):
+            return None
         student = node.inputs.get("student")
         node.module = TermCall(
             node.name,
@@ -274,6 +311,21 @@ class Inference:
                 f"this reduction does not fit {show(self._operand(node.inputs['value']))}: {_first_line(error)}",
             )
             return None
+
+
+    def _join_fits(self, node: Node) -> bool:
+        """Weights of a stack's entries are as many as the entries."""
+        value, levels = self.graph[str(node.inputs["value"])].value, node.term.reduce.levels if node.term else "sum"
+        if isinstance(levels, str):
+            return True
+        if value.kind.stack is None or value.kind.opaque:
+            problem = "weights are given per level or layer, and there are none here; write weight: NUMBER"
+        elif len(levels) != len(value.fake):
+            problem = f"{len(levels)} weights for {len(value.fake)} {value.kind.stack}; give one for each"
+        else:
+            return True
+        self.document.report((*node.path, "reduce", "levels"), problem)
+        return False
 
 
 def show(value: Any) -> str:

@@ -89,13 +89,18 @@ def _op(graph: Graph, node: Node, document: Document) -> bool:
         )
         return False
     node.lift, node.lifted = next(iter(lifts.values()), None), tuple(lifts)
-    return _result(graph, node, elements)
+    return _result(graph, node, elements, document)
 
 
-def _result(graph: Graph, node: Node, elements: Mapping[str, Kind]) -> bool:
+def _result(graph: Graph, node: Node, elements: Mapping[str, Kind], document: Document) -> bool:
     if node.op is None:
         return False
     given = node.op.output_kinds(elements, node.options)
+    results = given.values() if isinstance(given, dict) else [given]
+    if nested := [kind.stack for kind in results if kind.stack and node.lift]:
+        lists = f"gives a list over {nested[0]} by itself, and is given one over {node.lift}"
+        document.report(node.path, f"{node.op.name} {lists}; choose one entry with [i]")
+        return False
     strides = _strides(graph, node)
     form = node.port.form if node.port else ""
     if isinstance(given, dict):

@@ -59,7 +59,7 @@ def _op_of(entry: Entry) -> Op | None:
 def _keys(entry: Entry) -> set[str]:
     """Keys that may be searched in an entry; empty where the op is not known or a stage is called."""
     op = _op_of(entry)
-    own = {"weight", "schedule", "reduce"} if isinstance(entry, TermEntry) else set()
+    own = {"weight", "control", "schedule", "reduce"} if isinstance(entry, TermEntry) else set()
     if op is None:
         return own if (entry.loss if isinstance(entry, TermEntry) else entry.op) is None else set()
     return own | set(op.options.model_fields)

@@ -10,16 +10,22 @@ from torch import Tensor
 
 from kdflow.functional import boxes as bx
 from kdflow.functional.precision import single
-from kdflow.kinds import Boxes, Tokens, TokenValues
-from kdflow.operation import op
+from kdflow.kinds import AnyTensor, Boxes
+from kdflow.operation import like, op
 
 
-@op("queries.overlap", defaults={"targets": "targets.boxes"}, no_grad=True)
-def overlap(boxes: Tokens, targets: Boxes, empty: Annotated[float, Field(ge=0, le=1)] = 0.0) -> TokenValues:
-    """Largest IoU of each predicted box with a target of its image: (B, Q).
+@op(
+    "queries.overlap",
+    gives=like("boxes", drop="c"),
+    defaults={"targets": "targets.boxes"},
+    no_grad=True,
+    example={"boxes": "b q c"},
+)
+def overlap(boxes: AnyTensor, targets: Boxes, empty: Annotated[float, Field(ge=0, le=1)] = 0.0) -> AnyTensor:
+    """Largest IoU of each predicted box with a target of its image: (B, Q), of queries or of dense places.
 
     Args:
-        boxes: (B, Q, 4) xyxy pixels of the padded input.
+        boxes: (B, Q, 4) xyxy pixels of the padded input, such as ``teacher.head.boxes``.
         targets: Per image (n, 4) in the same pixels.
         empty: Value of all boxes of an image without targets.
     """

@@ -6,10 +6,11 @@ from typing import Annotated, Any
 
 import torch
 from pydantic import Field
+from torch import Tensor
 
 from kdflow.errors import UsageError
 from kdflow.functional.pooling import align_boxes
-from kdflow.kinds import Boxes, Pyramid, Strides, of_axes
+from kdflow.kinds import LEVEL_BLOCKS, Boxes, Pyramid, Sizes, Strides
 from kdflow.operation import op
 
 Positive = Annotated[int, Field(gt=0)]
@@ -22,7 +23,7 @@ def _infer(features: Pyramid, boxes: Boxes, bins: int = 7, **_: Any) -> Any:
 
 @op(
     "regions.pool_every",
-    gives=of_axes(("n", "c", "y", "x"), "levels"),
+    gives=LEVEL_BLOCKS,
     defaults={"boxes": "targets.boxes"},
     infer=_infer,
 )
@@ -32,6 +33,8 @@ def pool_every(
     bins: Positive = 7,
     sampling: Annotated[int, Field(ge=0)] = 2,
     aligned: bool = True,
+    image_sizes: Sizes | None = None,
+    outward: bool = False,
     strides: Strides = (),
 ) -> Any:
     """RoIAlign blocks of the boxes of all images, every box on every level: per level (N, C, bins, bins).
@@ -44,6 +47,9 @@ def pool_every(
         bins: Cells per side.
         sampling: Sampling points per side of a cell; 0 adapts to the box.
         aligned: Half-pixel-correct sampling; False is the older form.
+        image_sizes: (height, width) inside the padding. Where given, corners are multiplied by map size over this size, which
+            stretches the boxes of padded images (FGD, DetKDS). None divides by the stride.
+        outward: Whether boxes grow to whole cells: first corners are rounded down, last corners up.
         strides: Filled in by the compiler.
     """
     if len(strides) != len(features):
@@ -52,7 +58,17 @@ def pool_every(
         )
     own = [b.detach() for b in boxes]
     first = torch.zeros(sum(len(b) for b in own), dtype=torch.long, device=features[0].device)
-    return [
-        align_boxes([level], own, first, [stride], bins, sampling, aligned)
-        for level, stride in zip(features, strides, strict=True)
-    ]
+    blocks = []
+    for level, stride in zip(features, strides, strict=True):
+        cells = [_in_cells(b, level, stride, image_sizes[i] if image_sizes else None, outward) for i, b in enumerate(own)]
+        blocks.append(align_boxes([level], cells, first, [1], bins, sampling, aligned))
+    return blocks
+
+
+def _in_cells(boxes: Tensor, level: Tensor, stride: int, image: tuple[int, int] | None, outward: bool) -> Tensor:
+    """Boxes in units of the cells of a map."""
+    if image is None:
+        scaled = boxes / stride
+    else:
+        scaled = boxes * boxes.new_tensor([level.shape[-1] / image[1], level.shape[-2] / image[0]]).repeat(2)
+    return torch.cat([scaled[:, :2].floor(), scaled[:, 2:].ceil()], 1) if outward else scaled

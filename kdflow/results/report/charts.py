@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from kdflow.results.report.html import Html, el, join
+from kdflow.html import Html, el, join
 from kdflow.tracking.store import Curve
 
 WIDTH, SMALL = 760, 460

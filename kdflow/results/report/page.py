@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from importlib.resources import files
 
+from kdflow.html import Html, el
 from kdflow.results.record import BASELINE, METRICS
 from kdflow.results.report.gather import Facts
-from kdflow.results.report.html import Html, el
 from kdflow.results.report.sections import cost, gains, losses, runs
 from kdflow.results.report.taxonomy import taxonomy
 from kdflow.results.table import caption_of

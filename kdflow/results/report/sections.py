@@ -5,10 +5,10 @@ from __future__ import annotations
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 
+from kdflow.html import Html, el, join
 from kdflow.results.report.charts import Mark, Point, areas, figure, scatter, signed, wide
 from kdflow.results.report.charts import gains as gains_chart
 from kdflow.results.report.gather import Entry, Facts
-from kdflow.results.report.html import Html, el, join
 from kdflow.results.report.tables import between, gain, number, table, value
 from kdflow.taxonomy import load_tree
 from kdflow.tracking.store import Curve

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from kdflow.html import Html, el
 from kdflow.results.query import Line
 from kdflow.results.report.charts import signed, wide
-from kdflow.results.report.html import Html, el
 
 
 def table(head: Sequence[str], rows: Sequence[Html], caption: str, words: int = 1, numbers: int | None = None) -> Html:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from kdflow.html import Html, el, join
 from kdflow.results.query import Group, Line
 from kdflow.results.record import METRICS
 from kdflow.results.report.charts import Axis, Mark, axis, signed, strip, strip_axis
 from kdflow.results.report.gather import Facts
-from kdflow.results.report.html import Html, el, join
 from kdflow.results.report.tables import between, gain, number, table, value
 from kdflow.taxonomy import Node, load_tree
 

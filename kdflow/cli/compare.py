@@ -1,0 +1,213 @@
+"""``kdflow compare``: methods under one protocol, with a verdict that can be "no"."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from kdflow.cli.ablate import METRICS
+from kdflow.cli.console import columns, note, say, say_json
+from kdflow.cli.options import JsonOption, Output, SetOption, overrides_of
+from kdflow.cli.sweep import DryRun, Resume, Steps, Storage, Together, listeners, show_jobs
+from kdflow.errors import UsageError, choices
+from kdflow.folders import runs_folder
+
+if TYPE_CHECKING:
+    from kdflow.compare.content import File, VerdictRow
+    from kdflow.compare.entries import Protocol
+
+NO_CONTROLS = "none"
+
+
+def compare(
+    methods: Annotated[
+        list[str] | None, typer.Argument(metavar="METHOD...", help="Method files or names; all: every one that fits the bench.")
+    ] = None,
+    bench: Annotated[str | None, typer.Option("--bench", metavar="BENCH", help="Bench file or name.")] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds 0, 1, ... that every entry is measured on.")] = 3,
+    budget: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Trials of each entry's tuning, the plain student's too; 1 tunes nothing.")
+    ] = 8,
+    tuning_seeds: Annotated[int, typer.Option(min=1, help="Seeds of every trial; none of them is measured.")] = 1,
+    metric: Annotated[str, typer.Option(help="What is compared, on the test split; tuned by it on the validation split.")] = "AP",
+    against: Annotated[
+        list[str] | None, typer.Option(metavar="METHOD", help="Compare with this method too, beside the plain student.")
+    ] = None,
+    control: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="longer training, ema, label smoothing, random teacher; without it all that fit, none: no control. Repeatable.",
+        ),
+    ] = None,
+    sets: SetOption = None,
+    steps: Steps = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda; CUDA_VISIBLE_DEVICES chooses among GPUs.")] = "auto",
+    output: Output = None,
+    name: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Name; without it made of the bench and of all that is compared.")
+    ] = None,
+    file: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The result; without it comparisons/NAME.json in --output.")
+    ] = None,
+    dry_run: DryRun = False,
+    resume: Resume = False,
+    join: Annotated[
+        bool, typer.Option("--join", help="Begin the comparison or join its workers: the same command on every machine.")
+    ] = False,
+    storage: Storage = None,
+    together: Together = 1,
+    verify: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Check a result without running anything: all that follows must follow.")
+    ] = None,
+    page: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Make index.html of the results in a folder, in that folder.")
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Compare methods: same teacher, data, first weights and images, the same number of trials to tune each, and paired seeds.
+
+    The plain student is tuned like every method, and controls that need no teacher's knowledge take part. Each entry is better or
+    worse than the plain student, or it is undecided: by the interval of the paired difference, corrected for the number of
+    methods (Holm). The result is one file that --verify checks and --page shows.
+    """
+    from kdflow.compare.entries import CONTROLS, Protocol
+
+    if verify is not None or page is not None:
+        if methods or (verify is not None and page is not None):
+            raise UsageError("--verify FILE and --page FOLDER stand alone: nothing is run")
+        _check_file(verify, json) if verify is not None else _make_page(page)  # type: ignore[arg-type]
+        return
+    if not methods or bench is None:
+        raise UsageError("name what is compared: kdflow compare METHOD... --bench BENCH, or --verify FILE, or --page FOLDER")
+    if metric not in METRICS:
+        raise UsageError(f"--metric {metric}: no such metric.{choices(metric, METRICS)}")
+    controls = CONTROLS if control is None else tuple(one for one in control if one != NO_CONTROLS)
+    protocol = Protocol(
+        tuple(methods), bench, seeds, budget, tuning_seeds, metric, tuple(against or ()), controls, overrides_of(sets), steps,
+    )
+    if dry_run:
+        _list(protocol, device, output, json)
+        return
+    from kdflow.compare.work import Execution
+    from kdflow.compare.work import compare as carry_out
+
+    request = Execution(
+        name=name, storage=storage, resume=resume, join=join, together=together, device=device, output=output, file=file,
+    )
+    try:
+        found, place = carry_out(protocol, request, note, listeners())
+    except KeyboardInterrupt:
+        note("interrupted; everything finished is kept, and --resume goes on")
+        raise
+    say_json(found.model_dump(mode="json")) if json else say(report(found))
+    note(f"written to {place}; kdflow compare --verify checks it")
+    if any(run.failure for entry in found.comparison.entries for run in entry.runs):
+        raise typer.Exit(1)
+
+
+def _list(protocol: Protocol, device: str, output: Path | None, json: bool) -> None:
+    """What would be run; the measured runs as they are at the declared values."""
+    from kdflow.compare.entries import lineup_of
+    from kdflow.compare.work import Tuned, measured_jobs, tuning_jobs
+    from kdflow.experiment.session import Preview
+
+    preview = Preview(device)
+    found = lineup_of(protocol, preview)
+    for left, reason in found.left_out.items():
+        note(f"{left}: left out: {reason}")
+    trials = tuning_jobs(protocol, found, preview)
+    runs = measured_jobs(protocol, found, Tuned(values={entry.name: {} for entry in found.entries}), preview)
+    if not json:
+        open_ = [entry for entry in found.entries if entry.space.ranges]
+        say(f"{len(found.entries)} entries: {', '.join(entry.name for entry in found.entries)}")
+        say(f"{len(open_)} are tuned, {protocol.budget} trials each; then {protocol.seeds} runs of every entry")
+    show_jobs([*trials, *runs], runs_folder(output), json)
+
+
+def _check_file(path: Path, json: bool) -> None:
+    from kdflow.compare.verify import faults_of, read_file, warnings_of
+
+    found = read_file(path)
+    faults, warnings = faults_of(found), warnings_of(found)
+    if json:
+        say_json({"file": str(path), "content": found.content, "faults": faults, "warnings": warnings})
+    else:
+        for words in faults:
+            note(f"{path}: {words}")
+        for words in warnings:
+            say(f"worth knowing: {words}")
+        if not faults:
+            say(f"{path}: all that follows from its runs follows ({found.content}). To see whether the runs are true, run again:")
+            say(f"  {found.comparison.settings.command}")
+    if faults:
+        raise typer.Exit(1)
+
+
+def _make_page(folder: Path) -> None:
+    from kdflow.compare.page import write_page
+
+    place, refused = write_page(folder)
+    for words in refused:
+        note(words)
+    say(str(place))
+    if refused:
+        raise typer.Exit(1)
+
+
+def report(file: File) -> str:
+    """The table, the verdicts and the audit, for a terminal."""
+    from kdflow.compare.verify import warnings_of
+    from kdflow.compare.work import summary
+
+    comparison = file.comparison
+    metric, plain = comparison.settings.metric, comparison.entries[0].name
+    verdicts = {row.entry: row for row in comparison.verdicts if row.against == plain}
+    rows = []
+    for name, mean, spread in summary(file):
+        row, cost, entry = verdicts.get(name), file.costs.get(name), comparison.entry(name)
+        rows.append((
+            name, entry.kind, _number(mean, spread), _difference(row), _corrected(row), row.verdict if row else "",
+            _one(cost.step_ms if cost else None), _one(cost.memory_mib if cost else None), str(entry.added_parameters),
+        ))
+    head = ("entry", "kind", metric, "gain, 95 %", "p (Holm)", "verdict", "step ms", "MiB", "added")
+    lines = [
+        f"{comparison.bench}: {len(comparison.settings.seeds)} seeds, {comparison.settings.budget} trials each",
+        columns(rows, head=head),
+    ]
+    lines += [f"the {owner} itself: {value:.2f} {metric}" for owner, value in comparison.taught_by().items()]
+    for row in comparison.verdicts:
+        if row.against != plain:
+            lines.append(f"{row.entry} against {row.against}: {row.verdict}, {_difference(row)}, p (Holm) {_corrected(row)}")
+    lines += [f"{row.entry}: {row.verdict}. It would change with: {row.turn}" for row in verdicts.values() if row.turn]
+    lines.append(
+        "The interval is that of one difference alone; the verdict holds the chance of any wrong one among the methods, and "
+        "among the controls, below 5 % each (Holm)."
+    )
+    same = ", ".join(row.what for row in comparison.audit if row.same)
+    lines.append(f"the same for all entries: {same or 'nothing'}")
+    lines += [f"worth knowing: {words}" for words in warnings_of(file)]
+    lines += [f"left out: {name}: {reason}" for name, reason in comparison.left_out.items()]
+    return "\n".join(lines)
+
+
+def _number(mean: float | None, spread: float | None) -> str:
+    if mean is None:
+        return "-"
+    return f"{mean:.2f}" if spread is None else f"{mean:.2f} ± {spread:.2f}"
+
+
+def _difference(row: VerdictRow | None) -> str:
+    if row is None or row.mean is None:
+        return ""
+    return f"{row.mean:+.2f}" if row.low is None or row.high is None else f"{row.mean:+.2f} ({row.low:+.2f} to {row.high:+.2f})"
+
+
+def _corrected(row: VerdictRow | None) -> str:
+    return "" if row is None or row.mean is None else f"{row.adjusted:.3f}"
+
+
+def _one(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"
