@@ -33,7 +33,7 @@ from kdflow.detectors.hf_stages import (
 from kdflow.detectors.rt_loss import PairLoss
 from kdflow.kinds import ANY, CELLS, MAP
 from kdflow.options import option
-from kdflow.ports import CLASS_SCORES, DETECTORS, Call, Detector, Port, PortEntry, Stage
+from kdflow.ports import CLASS_SCORES, DETECTORS, Call, Detector, Port, Stage
 
 TERMS = ("loss_vfl", "loss_bbox", "loss_giou")
 STAGES = (2, 3, 4)
@@ -96,7 +96,7 @@ def encoder_stages(
         Port(name, channels=core.config.encoder_hidden_dim, strides=memory) for name in ("neck", "encoder.memory")
     )
     grid = Port("decoder.grid", ANY, doc="level sizes of these tokens")
-    encoded: dict[str, PortEntry] = {"maps": maps}
+    encoded: dict[str, Port | tuple[Port, ...]] = {"maps": maps}
     if encoder.attends:
         doc = "coarsest map behind the attention, before levels are fused"
         encoded["attended"] = Port("encoder.attended", MAP, "transformer/feature", doc=doc)
