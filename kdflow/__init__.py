@@ -18,7 +18,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from kdflow.api import compile, load, report, results, run, search
+    from kdflow.api import compile, load, look, predict, report, results, run, search
     from kdflow.errors import KdflowError, SpecError
     from kdflow.graph.plan import Plan
     from kdflow.operation import op
@@ -33,6 +33,8 @@ __all__ = [
     "search",
     "results",
     "report",
+    "predict",
+    "look",
     "Plan",
     "Method",
     "Bench",
@@ -48,6 +50,8 @@ _PLACES = {
     "run": "kdflow.api",
     "results": "kdflow.api",
     "report": "kdflow.api",
+    "predict": "kdflow.api",
+    "look": "kdflow.api",
     "Plan": "kdflow.graph.plan",
     "Method": "kdflow.spec.method",
     "Bench": "kdflow.spec.bench",

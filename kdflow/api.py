@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from kdflow.results.query import Answer
     from kdflow.search.call import search
     from kdflow.spec.resolve import MethodSpec
+    from kdflow.using.predict import Prediction
 
 _PLACES = {"run": "kdflow.experiment.run", "search": "kdflow.search.call"}
 
@@ -155,10 +156,65 @@ def report(
     return write_report(Path(folder), _uri(store), where, against, metric, ablations)
 
 
+def predict(
+    run: str | Path,
+    *paths: str | Path,
+    output: str | Path | None = None,
+    threshold: float = 0.5,
+    owner: str = "student",
+    device: str = "auto",
+) -> list[Prediction]:
+    """What a trained student finds in pictures, which are treated as in its evaluation.
+
+    Args:
+        run: A run's folder or name, or a folder with ``student.py`` and its weights, whose code is then run.
+        paths: Images, folders of images, videos (where ``av`` or ``opencv`` is installed).
+        output: Folder for drawn pictures and ``predictions.json``; none writes nothing.
+        threshold: Detections have more than this score.
+        owner: ``student``, or the name of a teacher of the run.
+        device: ``auto``, ``cpu`` or ``cuda``.
+
+    Raises:
+        UsageError: A run or file that cannot be read, no path at all, or a threshold outside 0..1.
+    """
+    from kdflow.using.predict import predictions
+
+    return list(predictions(run, paths, output, threshold, owner, device))
+
+
+def look(
+    run: str | Path,
+    output: str | Path | None = None,
+    *,
+    images: Sequence[str] = (),
+    node: str | None = None,
+    threshold: float = 0.3,
+    most: int = 8,
+    against: str | Path | None = None,
+) -> Path:
+    """Write one HTML page of a run: ground truth, teacher, plain student and student side by side; returns its path.
+
+    Args:
+        run: A run's folder or name.
+        output: The page; none takes ``look.html`` in the run's folder.
+        images: File names of pictures of the test split to show, in place of the worst and most telling ones.
+        node: Name of a node of the graph (``their_places``, ``student.neck``), shown as heat over each picture.
+        threshold: Lowest score that is drawn and matched.
+        most: Pictures per section.
+        against: The plain student's run; none takes the baseline run beside this one.
+
+    Raises:
+        UsageError: The run kept no detections, or there is no such picture or node.
+    """
+    from kdflow.using.look.write import look as write
+
+    return write(run, output, images=images, node=node, threshold=threshold, most=most, against=against)
+
+
 def _uri(store: str | Path | None) -> str | None:
     if isinstance(store, str) and "://" in store:
         return store
     return None if store is None else sqlite_url(runs_folder(store) / "mlflow.db")
 
 
-__all__ = ["compile", "load", "report", "results", "run", "search"]
+__all__ = ["compile", "load", "look", "predict", "report", "results", "run", "search"]

@@ -4,8 +4,7 @@ A kind names the axes of a tensor, so that masks, weights and divisors meet a lo
 A *stack* is a Python list of such tensors: over pyramid levels, decoder layers or images. An op written for one element is
 mapped over a stack by the graph, so op authors rarely see lists.
 
-Axes: ``b`` image in batch, ``c`` channel or class, ``y`` and ``x`` place on a map, ``n`` row (region, instance), ``r`` dense
-place (cell times anchor; order y, x, anchor), ``q`` query, ``h`` attention head, ``k`` attended token.
+:data:`AXES` says what the axes are.
 """
 
 from __future__ import annotations
@@ -13,6 +12,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+
+AXES: Mapping[str, str] = {
+    "b": "image in the batch",
+    "c": "channel or class",
+    "one": "an axis of size 1 that stands for c",
+    "y": "row of a map",
+    "x": "column of a map",
+    "n": "row: a region, instance or pair",
+    "r": "dense place: cell times anchor, in the order y, x, anchor",
+    "e": "edge of a box",
+    "q": "query",
+    "h": "attention head",
+    "k": "attended token",
+}
+"""Axis -> what it counts."""
 
 
 @dataclass(frozen=True)

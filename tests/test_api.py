@@ -16,6 +16,8 @@ NAMES = [
     "search",
     "results",
     "report",
+    "predict",
+    "look",
     "Plan",
     "Method",
     "Bench",

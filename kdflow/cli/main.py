@@ -21,11 +21,15 @@ from kdflow.cli import (
     detectors,
     diff,
     doctor,
+    evaluate,
     explain,
+    export,
+    look,
     matrix,
     methods,
     new,
     ops,
+    predict,
     probe,
     report,
     results,
@@ -34,6 +38,7 @@ from kdflow.cli import (
     search,
     sweep,
     taxonomy,
+    vocabulary,
 )
 from kdflow.cli.console import note
 from kdflow.errors import InvariantError, KdflowError, LostProcessError
@@ -60,10 +65,16 @@ app.command("compare")(compare.compare)
 app.command("matrix")(matrix.matrix)
 app.command("results")(results.results)
 app.command("report")(report.report)
+app.command("predict")(predict.predict)
+app.command("eval")(evaluate.evaluate)
+app.command("export")(export.export)
+app.command("look")(look.look)
 app.command("new")(new.new)
 app.command("methods")(methods.methods)
 app.command("taxonomy")(taxonomy.taxonomy)
 app.command("ops")(ops.ops)
+app.command("kinds")(vocabulary.kinds)
+app.command("schedules")(vocabulary.schedules)
 app.command("detectors")(detectors.detectors)
 app.command("benches")(benches.benches)
 app.add_typer(data.app, name="data")

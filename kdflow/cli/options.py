@@ -35,6 +35,11 @@ Output = Annotated[
 Runs = Annotated[
     Path | None, typer.Option(metavar="DIR", help="Folder of runs; without it MLFLOW_TRACKING_URI, $KDFLOW_RUNS or kdflow-runs.")
 ]
+Run = Annotated[
+    str, typer.Argument(metavar="RUN", help="Folder of a run, or its name in the folder of runs; or a folder with student.py.")
+]
+Owner = Annotated[str, typer.Option("--owner", metavar="NAME", help="student, or a teacher of the run.")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 OutputFile = Annotated[
     Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write to a file and not to stdout.")
 ]

@@ -296,7 +296,9 @@ def weight_ranges(method: Method) -> dict[str, SearchRange]:
 
 def _longer(recipe: Recipe) -> dict[str, Any]:
     """The recipe over more images; where its learning rate drops at steps, the steps move along."""
-    length = {"recipe.steps": recipe.steps * LONGER_BY} if recipe.steps else {"recipe.epochs": (recipe.epochs or 1) * LONGER_BY}
+    length: dict[str, Any] = (
+        {"recipe.steps": recipe.steps * LONGER_BY} if recipe.steps else {"recipe.epochs": (recipe.epochs or 1) * LONGER_BY}
+    )
     if recipe.schedule.name != "step" or all(point <= 1 for point in recipe.schedule.milestones):
         return length
     moved = [point * LONGER_BY if point > 1 else point for point in recipe.schedule.milestones]

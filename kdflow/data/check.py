@@ -152,11 +152,6 @@ def require_ready(source: DataSource, geometry: Geometry, metrics: Iterable[str]
     return (*notes, *shared_images(tables))
 
 
-def check_folder(path: str | Path) -> DataReport:
-    """Report on a folder of a known format, images opened."""
-    return check_data(path)
-
-
 def _check_split(name: str, table: Annotations, files: bool, geometry: Geometry) -> SplitReport:
     seen = look(table, range(len(table)), decode=True) if files else []
     used = table.labels[~table.ignored]

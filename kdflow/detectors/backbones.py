@@ -70,6 +70,14 @@ class BackboneSpec:
     trainable: int | None = None
     neck_norm: Literal["none", "batch"] = "none"
 
+    def __post_init__(self) -> None:
+        """Raises UsageError for a pyramid that a MobileNet does not have."""
+        if self.name in MOBILE and (self.first != 2 or self.extra != "pool"):
+            raise UsageError(
+                f"{self.name} has the two maps of stride 32 that torchvision's Faster R-CNN reads, and no pyramid from P3 on. "
+                f"Next: {TIMM} and timm's name of it, such as {TIMM}mobilenetv3_large_100"
+            )
+
     @property
     def stages(self) -> tuple[int, ...]:
         """Backbone stages that the pyramid reads; of a MobileNet the last two maps, which have one stride."""
@@ -144,11 +152,6 @@ def _neck_norm(spec: BackboneSpec) -> dict[str, Any]:
 
 def _mobile(spec: BackboneSpec) -> tuple[Expression, tuple[int, ...]]:
     """As in torchvision's own MobileNet detectors: the last map that halves the picture, and the last one of all."""
-    if spec.first != 2 or spec.extra != "pool":
-        raise UsageError(
-            f"{spec.name} has the two maps of stride 32 that torchvision's Faster R-CNN reads, and no pyramid from P3 on. "
-            f"Next: {TIMM} and timm's name of it, such as {TIMM}mobilenetv3_large_100"
-        )
     made = Expression(torchvision.models.get_model, spec.name, norm_layer=norm_layer(spec.norm))
     whole = made.build()
     if spec.pretrained is not None:

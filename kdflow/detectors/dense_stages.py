@@ -188,7 +188,7 @@ class Decode(nn.Module):
         """``boxes`` (B, H*W*A, 4) xyxy per level, not clipped, from deltas of the same shape."""
         found = []
         for own, places in zip(values, priors):
-            flat = self.decode(own.reshape(-1, 4), places.repeat(len(own), 1))
+            flat = self.decode(own.reshape(-1, 4), places.repeat(own.shape[0], 1))
             found.append(flat.view_as(own))
         return {"boxes": found}
 

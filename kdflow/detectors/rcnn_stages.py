@@ -238,7 +238,8 @@ class ConvHead(nn.Module):
 
     def __init__(self, head: Any) -> None:
         super().__init__()
-        self.convs, self.fc = head[:-2], head[-2]
+        *convs, self.fc, _ = head
+        self.convs = nn.Sequential(*convs)
 
     def forward(self, features: Tensor) -> dict[str, Any]:
         """``fc1`` (N, D) before its ReLU, ``embedding`` (N, D) after it."""

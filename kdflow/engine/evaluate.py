@@ -110,7 +110,7 @@ def weigh(
 ) -> Evaluation:
     """What ``detections`` are worth, over all classes and for each of them; see :func:`judge`."""
     _check_images(detections, ground_truth)
-    truth = _complete(ground_truth)
+    truth = complete(ground_truth)
     found = [one for image_id in sorted(detections) for one in _best(detections[image_id], max_detections)]
     precision = Precision.of(truth, found, max_detections, evaluator)
     metrics = {**precision.summary(), **voc_ap50(truth, found)}
@@ -210,7 +210,7 @@ def _check_images(detections: Mapping[int, object], ground_truth: Mapping[str, A
         )
 
 
-def _complete(ground_truth: Mapping[str, Any]) -> dict[str, Any]:
+def complete(ground_truth: Mapping[str, Any]) -> dict[str, Any]:
     """A copy with the optional fields filled in; evaluators write into the annotations they are given."""
     annotations = []
     for number, entry in enumerate(ground_truth["annotations"], start=1):

@@ -72,6 +72,7 @@ class Fit:
     passes: Passes | None = None
     measure: Callable[[str], Metrics] | None = None
     subject: str = ""
+    kept: tuple[str, ...] = ()
     inspect: Callable[[Any, Iterable[Batch]], Sequence[str]] | None = None
 
 
@@ -186,10 +187,15 @@ class Run:
             metrics = ranks.from_first({name: float(value) for name, value in self.fit.evaluate(training.plan).items()})
             event = self._judge(metrics)
             if event.is_best and training.machine.is_first:
-                self.checkpoints.save_best({**training.best, "student": training.plan.student.state_dict()})
+                self.checkpoints.save_best({**training.best, **self._best_state()})
         training.training_mode()
         training.evaluated = training.step
         self._tell(event)
+
+    def _best_state(self) -> dict[str, Any]:
+        plan, kept = self.training.plan, self.fit.kept
+        beside = {name: value for name, value in plan.state_dict().items() if name.startswith(kept)} if kept else {}
+        return {"student": plan.student.state_dict(), "beside": beside}
 
     def measure_teachers(self) -> None:
         """At the end of a phase that trained teachers: each is measured before it teaches."""

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from kdflow.errors import UsageError
 from kdflow.experiment.teacher import save_atomically
-from kdflow.files import write_text
+from kdflow.files import in_words, replacing, write_text
 from kdflow.ports import Detector
 from kdflow.student import pictures as student_pictures
 from kdflow.student.pictures import Pictures
 
 _USE = '''
 
-def load(weights=Path(__file__).with_name("student.pt")):
+def load(weights=Path(__file__).with_name({file!r})):
     """The trained model in evaluation mode; its weights must fit exactly."""
     model = build()
-    model.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True), strict=True)
+    model.load_state_dict({read}, strict=True)
     return model.eval()
 
 
@@ -48,6 +50,8 @@ _DETECT = {
 }
 
 
+_IMPORTS = {"student.safetensors": ("from safetensors.torch import load_file",)}
+
 _REFUSAL = '''"""The student ({name}), which cannot be rebuilt without kdflow."""
 
 
@@ -60,21 +64,39 @@ load = predict = build
 '''
 
 
-def export_student(detector: Detector, folder: Path, pictures: Pictures) -> Path:
+_READ = {
+    "student.pt": "torch.load(weights, map_location=\"cpu\", weights_only=True)",
+    "student.safetensors": "load_file(weights)",
+}
+
+
+def export_student(detector: Detector, folder: Path, pictures: Pictures, file: str = "student.pt") -> Path:
     """Write ``student.pt`` and a ``student.py`` that builds, loads and uses it with the detector's library alone.
 
     Args:
         detector: The trained student.
         folder: Where both files go.
         pictures: How the evaluation treated pictures; the exported student treats them alike.
+        file: ``student.pt``, or ``student.safetensors``.
 
     Returns:
         Path of the weights.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    save_atomically(folder / "student.pt", detector.model.state_dict())
-    write_text(folder / "student.py", student_source(detector, pictures))
-    return (folder / "student.pt").resolve()
+    if file.endswith(".safetensors"):
+        save_tensors(folder / file, detector.model.state_dict())
+    else:
+        save_atomically(folder / file, detector.model.state_dict())
+    write_text(folder / "student.py", student_source(detector, pictures, file))
+    return (folder / file).resolve()
+
+
+def save_tensors(path: Path, state: Mapping[str, Any]) -> None:
+    """Write a state dict as safetensors; values that share their memory are written each."""
+    from safetensors.torch import save_file
+
+    with in_words(path), replacing(path) as draft:
+        save_file({name: value.detach().cpu().clone().contiguous() for name, value in state.items()}, draft)
 
 
 def export_notes(detector: Detector) -> tuple[str, ...]:
@@ -86,7 +108,7 @@ def export_notes(detector: Detector) -> tuple[str, ...]:
     return ()
 
 
-def student_source(detector: Detector, pictures: Pictures) -> str:
+def student_source(detector: Detector, pictures: Pictures, file: str = "student.pt") -> str:
     """Text of ``student.py``; where a rewired student has no source, a module that says so and refuses to load it."""
     try:
         source = detector.source()
@@ -96,10 +118,10 @@ def student_source(detector: Detector, pictures: Pictures) -> str:
     whole = replace(
         source.carrying(student_pictures, import_module(f"kdflow.student.{source.library}_model")).then(
             *treatment,
-            imports=("import sys", "from pathlib import Path"),
+            imports=("import sys", "from pathlib import Path", *_IMPORTS.get(file, ())),
             constants={"CLASSES": detector.classes, "DETECT": dict(source.detect)},
             definitions=(f"PICTURES = Pictures(**{vars(pictures)!r})",),
         ),
         title=f"The student ({detector.name}) without kdflow: {source.title}, its weights, and its way with pictures.",
     )
-    return whole.text() + _USE.format(detect=_DETECT[source.library])
+    return whole.text() + _USE.format(detect=_DETECT[source.library], file=file, read=_READ[file])

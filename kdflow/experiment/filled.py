@@ -34,7 +34,9 @@ def write_spec(setting: Setting, folder: Path) -> list[Path]:
     Weights that the run has set by shares of the gradient stand there as numbers, what was declared under ``calibrated``.
     """
     method = setting.method.model_dump(mode="json", exclude={"variants"})
+    method["plugins"] = [str((Path(setting.document.file).parent / plugin).absolute()) for plugin in method["plugins"]]
     bench = setting.bench.model_dump(mode="json")
+    bench["plugins"] = [str((setting.place / plugin).absolute()) for plugin in bench["plugins"]]
     content = {"method": method, "bench": bench, "seed": setting.seed}
     if weights := read_weights(folder):
         declared = {name: method["terms"][name]["weight"] for name in weights if name in method["terms"]}

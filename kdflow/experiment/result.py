@@ -40,6 +40,7 @@ class RunResult:
             ``detections``, the file that has what it found there.
         seen: What it learned from, as it lay in memory: ``data``, ``teachers`` (owner -> ``identity``, ``weights``), the first
             weights of the ``student``, ``batches``, ``steps`` and ``images``; empty in results of older versions.
+        pictures: How pictures were treated (:class:`kdflow.student.pictures.Pictures`).
     """
 
     method: str
@@ -63,6 +64,7 @@ class RunResult:
     classes: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     teachers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     seen: Mapping[str, Any] = field(default_factory=dict)
+    pictures: Mapping[str, Any] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         """Plain data."""

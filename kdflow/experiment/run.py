@@ -113,7 +113,7 @@ def measure_trial(setting: Setting, session: Session, folder: Path) -> Mapping[s
     """
     if not (folder / "best.pt").is_file():
         raise UsageError(f"{folder} has no best.pt, so this trial cannot be measured on the test split")
-    student = best_student(folder, setting.plan.predictor())
+    student = best_student(folder, setting.plan.predictor(), setting.plan)
     student.model.to(session.machine.device)
     feed = session.feed(setting)
     metrics = feed.evaluate(student, "test")
@@ -171,6 +171,7 @@ class Opened:
             setting.method.phases,
             feed.one_pass,
             self.measure,
+            kept=() if setting.plan.predictor() is setting.detectors["student"] else ("ops.",),
             inspect=sentences,
         )
 
@@ -277,7 +278,7 @@ def record(opened: Opened, result: FitResult, notify: Notify = print) -> RunResu
     path: Path | None = None
     finished = result.status == "finished"
     if finished and not is_trial:
-        student = best_student(folder, setting.plan.predictor())
+        student = best_student(folder, setting.plan.predictor(), setting.plan)
         found = feed.examine(student, "test")
         teachers = examine_teachers(opened, notify)
         if feed.machine.is_first:
@@ -309,12 +310,14 @@ def record(opened: Opened, result: FitResult, notify: Notify = print) -> RunResu
         classes=found.classes,
         teachers=teachers,
         seen=opened.seen,
+        pictures=vars(feed.pictures),
     )
     if finished and feed.machine.is_first:
         publish((opened.others, opened.tracker), done, feed.source.two_splits, is_trial)
         if path is not None:
             theirs = "".join(f", {owner} {one['metrics']['AP']:.1f}" for owner, one in teachers.items())
-            own = f"test AP {done.metrics['AP']:.1f}{theirs}, mAP@0.5 {done.metrics['voc_ap50']:.1f}"
+            split = "val" if feed.source.two_splits else "test"
+            own = f"{split} AP {done.metrics['AP']:.1f}{theirs}, mAP@0.5 {done.metrics['voc_ap50']:.1f}"
             notify(f"{done.method}: {own}; student in {path}")
             for words in absent:
                 notify(f"{done.method}: {words}")

@@ -50,6 +50,7 @@ class Setting:
         plan: The compiled plan.
         seed: Seed of the run.
         overrides: What was set on the command line.
+        place: Folder of the bench's file, which its plugins lie in.
     """
 
     method: Method
@@ -60,6 +61,7 @@ class Setting:
     plan: Plan
     seed: int
     overrides: Mapping[str, Any] = field(default_factory=dict)
+    place: Path = Path()
 
 
 def find_method(name: str | Path) -> Path:
@@ -185,7 +187,7 @@ def prepare(
         faults += silent_terms(method, plan, spec.document, setting.recipe, setting.recipe.steps, setting.recipe.steps)
     if faults:
         raise SpecError(faults)
-    return Setting(method, setting, spec.document, classes, detectors, plan, seed, overrides)
+    return Setting(method, setting, spec.document, classes, detectors, plan, seed, overrides, Path(document.file).parent)
 
 
 def _bench_file(spec: MethodSpec, bench: str | Path | None) -> Path:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from kdflow.engine import ranks
 from kdflow.engine.checkpoint import BrokenCheckpointError, read
@@ -95,6 +96,12 @@ def _is_kept(folder: Path, tell: Notify) -> bool:
     return False
 
 
+def kept_weights(identity: str) -> Path | None:
+    """The file of a trained teacher's weights; None where they are not kept, or not whole."""
+    folder = home() / "teachers" / identity
+    return folder / WEIGHTS if identity and _is_kept(folder, lambda _: None) else None
+
+
 def _keep(folder: Path, detector: Detector) -> None:
     """Write a trained teacher; the hash of its content comes last."""
     (folder / SEAL).unlink(missing_ok=True)
@@ -155,11 +162,20 @@ def _train(
     ranks.wait()
 
 
-def best_student(folder: Path, detector: Detector) -> Detector:
-    """The detector with the weights of its best evaluation, where one was kept; raises KdflowError for a damaged one."""
+def best_student(folder: Path, detector: Detector, plan: nn.Module | None = None) -> Detector:
+    """The detector with the weights of its best evaluation, where one was kept; raises KdflowError for a damaged one.
+
+    Args:
+        folder: Of the run.
+        detector: Receives the weights.
+        plan: Receives what was kept beside them, where the detector predicts through trained ops.
+    """
     if (best := folder / "best.pt").is_file():
         try:
-            detector.model.load_state_dict(read(best)["student"])
+            found = read(best)
+            detector.model.load_state_dict(found["student"])
+            if plan is not None and found.get("beside"):
+                plan.load_state_dict({**plan.state_dict(), **found["beside"]})
         except BrokenCheckpointError as fault:
             raise KdflowError(f"{best}: {fault}. Next: delete the folder and run this again, without --resume") from fault
     return detector

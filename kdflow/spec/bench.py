@@ -258,7 +258,10 @@ class TeacherSpec(DetectorSpec):
     recipe: Recipe | None = None
     classes: tuple[str, ...] | None = Field(default=None, description="its label order, where it differs from the data's")
     size: int | None = Field(
-        default=None, gt=0, le=MAX_SIDE, description="input size of this teacher where it differs from the student's"
+        default=None,
+        gt=0,
+        le=MAX_SIDE,
+        description="input size while its recipe trains it; it teaches, and is measured, at the size of the bench's data",
     )
 
     @field_validator("recipe")

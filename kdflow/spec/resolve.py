@@ -112,10 +112,6 @@ class MethodSpec:
         fill_constants(resolved)
         return resolved
 
-    def positions(self) -> Document:
-        """The document, for faults that later passes find."""
-        return self.document
-
 
 def load_method(path: str | Path, find: Finder | None = None) -> MethodSpec:
     """Read a method file; raises SpecError with all faults of its shape.

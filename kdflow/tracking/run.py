@@ -15,7 +15,7 @@ from kdflow.events import Hook, StepEvent
 
 TEXTS = ("method", "bench", "dataset", "title", "paper", "fidelity", "student", "kind", "variant", "bench_variant", "pair")
 HASHES = ("run_hash", "definition", "bench_hash")
-SETS = {"nodes": "node", "secondary": "secondary", "rewires": "rewires", "knowledge": "knowledge", "needs": "needs"}
+SETS = {"nodes": "node", "rewires": "rewires", "knowledge": "knowledge", "needs": "needs"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +40,6 @@ class RunFacts:
         kind: ``run``, or ``trial`` of a search.
         parent: MLflow id of the run that this one is nested in.
         terms: Term name (``kd/neck``, ``det/loss_box_reg``) -> its taxonomy nodes, the primary one first.
-        secondary: Secondary tags.
         rewires: Rewired nodes.
         knowledge: What the terms compare.
         needs: What the method asks for (``gt``, ``teacher_forward`` ...).
@@ -67,7 +66,6 @@ class RunFacts:
     kind: str = "run"
     parent: str = ""
     terms: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    secondary: tuple[str, ...] = ()
     rewires: tuple[str, ...] = ()
     knowledge: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()

@@ -6,15 +6,24 @@ import json
 
 import pytest
 
+LISTINGS = ("methods", "taxonomy", "ops mask.*", "detectors", "benches", "kinds", "schedules", "results --published")
 
-@pytest.mark.parametrize(
-    "words", [["methods"], ["taxonomy"], ["ops", "mask.*"], ["detectors"], ["benches"], ["results", "--published"]]
-)
+
+@pytest.mark.parametrize("words", LISTINGS)
 def test_every_listing_has_json(call, words, monkeypatch, tmp_path):
     monkeypatch.setenv("KDFLOW_RUNS", str(tmp_path))
-    done = call(*words, "--json")
+    done = call(*words.split(), "--json")
     assert done.code == 0
     assert json.loads(done.out)
+
+
+def test_kinds_and_schedules_say_what_they_mean(call):
+    from kdflow.kinds import AXES, KINDS
+
+    shown = call("kinds").out
+    assert "cell_values   bxr" in shown
+    assert {axis for kind in KINDS.values() for axis in kind.axes or ()} == set(AXES)
+    assert "decay" in call("schedules").out
 
 
 def test_one_op_in_full(call):

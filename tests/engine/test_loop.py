@@ -3,6 +3,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,10 +16,21 @@ from kdflow.engine.machine import Machine, open_machine
 from kdflow.engine.phases import lay_out
 from kdflow.errors import UsageError
 from kdflow.events import EvaluationEvent, RunEnded, RunStarted, Silent, StepEvent
+from kdflow.experiment.teacher import best_student
 from kdflow.ports import Batch
 from kdflow.spec.bench import Optimizer, Schedule
 from kdflow.spec.method import Phase
-from tests.engine.fakes import FakePlan, FakePreparation, arguments, differences, fit, loader, make_batch, make_recipe
+from tests.engine.fakes import (
+    FakePlan,
+    FakePreparation,
+    TwoParameters,
+    arguments,
+    differences,
+    fit,
+    loader,
+    make_batch,
+    make_recipe,
+)
 
 
 def plain(**changes: Any) -> Any:
@@ -162,6 +174,23 @@ def test_best_student_is_of_the_best_evaluation(machine: Machine, tmp_path: Path
     assert [e.is_best for e in result.evaluations] == [True, True, False, False]
     assert read(tmp_path / BEST)["step"] == 6
     assert result.metrics == {"AP50": 2.0}
+
+
+def test_what_the_best_student_predicts_through_is_kept_with_it(machine: Machine, tmp_path: Path) -> None:
+    """The adapter of the best evaluation, not of the last."""
+    plan, seen = FakePlan(), []
+
+    def evaluate(own: FakePlan) -> dict[str, float]:
+        seen.append({k: v.clone() for k, v in own.ops.state_dict(prefix="ops.").items()})
+        return {"AP": -float(len(seen))}
+
+    fit(plan, loader, make_recipe(evaluate_every=3), **arguments(tmp_path, device=machine, evaluate=evaluate, kept=("ops.",)))
+    assert differences(read(tmp_path / BEST)["beside"], seen[0]) == []
+    assert differences(seen[0], seen[-1]) != []
+    fresh = TwoParameters()
+    again = FakePlan()
+    best_student(tmp_path, SimpleNamespace(model=fresh), again)
+    assert differences(again.ops.state_dict(prefix="ops."), seen[0]) == []
 
 
 def test_unknown_metric_is_refused_with_choices(machine: Machine, tmp_path: Path) -> None:

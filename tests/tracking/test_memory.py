@@ -1,10 +1,10 @@
 from pathlib import Path
 from types import SimpleNamespace
 
-from kdflow.events import EvaluationEvent, Hook, RunEnded, RunStarted, StepEvent
+from kdflow.events import EvaluationEvent, RunEnded, RunStarted, StepEvent
 from kdflow.results.measured import measured_record
 from kdflow.tracking.memory import MemoryTracker
-from kdflow.tracking.run import RunFacts, Tracker
+from kdflow.tracking.run import RunFacts
 
 
 def tracker() -> MemoryTracker:
@@ -20,13 +20,6 @@ def start(resumed: int = 0) -> RunStarted:
 
 def step(number: int) -> StepEvent:
     return StepEvent(number, 40, "", 1.0, {"kd/neck": 0.5}, {"kd/neck": 1.0}, 0.01, 0.2, 10.0)
-
-
-def test_it_is_a_hook_of_the_engine_and_a_tracker():
-    hook: Hook = tracker()
-    also: Tracker = tracker()
-    assert all(hasattr(hook, name) for name in ("run_started", "step_ended", "evaluation_ended", "run_ended"))
-    assert hasattr(also, "finish")
 
 
 def test_a_run_is_kept_and_becomes_a_record():

@@ -1,0 +1,1 @@
+"""A trained run, used: reopened, shown pictures, measured again, exported, looked at."""

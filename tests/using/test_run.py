@@ -1,0 +1,249 @@
+"""A trained run: shown pictures, measured again, exported, looked at."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+import kdflow
+from kdflow.cli.main import main
+from kdflow.data.formats import open_data
+from kdflow.engine.evaluate import judge
+from kdflow.errors import UsageError
+from kdflow.experiment.run import RunResult, run
+from kdflow.student.pictures import read
+from kdflow.tracking.store import open_client
+from kdflow.urls import sqlite_url
+from kdflow.using.export import formats
+from kdflow.using.export.formats import export
+from kdflow.using.export.onnx_file import onnx_finder
+from kdflow.using.finder import Finder, open_finder
+from kdflow.using.measure import measure
+from kdflow.using.saved import reopen
+from tests.using.paths import LEARNED
+
+
+def split_of(trained: RunResult, name: str) -> Any:
+    bench = reopen(trained.folder).bench
+    return open_data(bench.data.format, bench.data.options).splits[name]
+
+
+def judged(finder: Finder, split: Any) -> dict[str, float]:
+    """AP of a finder that sees one picture after the other."""
+    found: dict[int, list[dict[str, Any]]] = {}
+    for key, file in zip(split.annotations.ids.tolist(), split.annotations.files):
+        seen = finder.find(read(file), 0.0)
+        rows = zip(seen["boxes"].tolist(), seen["scores"].tolist(), seen["labels"].tolist())
+        found[key] = [
+            {"image_id": key, "category_id": label, "bbox": [x, y, x2 - x, y2 - y], "score": score}
+            for (x, y, x2, y2), score, label in rows
+        ]
+    return dict(judge(found, split.coco))
+
+
+def test_the_student_has_learned_something(trained: RunResult) -> None:
+    assert trained.metrics["AP50"] > 5, "else nothing below is shown"
+
+
+def test_a_run_measured_again_gives_its_own_numbers(trained: RunResult) -> None:
+    again = measure(trained.folder, device="cpu", notify=lambda _: None)
+    assert again.metrics == pytest.approx(dict(trained.metrics), abs=1e-9)
+    assert again.classes.keys() == trained.classes.keys()
+    val = measure(trained.folder, split="val", device="cpu", notify=lambda _: None)
+    assert val.metrics["AP"] == pytest.approx(trained.validation["AP"], abs=1e-9)
+
+
+def test_weights_of_a_student_are_measured_on_a_bench(trained: RunResult, tmp_path: Path) -> None:
+    shutil.copy(str(trained.student_path), tmp_path / "mine.pt")
+    found = measure(tmp_path / "mine.pt", bench=LEARNED, device="cpu", notify=lambda _: None)
+    assert found.metrics == pytest.approx(dict(trained.metrics), abs=1e-9)
+    with pytest.raises(UsageError, match="name the bench"):
+        measure(tmp_path / "mine.pt", device="cpu")
+
+
+def test_the_teacher_of_a_run_is_measured_with_the_weights_that_it_taught_with(trained: RunResult) -> None:
+    found = measure(trained.folder, owner="teacher", device="cpu", notify=lambda _: None)
+    assert found.metrics == pytest.approx(trained.teachers["teacher"]["metrics"], abs=1e-9)
+    with pytest.raises(UsageError, match='no teacher "nobody"'):
+        measure(trained.folder, owner="nobody", device="cpu")
+
+
+def test_predictions_are_drawn_and_written(trained: RunResult, tmp_path: Path) -> None:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for number, file in enumerate(split_of(trained, "test").annotations.files[:3]):
+        Image.open(file).save(folder / f"{number} <b>.png")
+    found = kdflow.predict(trained.folder, folder, output=tmp_path / "out", threshold=0.05, device="cpu")
+    assert [Path(one.image).name for one in found] == ["0 <b>.png", "1 <b>.png", "2 <b>.png"]
+    assert sum(len(one.detections) for one in found) > 0
+    written = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert written == [one.as_json() for one in found]
+    for one in found:
+        assert all(d.score > 0.05 for d in one.detections)
+        with Image.open(str(one.drawn)) as drawn:
+            assert drawn.size == (one.width, one.height)
+
+
+def test_an_exported_folder_predicts_by_its_own_code(trained: RunResult, tmp_path: Path) -> None:
+    for name in ("student.py", "student.pt"):
+        shutil.copy(Path(trained.folder) / name, tmp_path / name)
+    picture = read(split_of(trained, "test").annotations.files[0])
+    own, other = open_finder(trained.folder).find(picture), open_finder(tmp_path).find(picture)
+    assert torch.equal(own["labels"], other["labels"])
+    torch.testing.assert_close(own["boxes"].float(), other["boxes"].float(), rtol=1e-4, atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("nowhere", "x.png"), "no run lies there"),
+        (("RUN", "nowhere.png"), "no such file"),
+        (("RUN", "EMPTY"), "no image and no video"),
+        (("RUN", "TEXT"), "cannot be opened"),
+        (("RUN", "FILM"), "pip install av"),
+        (("RUN", "TEXT", "--threshold", "3"), "score in 0..1"),
+    ],
+)
+def test_what_cannot_be_shown_is_a_mistake_in_words(
+    trained: RunResult, tmp_path: Path, capsys: Any, words: tuple[str, ...], message: str
+) -> None:
+    (tmp_path / "empty").mkdir()
+    for name in ("note.png", "film.mp4"):
+        (tmp_path / name).write_text("no picture")
+    names = {
+        "RUN": trained.folder,
+        "EMPTY": str(tmp_path / "empty"),
+        "TEXT": str(tmp_path / "note.png"),
+        "FILM": str(tmp_path / "film.mp4"),
+    }
+    assert main(["predict", *(names.get(word, word) for word in words), "--device", "cpu"]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_ap_through_the_onnx_file_is_the_runs(trained: RunResult, tmp_path: Path) -> None:
+    done = export(trained.folder, "onnx", tmp_path / "out")
+    assert done.files == ("model.onnx",)
+    assert "any number of pictures at once, 8 bits, any size" in done.notes[0]
+    found = judged(onnx_finder(tmp_path / "out" / "model.onnx", False), split_of(trained, "test"))
+    assert found["AP"] == pytest.approx(trained.metrics["AP"], abs=0.1)
+    assert found["AP50"] == pytest.approx(trained.metrics["AP50"], abs=0.1)
+
+
+def test_an_onnx_file_takes_many_pictures_and_its_threshold_is_inside(trained: RunResult, tmp_path: Path) -> None:
+    import onnxruntime
+
+    export(trained.folder, "onnx", tmp_path / "out", threshold=0.1)
+    session = onnxruntime.InferenceSession(str(tmp_path / "out" / "model.onnx"), providers=["CPUExecutionProvider"])
+    pictures = torch.stack([read(file) for file in split_of(trained, "test").annotations.files[:3]])
+    boxes, scores, labels, picture = session.run(None, {"pictures": pictures.numpy()})
+    assert len(boxes) == len(scores) == len(labels) == len(picture) > 0
+    assert scores.min() > 0.1
+    one = open_finder(trained.folder)
+    for number in range(3):
+        own = one.find(pictures[number], 0.1)
+        torch.testing.assert_close(torch.from_numpy(scores[picture == number]), own["scores"], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("format", ["torch", "safetensors"])
+def test_weights_leave_with_code_that_finds_the_same(trained: RunResult, tmp_path: Path, format: str) -> None:
+    done = export(trained.folder, format, tmp_path / "out")
+    assert done.agreement.holds
+    assert set(done.files) == {"student.py", f"student.{'pt' if format == 'torch' else format}"}
+    found = judged(open_finder(tmp_path / "out"), split_of(trained, "test"))
+    assert found["AP"] == pytest.approx(trained.metrics["AP"], abs=0.1)
+
+
+def test_the_teacher_leaves_the_same_way(trained: RunResult, tmp_path: Path) -> None:
+    export(trained.folder, "onnx", tmp_path / "out", owner="teacher")
+    found = judged(onnx_finder(tmp_path / "out" / "model.onnx", False), split_of(trained, "test"))
+    assert found["AP"] == pytest.approx(trained.teachers["teacher"]["metrics"]["AP"], abs=0.1)
+
+
+def test_a_form_that_finds_otherwise_is_refused_and_leaves_nothing(
+    trained: RunResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def shifted(order: Any) -> Any:
+        finder, notes = formats._torch(order)
+        moved = Finder(
+            finder.classes, finder.upright, lambda image: {**(f := finder.look(image)), "boxes": f["boxes"] + 3}
+        )
+        return moved, notes
+
+    monkeypatch.setattr(formats, "FORMATS", {"torch": shifted})
+    with pytest.raises(UsageError, match=r"refused: .* have no counterpart"):
+        export(trained.folder, "torch", tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_form_that_a_library_does_not_know_is_refused_in_words(
+    trained: RunResult, tmp_path: Path, capsys: Any
+) -> None:
+    assert main(["export", trained.folder, "--format", "hf", "-o", str(tmp_path / "out")]) == 2
+    assert "retinanet is a model of torchvision, which from_pretrained does not know" in capsys.readouterr().err
+
+
+def test_an_export_is_kept_in_mlflow_with_its_signature(trained: RunResult, capsys: Any, tmp_path: Path) -> None:
+    assert main(["export", trained.folder, "--format", "onnx", "-o", str(tmp_path / "out"), "--mlflow"]) == 0
+    client = open_client(sqlite_url(Path(trained.folder).parents[1] / "mlflow.db"))
+    record = client.get_run(trained.run_id)
+    (model,) = [client.get_logged_model(one.model_id) for one in record.outputs.model_outputs]
+    assert model.name == "out"
+    assert record.info.status == "FINISHED"
+
+
+class Reader(HTMLParser):
+    """Text and elements of a page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.words: list[str] = []
+        self.tags: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: Any) -> None:
+        self.tags.append(tag)
+        for name, value in attrs:
+            assert not (name in ("src", "href") and str(value).startswith("http")), value
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+
+def test_the_page_shows_all_sides_without_network(trained: RunResult, tmp_path: Path) -> None:
+    plain = run("baseline", bench=LEARNED, output=Path(trained.folder).parents[1], device="cpu", notify=lambda _: None)
+    file = kdflow.look(trained.folder, tmp_path / "look.html", node="student.neck", threshold=0.1, most=2)
+    page = Reader(file.read_text(encoding="utf-8"))
+    text = " ".join(page.words)
+    for words in (
+        "Worst pictures",
+        "What the teacher finds and the student misses",
+        "What distillation gained",
+        "ground truth",
+        "plain student",
+        "student.neck",
+        "Precision over recall",
+        "What objects were taken for",
+    ):
+        assert words in text, words
+    assert f"{plain.metrics['AP']:.2f}" in text
+    assert f"{trained.teachers['teacher']['metrics']['AP']:.2f}" in text
+    assert "script" not in page.tags
+    assert page.tags.count("img") > 4
+
+
+def test_chosen_pictures_are_shown_and_unknown_ones_and_nodes_are_mistakes(trained: RunResult, tmp_path: Path) -> None:
+    name = split_of(trained, "test").annotations.names[2]
+    file = kdflow.look(trained.folder, tmp_path / "look.html", images=[name])
+    assert "Chosen pictures" in file.read_text(encoding="utf-8")
+    with pytest.raises(UsageError, match="no picture of the test split"):
+        kdflow.look(trained.folder, tmp_path / "x.html", images=["nowhere.png"])
+    with pytest.raises(UsageError, match='no node "neckk"'):
+        kdflow.look(trained.folder, tmp_path / "x.html", node="neckk")
+    assert not (tmp_path / "x.html").exists()
