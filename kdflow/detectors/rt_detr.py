@@ -96,9 +96,10 @@ def encoder_stages(
         Port(name, channels=core.config.encoder_hidden_dim, strides=memory) for name in ("neck", "encoder.memory")
     )
     grid = Port("decoder.grid", ANY, doc="level sizes of these tokens")
-    doc = "coarsest map behind the attention, before levels are fused"
-    attended = Port("encoder.attended", MAP, "transformer/feature", doc=doc)
-    encoded: dict[str, Port | tuple[Port, ...]] = {"maps": maps, **({"attended": attended} if encoder.attends else {})}
+    encoded: dict[str, Port | tuple[Port, ...]] = {"maps": maps}
+    if encoder.attends:
+        doc = "coarsest map behind the attention, before levels are fused"
+        encoded["attended"] = Port("encoder.attended", MAP, "transformer/feature", doc=doc)
     return {
         "projection": Stage(Projection(projections), {"maps": "backbone"}, {"maps": inputs}, dense=True),
         "encoder": Stage(encoder, {"maps": "encoder.inputs"}, encoded, stochastic=draws(core.config)),

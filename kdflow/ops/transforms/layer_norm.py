@@ -14,7 +14,11 @@ from kdflow.operation import like, op
 
 @op("transform.layer_norm", gives=like("features"))
 def layer_norm(
-    features: AnyTensor, over: tuple[str, ...] = ("c",), eps: Annotated[float, Field(gt=0)] = 1e-5, axes: Axes = ()
+    features: AnyTensor,
+    over: tuple[str, ...] = ("c",),
+    eps: Annotated[float, Field(gt=0)] = 1e-5,
+    scale: bool = True,
+    axes: Axes = (),
 ) -> AnyTensor:
     """``(F - mean) / sqrt(variance + eps)`` over the named axes together (divisor n), in float32, without weights.
 
@@ -22,8 +26,11 @@ def layer_norm(
         features: Any tensor.
         over: Axes of one vector.
         eps: Added to the variance.
+        scale: false takes the mean away and leaves the deviation.
         axes: Filled in by the compiler.
     """
     values, dims = single(features), dims_of(over, axes)
     centred = values - values.mean(dims, keepdim=True)
+    if not scale:
+        return centred
     return centred * (centred.square().mean(dims, keepdim=True) + eps).rsqrt()
