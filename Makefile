@@ -7,7 +7,10 @@ THREADS ?= 1
 WORKERS ?= 2
 LIMITS := OMP_NUM_THREADS=$(THREADS) MKL_NUM_THREADS=$(THREADS)
 
-.PHONY: run test evidence docs clean
+# Wheels of what the machine with a GPU lacks (benchmarks/README.md says how to make them).
+WHEELS ?= wheels
+
+.PHONY: run test evidence gpu docs clean
 
 run: $(VENV)/.installed
 	$(BIN)/kdflow run specs/baseline.yaml specs/defeat.yaml
@@ -24,6 +27,11 @@ test: $(VENV)/.installed-test
 evidence: $(VENV)/.installed-test docs
 	command -v chromium && ls /usr/lib/postgresql || (apt-get update && apt-get install --yes chromium postgresql)
 	$(BIN)/python -m benchmarks.evidence
+
+# On one GPU, at most six minutes, with the Python that has torch; nothing is installed but wheels that lie in $(WHEELS).
+gpu:
+	@if [ -d $(WHEELS) ]; then $(PYTHON) -m pip install --quiet --no-index --find-links $(WHEELS) -r benchmarks/wheels.txt; fi
+	$(PYTHON) -m benchmarks.gpu --output gpu.json
 
 docs: $(VENV)/.installed-docs
 	$(LIMITS) $(BIN)/python docs/generate.py

@@ -86,6 +86,9 @@ SECTIONS: Mapping[str, Section] = {
 R101 = "step --device cuda --pair r101-r50 --method pkd --rounds 50 --compile"
 RT_DETR = "step --device cuda --pair rt-detr --method fitnet --rounds 50 --compile"
 ON_A_GPU: Mapping[str, Section] = {
+    "gpu": Section(
+        "All that a GPU must show", "gpu --device cuda", "`make gpu`: correctness, then speed beside what was asked for."
+    ),
     "gpu-r101-r50": Section("Faster R-CNN R101 to R50, 800 px", R101, "As above; `kdflow_compiled` is with `--compile`."),
     "gpu-r101-r50-bf16": Section("The same in bfloat16", f"{R101} --precision bf16", "Losses agree in float32 first."),
     "gpu-rt-detr": Section("RT-DETR R101 to R18, 640 px", RT_DETR, "The plain student is the engine's own."),

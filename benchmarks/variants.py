@@ -164,9 +164,9 @@ def _measure(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
 
 def build_case(
     pair: str, method: str, machine: Machine, *, size: int | None = None, batch: int = 2, precision: str = "fp32",
-    compiled: bool = False, channels_last: bool = False,
+    compiled: bool = False, channels_last: bool = False, fast: bool = False,
 ) -> Case:
-    """Every variant of a pair and method, from the same weights; compiled parts and channels innermost on request.
+    """Every variant of a pair and method, from the same weights; compiled parts, channels innermost and fast mode on request.
 
     Where no loop is written by hand, the plain student is the engine's own, and what is left out is said.
     """
@@ -199,6 +199,8 @@ def build_case(
         case.variants["kdflow_compiled"] = engine(again(**{"recipe.compile": True}), machine)
     if channels_last:
         case.variants["kdflow_channels_last"] = engine(again(**{"recipe.channels_last": True}), machine)
+    if fast:
+        case.variants["kdflow_fast"] = engine(again(**{"recipe.fast": True}), machine)
     return case
 
 

@@ -47,6 +47,9 @@ def run(
     calibrate: Annotated[
         bool, typer.Option("--calibrate", help="Set the weights when the run begins, by each term's share of the gradient.")
     ] = False,
+    fast: Annotated[
+        bool, typer.Option("--fast", help="Losses equal up to rounding: frozen teachers as programs, and more on GPUs.")
+    ] = False,
     sets: SetOption = None,
     output: Output = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint of this very run.")] = False,
@@ -68,6 +71,7 @@ def run(
         "precision": precision,
         "compiled": compiled,
         "calibrate": calibrate,
+        "fast": fast,
         "overrides": overrides,
         "output": output,
         "resume": resume,
@@ -128,7 +132,8 @@ def _all_at_once(specs: list[str], settings: dict[str, Any], json: bool) -> list
     from kdflow.experiment.request import RunRequest
     from kdflow.experiment.together import run_together
 
-    own = {key: settings.pop(key) for key in ("bench", "seed", "steps", "precision", "compiled", "calibrate", "overrides")}
+    words = ("bench", "seed", "steps", "precision", "compiled", "calibrate", "fast", "overrides")
+    own = {key: settings.pop(key) for key in words}
     bars = Bars()
     requests = []
     for spec in specs:

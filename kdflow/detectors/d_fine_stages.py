@@ -17,7 +17,7 @@ from torch import Tensor
 
 from kdflow.detectors import rt_stages as rt
 from kdflow.detectors.hf_loss import Match, Pairs, SetLoss, Terms
-from kdflow.detectors.hf_parts import to_labels
+from kdflow.detectors.hf_parts import Grid, to_labels
 from kdflow.detectors.rt_loss import object_count
 from kdflow.ports import ImageSizes
 
@@ -38,6 +38,10 @@ class Decoder(rt.Decoder):
         if not mode:  # sums depend on memory order; in evaluation mode the library has the last layer alone in memory
             result |= {name: [x.contiguous() for x in result[name]] for name in ("logits", "boxes")}
         return result
+
+    def shapes(self, grid: Grid) -> Tensor:
+        """On the host: each layer of the library looks whether they fit, and would wait for the device; none reads them else."""
+        return grid.known
 
     def split(self, out: Any, anchors: Tensor, count: int) -> dict[str, Any]:
         """The library's output as lists over layers, its first ``count`` queries apart."""
@@ -119,9 +123,9 @@ class LayerLoss(Terms):
 class FirstMatch(Match):
     """Assignment for the prediction made before any refinement."""
 
-    def forward(self, first: list[Tensor], **targets: Any) -> dict[str, Any]:  # type: ignore[override]
-        """``indices`` of the one layer."""
-        return super().forward([first[0]], [first[1]], **targets)
+    def costs(self, first: list[Tensor], **targets: Any) -> list[Tensor]:  # type: ignore[override]
+        """Of the one layer."""
+        return super().costs([first[0]], [first[1]], **targets)
 
     def infer(self, first: list[Tensor], **targets: Any) -> dict[str, Any]:  # type: ignore[override]
         """See :class:`kdflow.detectors.hf_loss.Match`."""

@@ -17,6 +17,7 @@ from kdflow.detectors.backbones import P6_FROM, build_backbone, map_ports
 from kdflow.detectors.cnn_options import CandidateOptions, PictureOptions, PyramidOptions
 from kdflow.detectors.dense_parts import DenseForm, anchors_of, dense_detector, head_outputs, head_stages
 from kdflow.detectors.expression import Expression
+from kdflow.detectors.fcos_loss import losses
 from kdflow.detectors.normalize import Normalize
 from kdflow.detectors.pyramids import BranchedPyramid
 from kdflow.detectors.torchvision_parts import cells, check_groups, feature_stages, pyramid
@@ -151,7 +152,7 @@ def make(classes: tuple[str, ...], options: FcosOptions) -> Detector:
         priors=anchors_of(model.anchor_generator, form),
         decode=dense.Decode(model.box_coder.decode),
         assign=dense.Assign(model, match),
-        loss=dense.DenseLoss(head, LOSSES, dense.head_loss, LIBRARY, prepare=PREPARE),
+        loss=dense.DenseLoss(head, LOSSES, losses, LIBRARY, prepare=PREPARE),
         detect=dense.DenseDetect(model, dense.per_level, LIBRARY, prepare=PREPARE),
         class_rows={"head.classification_head.cls_logits": ClassRows()},
         size_divisor=WHOLE_STRIDES if spare else 32,

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from kdflow.detectors.backbones import TIMM, timm_indices
 from kdflow.detectors.hf_loss import SetLoss
+from kdflow.detectors.hf_matching import together
 from kdflow.detectors.hf_options import TINY, DecoderOptions, TransformerOptions
 from kdflow.detectors.hf_parts import Postprocess
 from kdflow.detectors.hf_stages import criterion_call, detection_stage, loss_stages, network_of
@@ -330,7 +331,7 @@ def transformers_detector(
         optional: Modules that the losses never reach, with what a method may compare to train them.
     """
     matching = matching or loss_stages(loss, model.config.decoder_layers)
-    stages = {**stages, **matching, **(losses or {}), **detection_stage(postprocess)}
+    stages = together({**stages, **matching, **(losses or {}), **detection_stage(postprocess)})
     terms = [port.name for stage in stages.values() for _, port in stage.ports if port.name.startswith("losses.")]
     return Detector(
         options.title(),

@@ -8,6 +8,7 @@ same before the sigmoid, read instead of ``references`` where present (own queri
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -28,18 +29,29 @@ class Grid(NamedTuple):
         sizes: (height, width) per level, finest first.
         shapes: The same as an integer tensor (levels, 2).
         starts: Index of each level's first token, (levels,).
+        known: ``shapes`` on the host, for code that looks at their values.
     """
 
     sizes: list[tuple[int, int]]
     shapes: Tensor
     starts: Tensor
+    known: Tensor
 
 
 def grid_of(maps: Sequence[Tensor]) -> Grid:
     """The grid of maps (B, C, H, W)."""
-    sizes = [(int(m.shape[-2]), int(m.shape[-1])) for m in maps]
-    shapes = torch.as_tensor(sizes, dtype=torch.long, device=maps[0].device)
-    return Grid(sizes, shapes, torch.cat((shapes.new_zeros((1,)), shapes.prod(1).cumsum(0)[:-1])))
+    sizes = tuple((int(m.shape[-2]), int(m.shape[-1])) for m in maps)
+    # A grid of fake tensors must not be found by a real batch later.
+    make: Callable[..., Grid] = _grid if type(maps[0]) in (Tensor, nn.Parameter) else _grid.__wrapped__
+    return make(sizes, maps[0].device)
+
+
+@lru_cache(maxsize=256)
+def _grid(sizes: tuple[tuple[int, int], ...], device: torch.device) -> Grid:
+    """Made once per canvas: its numbers travel to the device only once."""
+    known = torch.as_tensor(sizes, dtype=torch.long)
+    shapes = known.to(device)
+    return Grid(list(sizes), shapes, torch.cat((shapes.new_zeros((1,)), shapes.prod(1).cumsum(0)[:-1])), known)
 
 
 def flatten(maps: Sequence[Tensor]) -> Tensor:

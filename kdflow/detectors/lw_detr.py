@@ -182,7 +182,7 @@ def make(classes: tuple[str, ...], options: GroupOptions) -> Detector:
     config, body = model.config, model.config.backbone_config
     config.auxiliary_loss = options.auxiliary_loss
     side = body.num_windows if square else body.num_windows_side
-    loss = masked_loss(config, options.auxiliary_loss, make_criterion, config.class_loss_coefficient)
+    loss = masked_loss(config, options.auxiliary_loss, make_criterion, config.class_loss_coefficient, averaged=True)
     return transformers_detector(
         options,
         names,

@@ -36,16 +36,22 @@ class Groups:
 class GroupMatch(Match):
     """The assignment of each group's queries to all objects."""
 
-    def forward(  # type: ignore[override]
+    def costs(  # type: ignore[override]
         self, logits: list[Tensor], boxes: list[Tensor], groups: Groups, **targets: Any
-    ) -> dict[str, Any]:
-        """``indices`` of the first group, ``further`` of the others, ``every`` of all; queries count on over the groups."""
-        count = groups.count if groups.first is logits[-1] else 1
+    ) -> list[Tensor]:
+        """Per layer and group."""
+        count = _count(logits, groups)
         every = (logits, boxes) if count == 1 else groups.every
         scores, places = ([part for x in values for part in x.chunk(count, 1)] for values in every)
-        found: Pairs = super().forward(scores, places, **targets)["indices"]
-        layers = [found[i : i + count] for i in range(0, len(found), count)]
-        number = logits[-1].shape[1]
+        return super().costs(scores, places, **targets)
+
+    def found(  # type: ignore[override]
+        self, pairs: Pairs, logits: list[Tensor], groups: Groups, **values: Any
+    ) -> dict[str, Any]:
+        """``indices`` of the first group, ``further`` of the others, ``every`` of all; queries count on over the groups."""
+        del values
+        count, number = _count(logits, groups), logits[-1].shape[1]
+        layers = [pairs[i : i + count] for i in range(0, len(pairs), count)]
         return {
             "indices": [layer[0] for layer in layers],
             "further": [joined(layer, number, 1) for layer in layers] if count > 1 else None,
@@ -56,6 +62,11 @@ class GroupMatch(Match):
         """See :class:`Match`; shapes are inferred as in evaluation, where there is one group."""
         found = super().infer(logits, target_labels)["indices"]
         return {"indices": found, "further": None, "every": found}
+
+
+def _count(logits: list[Tensor], groups: Groups) -> int:
+    """Groups that are matched: all on own predictions, the given one on others."""
+    return groups.count if groups.first is logits[-1] else 1
 
 
 def joined(groups: Pairs, number: int, start: int = 0) -> list[tuple[Tensor, Tensor]]:
@@ -82,12 +93,12 @@ class GroupCriterion(Criterion):
     ) -> dict[str, Any]:
         """Weighted scalar per loss term, and ``total``; other pairs than the own replace those of the first group."""
         labels = self.loss.targets(target_boxes, target_labels, image_sizes)
-        criterion = self.loss.make().to(logits[-1].device)
+        count = 1
         if groups.first is logits[-1] and further is not None:
-            criterion.group_detr = groups.count
+            count = groups.count
             logits, boxes = groups.every
             pairs = [
                 [(torch.cat((q, r)), torch.cat((t, u))) for (q, t), (r, u) in zip(first, others)]
                 for first, others in zip(pairs, further)
             ]
-        return self.terms(criterion, logits, boxes, pairs, labels)
+        return self.terms(logits, boxes, pairs, labels, count)

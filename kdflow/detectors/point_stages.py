@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -18,6 +19,7 @@ from kdflow.detectors.torchvision_parts import Held
 from kdflow.functional import boxes as bx
 from kdflow.functional.assignment import atss_assign
 from kdflow.functional.dense_losses import distribution_focal, edge_distances, varifocal
+from kdflow.functional.devices import send
 from kdflow.functional.divergences import quality_focal
 from kdflow.functional.precision import single
 from kdflow.functional.reduce import mean_over_ranks
@@ -121,29 +123,42 @@ class PointAssign(nn.Module):
 class PointTargets:
     """The assignment of one batch as the losses read it.
 
+    The number of positives is asked of the device once for all levels; whatever reads them, takes their rows.
+
     Attributes:
-        positive: (B, R) per level, True where a cell answers for an object.
+        rows: (image, cell) of every positive, per level, in this order.
         weight: (B, R) per level, 0 where a cell is not trained on.
-        labels: Class of every positive, per level, in (image, cell) order.
+        labels: Class of every positive, per level.
         boxes: (P, 4) their objects' boxes, per level.
         points: (P, 2) centres of their priors, per level.
         count: Sum over images of max(number of positives, 1), averaged over processes; at least 1.
     """
 
     def __init__(self, priors: list[Tensor], indices: list[Tensor], boxes: list[Tensor], labels: list[Tensor]) -> None:
-        self.positive = [i >= 0 for i in indices]
         self.weight = [(i != -2).to(priors[0].dtype) for i in indices]
+        self.rows = positive_rows(indices)
         self.boxes, self.labels, self.points, self.priors = [], [], [], []
-        first = torch.tensor([0, *(len(own) for own in boxes)], device=indices[0].device).cumsum(0)[:-1, None]
+        starts = torch.tensor([0, *(len(own) for own in boxes)]).cumsum(0)[:-1]
+        first = send(starts, indices[0].device)
         every, classes = torch.cat(boxes), torch.cat(labels)
-        for places, level, positive in zip(priors, indices, self.positive):
-            chosen = (level + first)[positive]
+        for places, level, (image, cell) in zip(priors, indices, self.rows):
+            chosen = level[image, cell] + first[image]
             self.boxes.append(every[chosen])
             self.labels.append(classes[chosen])
-            self.priors.append(places.expand(len(level), -1, -1)[positive])
+            self.priors.append(places[cell])
             self.points.append(bx.centers(self.priors[-1]))
-        per_image = torch.stack([p.sum(1) for p in self.positive]).sum(0)
+        per_image = torch.stack([(i >= 0).sum(1) for i in indices]).sum(0)
         self.count = mean_over_ranks(per_image.clamp(min=1).sum().float()).clamp(min=1)
+
+
+def positive_rows(indices: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
+    """(image, cell) of the entries of (B, R) per level that are no less than 0."""
+    positive = [i >= 0 for i in indices]
+    counts = torch.stack([p.sum() for p in positive]).tolist()
+    found = torch.cat([p.flatten() for p in positive]).nonzero().squeeze(1).split(counts)
+    starts = [0, *itertools.accumulate(p.numel() for p in positive)]
+    cells = [own - start for own, start in zip(found, starts)]
+    return [(own.div(p.shape[1], rounding_mode="floor"), own % p.shape[1]) for own, p in zip(cells, positive)]
 
 
 class PointLoss(Held, ABC):
@@ -216,7 +231,7 @@ class GflLoss(PointLoss):
     def per_level(self, targets: PointTargets, **outputs: list[Tensor]) -> dict[str, list[Tensor]]:
         """Terms of ``logits`` and ``distribution``."""
         head: GFLHead = self.owner
-        edges = [d[p] for d, p in zip(outputs["distribution"], targets.positive)]
+        edges = [d[rows] for d, rows in zip(outputs["distribution"], targets.rows)]
         predicted, wanted, ious = [], [], []
         for own, points, boxes, stride in zip(edges, targets.points, targets.boxes, head.strides):
             distances, centers = head.distances(own), points / stride
@@ -239,7 +254,7 @@ class GflLoss(PointLoss):
         """Weight of every positive in the box terms, without gradient."""
         if self.box_weight == "iou":
             return ious
-        return [z.detach()[p].sigmoid().amax(-1) for z, p in zip(logits, targets.positive)]
+        return [z.detach()[rows].sigmoid().amax(-1) for z, rows in zip(logits, targets.rows)]
 
     def shape_loss(self, edges: Tensor, points: Tensor, boxes: Tensor) -> Tensor:
         """(P, 4) distribution focal loss; points and boxes in strides."""
@@ -248,9 +263,9 @@ class GflLoss(PointLoss):
     def classification(self, logits: Tensor, targets: PointTargets, level: int, ious: Tensor) -> Tensor:
         """The class term of one level."""
         wanted = torch.zeros_like(logits)
-        chosen = targets.positive[level].nonzero()
+        image, cell = targets.rows[level]
         floor = 1e-6 if self.cls_loss == "vfl" else 0.0  # a positive of IoU 0 stays positive
-        wanted[chosen[:, 0], chosen[:, 1], targets.labels[level]] = ious.clamp(min=floor)
+        wanted[image, cell, targets.labels[level]] = ious.clamp(min=floor)
         if self.cls_loss == "qfl":
             values = quality_focal(logits, wanted, self.focus["beta"])
         else:
@@ -269,13 +284,13 @@ class AtssLoss(PointLoss):
         central = [bx.centerness(points, boxes) for points, boxes in zip(targets.points, targets.boxes)]
         total = mean_over_ranks(torch.cat(central).sum()).clamp(min=1)
         found: dict[str, list[Tensor]] = {"loss_cls": [], "loss_bbox": [], "loss_centerness": []}
-        for level, positive in enumerate(targets.positive):
+        deltas = [values[rows] for values, rows in zip(outputs["deltas"], targets.rows)]
+        decoded = self.owner.coder.decode_single(torch.cat(deltas), torch.cat(targets.priors)).split([len(d) for d in deltas])
+        for level, (rows, predicted) in enumerate(zip(targets.rows, decoded)):
             found["loss_cls"].append(self.classification(outputs["logits"][level], targets, level))
-            deltas = outputs["deltas"][level][positive]
-            predicted = self.owner.coder.decode_single(deltas, targets.priors[level])
             missed = 1 - bx.giou(predicted, targets.boxes[level])
             found["loss_bbox"].append((central[level] * missed).sum() / total)
-            own = outputs["centerness"][level][positive]
+            own = outputs["centerness"][level][rows]
             entropy = functional.binary_cross_entropy_with_logits(own, central[level], reduction="sum")
             found["loss_centerness"].append(entropy / targets.count)
         return found
@@ -283,7 +298,7 @@ class AtssLoss(PointLoss):
     def classification(self, logits: Tensor, targets: PointTargets, level: int) -> Tensor:
         """The class term of one level."""
         wanted = torch.zeros_like(logits)
-        chosen = targets.positive[level].nonzero()
-        wanted[chosen[:, 0], chosen[:, 1], targets.labels[level]] = 1
+        image, cell = targets.rows[level]
+        wanted[image, cell, targets.labels[level]] = 1
         values = sigmoid_focal_loss(logits, wanted, alpha=0.25, gamma=2.0, reduction="none")
         return (values.sum(-1) * targets.weight[level]).sum() / targets.count

@@ -18,6 +18,7 @@ from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss
 from torchvision.models.detection.rpn import RegionProposalNetwork
 from torchvision.ops.poolers import LevelMapper
 
+from kdflow.detectors.box_matching import QuietMatcher, Weighed, sample
 from kdflow.detectors.torchvision_parts import (
     PIXELS,
     Held,
@@ -83,15 +84,20 @@ class RpnSample(Held):
         """Per level ``labels`` (B, H*W*A): 1 object, 0 background, -1 not sampled; ``targets`` (B, H*W*A, 4); ``samples``."""
         rpn: RegionProposalNetwork = self.owner
         priors = [torch.cat(anchors)] * len(boxes)
-        assigned, matched = rpn.assign_targets_to_anchors(priors, library_targets(boxes, labels))
-        deltas = rpn.box_coder.encode(matched, priors)
-        positive, negative = rpn.fg_bg_sampler(assigned)
+        quiet: Any = SimpleNamespace(
+            box_similarity=rpn.box_similarity, proposal_matcher=QuietMatcher(rpn.proposal_matcher)
+        )
+        assigned, matched = RegionProposalNetwork.assign_targets_to_anchors(quiet, priors, library_targets(boxes, labels))
+        deltas = Weighed(rpn.box_coder).encode(matched, priors)
+        positive, negative = sample(rpn.fg_bg_sampler, assigned)
         samples = {"labels": assigned, "targets": list(deltas), "positive": positive, "negative": negative}
-        chosen = torch.stack(positive).long() - 1 + torch.stack(negative).long()
-        chosen = torch.where(torch.stack(positive) > 0, 1, chosen)
+        chosen = [
+            torch.full_like(own, -1, dtype=torch.long).index_fill(0, no, 0).index_fill(0, yes, 1)
+            for own, yes, no in zip(assigned, positive, negative)
+        ]
         sizes = [len(a) for a in anchors]
         targets = list(torch.stack(list(deltas)).split(sizes, dim=1))
-        return {"labels": list(chosen.split(sizes, dim=1)), "targets": targets, "samples": samples}
+        return {"labels": list(torch.stack(chosen).split(sizes, dim=1)), "targets": targets, "samples": samples}
 
     def infer(self, anchors: list[Tensor], boxes: list[Tensor], labels: list[Tensor]) -> dict[str, Any]:
         """One label and four deltas per anchor and image."""
@@ -108,15 +114,16 @@ class RpnLoss(nn.Module):
 
     def forward(self, logits: list[Tensor], deltas: list[Tensor], samples: dict[str, Any]) -> dict[str, Any]:
         """``loss_objectness`` and ``loss_rpn_box_reg``, scalars."""
-        drawn = samples["positive"], samples["negative"]
-        network = SimpleNamespace(fg_bg_sampler=lambda _labels: drawn)
-        objectness, boxes = RegionProposalNetwork.compute_loss(
-            network,
-            torch.cat(logits, dim=1).flatten(0, -2),
-            torch.cat(deltas, dim=1).reshape(-1, 4),  # type: ignore[arg-type]
-            samples["labels"],
-            samples["targets"],
+        labels, targets = torch.cat(samples["labels"]), torch.cat(samples["targets"])
+        starts = range(0, len(labels), len(samples["labels"][0]))
+        objects, others = (
+            torch.cat([own + start for own, start in zip(samples[key], starts)]) for key in ("positive", "negative")
         )
+        chosen = torch.cat([objects, others])
+        own = torch.cat(deltas, dim=1).reshape(-1, 4)[objects]
+        boxes = functional.smooth_l1_loss(own, targets[objects], beta=1 / 9, reduction="sum") / len(chosen)
+        scores = torch.cat(logits, dim=1).flatten()
+        objectness = functional.binary_cross_entropy_with_logits(scores[chosen], labels[chosen])
         return {"loss_objectness": objectness, "loss_rpn_box_reg": boxes}
 
     def infer(self, logits: list[Tensor], deltas: list[Tensor], samples: dict[str, Any]) -> dict[str, Any]:
@@ -140,15 +147,18 @@ class RoiSample(Held):
     def forward(self, proposals: list[Tensor], boxes: list[Tensor], labels: list[Tensor]) -> dict[str, Any]:
         """``boxes`` and ``matched_boxes`` per image; ``labels``, ``positive``, ``negative`` (N,); ``targets`` (N, 4) deltas."""
         heads: RoIHeads = self.owner
-        # The library overwrites the entries of the list that it is given.
-        chosen, matched, classes, deltas = heads.select_training_samples(
-            list(proposals), library_targets(boxes, labels, 1)
-        )
-        objects = [own if len(own) else own.new_zeros(1, 4) for own in boxes]
-        found = (torch.cat(classes) - 1) % (self.classes + 1)
+        goal = [own.to(proposals[0].dtype) for own in boxes]
+        offered = heads.add_gt_proposals(list(proposals), goal)
+        indices, classes = heads.assign_targets_to_proposals(offered, goal, [own + 1 for own in labels])
+        drawn = [torch.cat(both).sort().values for both in zip(*sample(heads.fg_bg_sampler, classes))]
+        chosen, matched = ([own[rows] for own, rows in zip(of, drawn)] for of in (offered, indices))
+        objects = [own if len(own) else own.new_zeros(1, 4) for own in goal]
+        matched_boxes = [own[m] for own, m in zip(objects, matched)]
+        deltas = Weighed(heads.box_coder).encode(matched_boxes, chosen)
+        found = (torch.cat([own[rows] for own, rows in zip(classes, drawn)]) - 1) % (self.classes + 1)
         return {
-            "boxes": list(chosen),
-            "matched_boxes": [own[m] for own, m in zip(objects, matched)],
+            "boxes": chosen,
+            "matched_boxes": matched_boxes,
             "labels": found,
             "positive": found < self.classes,
             "negative": found == self.classes,

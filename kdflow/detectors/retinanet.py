@@ -9,11 +9,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torchvision.models.detection import RetinaNet
+from torchvision.models.detection._utils import _box_loss
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.retinanet import RetinaNetHead
+from torchvision.ops import sigmoid_focal_loss
 
 from kdflow.detectors import dense_stages as dense
 from kdflow.detectors.backbones import P6_FROM, build_backbone, map_ports
+from kdflow.detectors.box_matching import QuietMatcher, Weighed, rows_of
 from kdflow.detectors.cnn_options import AnchorOptions, CandidateOptions, Pair, PictureOptions, PyramidOptions
 from kdflow.detectors.dense_parts import DenseForm, anchors_of, dense_detector, head_outputs, head_stages
 from kdflow.detectors.expression import Expression
@@ -65,11 +68,39 @@ class Predict(nn.Module):
 
 def match(model: Any, priors: list[Tensor], boxes: list[Tensor]) -> Tensor:
     """The library's own matching: its loss function, on a head that hands the indices back."""
-    stand_in: Any = SimpleNamespace(proposal_matcher=model.proposal_matcher, head=dense.Capture())
+    stand_in: Any = SimpleNamespace(proposal_matcher=QuietMatcher(model.proposal_matcher), head=dense.Capture())
     found: Any = RetinaNet.compute_loss(
         stand_in, [{"boxes": own} for own in boxes], {}, [torch.cat(priors)] * len(boxes)
     )
     return found
+
+
+def losses(
+    head: Any, targets: list[dict[str, Tensor]], outputs: dict[str, Tensor], priors: list[Tensor], indices: list[Tensor]
+) -> dict[str, Tensor]:
+    """The library's two losses, image by image as there, with the places of all images found together.
+
+    Args:
+        head: The library's head.
+        targets: Its targets.
+        outputs: Its outputs over all levels.
+        priors: Anchors (R, 4) per image.
+        indices: (R,) object of each anchor per image, -1 background, -2 not trained on.
+    """
+    between, count, size = head.classification_head.BETWEEN_THRESHOLDS, len(targets), outputs["cls_logits"].shape[1]
+    found = rows_of([*(own >= 0 for own in indices), *(own != between for own in indices)])
+    coder, kinds, boxes = Weighed(head.regression_head.box_coder), [], []
+    for image, (objects, trained) in enumerate(zip(found[:count], found[count:])):
+        logits, matched = outputs["cls_logits"][image], indices[image][objects]
+        wanted = torch.zeros_like(logits)
+        wanted[objects, targets[image]["labels"][matched]] = 1.0
+        whole = len(trained) == size
+        ours, goal = (logits, wanted) if whole else (logits[trained], wanted[trained])
+        kinds.append(sigmoid_focal_loss(ours, goal, reduction="sum") / (indices[image] >= 0).sum().clamp(min=1))
+        kind, goal = head.regression_head._loss_type, targets[image]["boxes"][matched]
+        predicted, places = outputs["bbox_regression"][image][objects], priors[image][objects]
+        boxes.append(_box_loss(kind, coder, places, goal, predicted) / max(1, len(objects)))
+    return {"classification": sum(kinds[1:], kinds[0]) / count, "bbox_regression": sum(boxes[1:], boxes[0]) / count}
 
 
 def make(classes: tuple[str, ...], options: RetinaNetOptions) -> Detector:
@@ -110,7 +141,7 @@ def make(classes: tuple[str, ...], options: RetinaNetOptions) -> Detector:
         priors=anchors_of(model.anchor_generator, form),
         decode=dense.Decode(model.box_coder.decode_single),
         assign=dense.Assign(model, match),
-        loss=dense.DenseLoss(head, LOSSES, dense.head_loss, LIBRARY),
+        loss=dense.DenseLoss(head, LOSSES, losses, LIBRARY),
         detect=dense.DenseDetect(model, dense.per_level, LIBRARY),
         class_rows={"head.classification_head.cls_logits": ClassRows(groups=per_cell)},
     )

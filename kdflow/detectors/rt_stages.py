@@ -230,12 +230,16 @@ class Decoder(nn.Module):
             encoder_hidden_states=tokens,
             encoder_attention_mask=mask,
             reference_points=anchors,
-            spatial_shapes=grid.shapes,
+            spatial_shapes=self.shapes(grid),
             spatial_shapes_list=grid.sizes,
             level_start_index=grid.starts,
             **({"output_attentions": True} if self.attention else {}),
         )
         return {**self.split(out, anchors, count), **(attention_weights(out, True, count) if self.attention else {})}
+
+    def shapes(self, grid: Grid) -> Tensor:
+        """The grid's sizes where the library wants them."""
+        return grid.shapes
 
     def split(self, out: Any, anchors: Tensor, count: int) -> dict[str, Any]:
         """The library's output as lists over layers, its first ``count`` queries apart."""

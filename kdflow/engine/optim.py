@@ -17,12 +17,14 @@ from kdflow.spec import bench
 STUDENT = "student."
 
 
-def build_optimizer(recipe: bench.Optimizer, parameters: Mapping[str, nn.Parameter]) -> Optimizer:
+def build_optimizer(
+    recipe: bench.Optimizer, parameters: Mapping[str, nn.Parameter], fused: bool = False
+) -> Optimizer:
     """The recipe's optimizer over ``parameters`` (by the plan's names: ``student.backbone...``, ``ops.aligned...``).
 
     A pattern of ``lr_factors`` is compared with the plan's name and, for the student, with the name without
     ``student.``; the first pattern that fits decides. ``no_decay_norms`` takes weight decay from parameters of at most
-    one dimension.
+    one dimension. ``fused`` takes one kernel for all parameters, whatever the recipe says.
 
     Raises:
         UsageError: A pattern of ``lr_factors`` that fits no parameter, or nothing to train.
@@ -36,9 +38,9 @@ def build_optimizer(recipe: bench.Optimizer, parameters: Mapping[str, nn.Paramet
         groups.setdefault((_factor(recipe.lr_factors, name), decay), []).append(parameter)
     listed = [{"params": p, "lr": recipe.lr * factor, "weight_decay": decay} for (factor, decay), p in groups.items()]
     if recipe.name == "sgd":
-        return torch.optim.SGD(listed, lr=recipe.lr, momentum=recipe.momentum, fused=recipe.fused or None)
+        return torch.optim.SGD(listed, lr=recipe.lr, momentum=recipe.momentum, fused=fused or recipe.fused or None)
     kind = torch.optim.Adam if recipe.name == "adam" else torch.optim.AdamW
-    return kind(listed, lr=recipe.lr, fused=recipe.fused or None)
+    return kind(listed, lr=recipe.lr, fused=fused or recipe.fused or None)
 
 
 def build_scheduler(schedule: bench.Schedule, optimizer: Optimizer, total_steps: int) -> LambdaLR:

@@ -172,6 +172,10 @@ class Plan(Protocol):
         """Move, teachers included; or change the layout (``memory_format=``)."""
         ...
 
+    def quicken(self) -> Any:
+        """Let frozen teachers run as fast programs, equal up to rounding."""
+        ...
+
     def compile_dense(self) -> Any:
         """Compile what has no data-dependent shapes, in place."""
         ...

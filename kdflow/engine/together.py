@@ -232,7 +232,7 @@ def fit_together(
 
 def _check(asked: Sequence[Fit]) -> None:
     for other in asked[1:]:
-        for name in ("accumulate", "precision", "compile", "channels_last"):
+        for name in ("accumulate", "precision", "compile", "channels_last", "fast"):
             first, own = getattr(asked[0].recipe, name), getattr(other.recipe, name)
             if first != own:
                 raise UsageError(f"students that train together share recipe.{name}; here it is {first} and {own}")

@@ -96,9 +96,11 @@ class Training:
             teacher.to(self.machine.device)
         for learner in (self.plan.student, *self.plan.thaw()):
             prepare_norms(learner, self.recipe.norms, self.machine.world_size, self.machine.device)
-        if self.recipe.channels_last:
+        if self.recipe.innermost:
             self.plan.to(memory_format=torch.channels_last)
-        if self.recipe.compile:
+        if self.recipe.fast:
+            self.plan.quicken()
+        if self.recipe.compile or (self.recipe.fast and self.on_gpu):
             self.plan.compile_dense()
         self.trainable = frozenset(name for name, p in self.plan.named_parameters() if p.requires_grad)
         self.average = MovingAverage(self.plan.student, self.recipe.ema) if self.recipe.ema else None
@@ -107,6 +109,11 @@ class Training:
     def phase(self) -> Phase:
         """The present phase."""
         return self.phases[self.at]
+
+    @property
+    def on_gpu(self) -> bool:
+        """True where kernels are launched and not called."""
+        return self.machine.device.type == "cuda"
 
     @property
     def total_steps(self) -> int:
@@ -136,7 +143,7 @@ class Training:
             if saved is None and self.plan.begin(self.phase.name) and self.average is not None:
                 self.average.restart()
         self.parameters = select_parameters(self.plan, self.phase, self.trainable)
-        self.optimizer = build_optimizer(self.recipe.optimizer, self.parameters)
+        self.optimizer = build_optimizer(self.recipe.optimizer, self.parameters, self.recipe.fast and self.on_gpu)
         self.scheduler = build_scheduler(self.recipe.schedule, self.optimizer, self.phase.steps)
         self.session = self.machine.session(self.recipe.precision)
         if self.machine.world_size > 1:
@@ -182,7 +189,7 @@ class Training:
     def placed(self, batch: Batch) -> Batch:
         """The batch on the device, its images in the recipe's layout."""
         batch = batch.to(self.machine.device)
-        if self.recipe.channels_last:
+        if self.recipe.innermost:
             batch.images = batch.images.contiguous(memory_format=torch.channels_last)
         return batch
 

@@ -33,7 +33,7 @@ NO_EFFECT: Mapping[type[BaseModel], frozenset[str]] = {
 }
 """Fields that change no result, by model."""
 UNLESS_SET: Mapping[type[BaseModel], frozenset[str]] = {
-    Recipe: frozenset({"calibrate"}),
+    Recipe: frozenset({"calibrate", "fast"}),
     TermEntry: frozenset({"control"}),
 }
 """Fields that count where they are set: whatever was known before they existed keeps its hash."""
@@ -42,7 +42,7 @@ PLACES: Mapping[type[BaseModel], frozenset[str]] = {
     DetectorSpec: frozenset(WEIGHTS),
 }
 """Keys that may name files; the content of those that do counts in their stead."""
-SHARED = ("batch", "accumulate", "precision", "compile", "channels_last")
+SHARED = ("batch", "accumulate", "precision", "compile", "channels_last", "fast")
 """What of a recipe decides the batches, and how a common pass computes."""
 TEACHER_SEED = 0
 """A teacher's training does not depend on the run's seed."""

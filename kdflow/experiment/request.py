@@ -47,6 +47,7 @@ class RunRequest:
         precision: ``fp32``, ``bf16`` or ``fp16``, in place of the recipe's.
         compiled: Use torch.compile on what is dense, whatever the recipe says.
         calibrate: Set the method's weights by their share of the gradient, as ``recipe.calibrate`` does.
+        fast: As fast as losses that are equal up to rounding allow, whatever the recipe says.
         overrides: Dotted path of method or bench -> value.
         hooks: Further listeners of the training.
         trial: The run is a trial of a search; its ``metrics`` stay empty, ``validation`` is what it is judged by.
@@ -59,6 +60,7 @@ class RunRequest:
     precision: str | None = None
     compiled: bool = False
     calibrate: bool = False
+    fast: bool = False
     overrides: Mapping[str, Any] = field(default_factory=dict)
     hooks: Sequence[Hook] = ()
     trial: TrialOf | None = None
@@ -73,7 +75,7 @@ class RunRequest:
             SpecError, UsageError: Faults of the method or the bench.
         """
         method = self.spec if isinstance(self.spec, MethodSpec) else read_method(self.spec)
-        changes = with_length(self.overrides, self.steps, self.precision, self.compiled, self.calibrate)
+        changes = with_length(self.overrides, self.steps, self.precision, self.compiled, self.calibrate, self.fast)
         return prepare(method, self.bench, overrides=changes, seed=self.seed, teachers=teachers)
 
 
@@ -107,6 +109,7 @@ def with_length(
     precision: str | None = None,
     compiled: bool = False,
     calibrate: bool = False,
+    fast: bool = False,
 ) -> dict[str, Any]:
     """Overrides, with length, precision, compilation and calibration as overrides of the recipe."""
     changes = dict(given or {})
@@ -118,4 +121,6 @@ def with_length(
         changes["recipe.compile"] = True
     if calibrate and not any(path.startswith("recipe.calibrate") for path in changes):
         changes["recipe.calibrate"] = True
+    if fast:
+        changes["recipe.fast"] = True
     return changes

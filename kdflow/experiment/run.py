@@ -47,6 +47,7 @@ def run(
     precision: str | None = None,
     compiled: bool = False,
     calibrate: bool = False,
+    fast: bool = False,
     overrides: Mapping[str, Any] | None = None,
     output: str | Path | None = None,
     resume: bool = False,
@@ -67,6 +68,7 @@ def run(
         precision: ``fp32``, ``bf16`` or ``fp16``, in place of the recipe's.
         compiled: Use torch.compile on what is dense, whatever the recipe says.
         calibrate: Set the method's weights by their share of the gradient, as ``recipe.calibrate`` does.
+        fast: As fast as losses that are equal up to rounding allow, whatever the recipe says.
         overrides: Dotted path of method or bench -> value.
         output: Folder of all runs; none takes ``$KDFLOW_RUNS``, else ``kdflow-runs``.
         resume: Go on from the last checkpoint; a finished run is reported, not repeated.
@@ -82,7 +84,7 @@ def run(
         InvariantError: Training silently went wrong.
     """
     others = chosen_trackers(trackers)
-    request = RunRequest(spec, bench, seed, steps, precision, compiled, calibrate, overrides or {}, hooks, trial)
+    request = RunRequest(spec, bench, seed, steps, precision, compiled, calibrate, fast, overrides or {}, hooks, trial)
     setting = request.prepared()
     with nullcontext(session) if session is not None else open_session(device) as own:
         return _run(request, setting, Context(own, runs_folder(output), resume, notify, others))

@@ -66,7 +66,8 @@ def align_boxes(
     """
     maps = [single(level) for level in features]
     rows = with_image_index(boxes).to(maps[0].dtype)
-    here = [torch.nonzero(levels == index).squeeze(1) for index in range(len(maps))]
+    counts = torch.stack([(levels == index).sum() for index in range(len(maps))]).tolist()
+    here = levels.sort(stable=True).indices.split(counts)
     pooled = [
         roi_align(level, rows[own], bins, 1.0 / stride, sampling, aligned)
         for level, own, stride in zip(maps, here, strides, strict=True)

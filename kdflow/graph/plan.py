@@ -18,6 +18,7 @@ from kdflow.graph.lower import lower
 from kdflow.graph.node import Graph, Role
 from kdflow.graph.passes.prune import prune
 from kdflow.graph.predict import predictions, rewired
+from kdflow.graph.program import add_programs
 from kdflow.graph.rewire import DETECTIONS
 from kdflow.graph.runtime import Prepared, Streams
 from kdflow.graph.walk import evaluate
@@ -307,6 +308,10 @@ class Plan(nn.Module):
             for module in (detector.model, *(stage.run for stage in detector.stages.values())):
                 module._apply(fn, recurse)
         return self
+
+    def quicken(self) -> tuple[str, ...]:
+        """Let frozen teachers run as programs where they are dense; returns these nodes (:mod:`kdflow.graph.program`)."""
+        return add_programs(self.graph, self.teachers.keys() - self.learners.keys())
 
     def compile_dense(self, backend: Backend = "inductor") -> tuple[str, ...]:
         """Let torch.compile have dense stages, ops and terms, in place; returns their nodes (:mod:`kdflow.graph.dense`)."""

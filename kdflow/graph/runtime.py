@@ -51,7 +51,13 @@ def stream_key(seed: int, step: int, name: str) -> int:
 
 
 class StageCall(nn.Module):
-    """One call of a detector's stage; interior taps are hooked for the duration of the call only."""
+    """One call of a detector's stage; interior taps are hooked for the duration of the call only.
+
+    Attributes:
+        program: What runs in place of the stage where nothing is tapped (:mod:`kdflow.graph.program`).
+    """
+
+    program: nn.Module | None
 
     def __init__(self, name: str, run: nn.Module, options: Mapping[str, Any], streams: Streams | None) -> None:
         super().__init__()
@@ -60,13 +66,14 @@ class StageCall(nn.Module):
         self.options = {k: v for k, v in options.items() if k != "taps"}
         self.taps: dict[str, nn.Module] = dict(options.get("taps", {}))
         self.streams = streams
+        self.register_module("program", None)
 
     def forward(self, **inputs: Any) -> dict[str, Any]:
         """The stage's named values, and those of tapped modules under ``@path``."""
         with self.streams.of(self.name) if self.streams else contextlib.nullcontext():
             given = {**self.options, **inputs}
             if not self.taps:
-                return self.run(**given)
+                return (self.program or self.run)(**given)
             with tapped(self.taps) as seen:
                 result = dict(self.run(**given))
             return {**result, **{f"@{path}": joined(outputs) for path, outputs in seen().items()}}

@@ -231,6 +231,11 @@ class Recipe(Strict):
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     compile: bool = Field(default=False, description="torch.compile of dense stages, operations and terms")
     channels_last: bool = Field(default=False, description="maps with channels innermost, as tensor cores like them")
+    fast: bool = Field(
+        default=False,
+        description="as fast as losses equal up to rounding allow: frozen teachers as programs, channels innermost; on a GPU "
+        "also CUDA graphs, torch.compile and a fused optimizer",
+    )
     ema: float | None = Field(default=None, gt=0, lt=1, description="decay of the student's moving average")
     norms: Literal["train", "frozen", "sync"] = Field(default="train", description="the student's BatchNorm layers")
     checkpoint_every: int = Field(default=500, gt=0, le=MAX_STEPS, description="steps")
@@ -244,6 +249,11 @@ class Recipe(Strict):
     @classmethod
     def _yes_or_no(cls, value: Any) -> Any:
         return (Calibrate() if value else None) if isinstance(value, bool) else value
+
+    @property
+    def innermost(self) -> bool:
+        """True where maps have their channels innermost."""
+        return self.channels_last or self.fast
 
     @model_validator(mode="after")
     def _one_length(self) -> Recipe:

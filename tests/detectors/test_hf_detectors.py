@@ -505,7 +505,8 @@ def test_pairs_of_all_layers_are_those_of_the_librarys_own_matcher(
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision is torch.bfloat16):
         values = run_stages(detector, batch)
         labels = to_labels(batch.boxes, batch.labels, batch.image_sizes)
-        loss = detector.stages["match"].run.loss
+        run = detector.stages["match"].run
+        loss = getattr(run, "parts", {"match": run})["match"].loss
         predictions = zip(values["decoder.logits"], loss.clamped(values["decoder.boxes"]))
         groups = {"group_detr": 1} if hasattr(detector.model.config, "group_detr") else {}
         expected = [loss.make().matcher({"logits": x, "pred_boxes": b}, labels, **groups) for x, b in predictions]

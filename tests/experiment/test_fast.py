@@ -43,9 +43,10 @@ def losses(tiny: Tiny, **options: Any) -> list[dict[str, float]]:
     [
         ({"overrides": {"recipe.channels_last": True}}, ALL, 1e-3),
         ({"overrides": {"recipe.optimizer.fused": True}}, ALL, 1e-3),
+        ({"fast": True}, ALL, 1e-3),
         ({"precision": "bf16"}, DENSE, 2e-2),
     ],
-    ids=["channels_last", "fused", "bf16"],
+    ids=["channels_last", "fused", "fast", "bf16"],
 )
 def test_faster_steps_compute_the_same_losses(
     fast: dict[str, Any], names: set[str], rtol: float, tiny: Tiny, any_teacher: None

@@ -44,6 +44,7 @@ def test_a_detr_read_back_by_its_library_finds_the_same(name: str, tmp_path: Pat
     assert done.holds, done.words
 
 
+@pytest.mark.slow
 def test_a_detr_in_onnx_finds_the_same(tmp_path: Path) -> None:
     detector = detector_of("rt-detr")
     detector.model.eval()

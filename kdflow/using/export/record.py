@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from kdflow.errors import KdflowError, MissingPackageError, UsageError
-from kdflow.tracking.store import open_client, store_uri
+from kdflow.tracking.store import open_client, quiet, store_uri
 from kdflow.using.export.formats import Exported
 from kdflow.using.saved import reopen
 
@@ -44,11 +44,12 @@ def keep(run: str | Path, done: Exported, format: str) -> str:
     before = mlflow.get_tracking_uri()
     try:
         mlflow.set_tracking_uri(uri)
-        with mlflow.start_run(run_id=saved.result.run_id):
+        with quiet(), mlflow.start_run(run_id=saved.result.run_id):
             kept = mlflow.onnx.log_model(
                 onnx.load(str(done.folder / "model.onnx")),
                 name=done.folder.name,
                 signature=ModelSignature(Schema(inputs), Schema(outputs)),
+                pip_requirements=["onnx", "onnxruntime"],
             )
     except Exception as error:  # the store is foreign code
         raise KdflowError(f"the tracking store refuses the model: {str(error).splitlines()[0]}") from error

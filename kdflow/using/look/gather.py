@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from kdflow.data.formats import open_data
-from kdflow.engine.evaluate import Evaluation, Precision, complete
+from kdflow.engine.coco import Precision
+from kdflow.engine.evaluate import Evaluation, complete
 from kdflow.errors import UsageError
 from kdflow.experiment.findings import DETECTIONS, Findings, read_detections
 from kdflow.experiment.result import RESULT, RunResult
@@ -131,7 +132,8 @@ def _side(
 ) -> Side:
     by_image = findings.by_image
     matched = {key: match(objects, by_image.get(key, ()), threshold) for key, objects in truth.items()}
-    precision = Precision.of(complete(document), findings.evaluation.detections, 1_000_000)
+    most = max([1, *map(len, by_image.values())])
+    precision = Precision.of(complete(document), findings.evaluation.detections, most)
     return Side(name, findings.evaluation, by_image, matched, [float(value) for value in precision.curve()])
 
 

@@ -10,8 +10,8 @@ from importlib.resources import files
 from PIL import Image
 from torchvision.transforms.v2 import functional as transforms
 
+from kdflow.html import Html, el, join
 from kdflow.results.report.charts import svg
-from kdflow.results.report.html import Html, el, join
 from kdflow.results.report.page import POLICY
 from kdflow.results.report.tables import number, table
 from kdflow.using.drawn import Box, colour_of, draw

@@ -1,0 +1,126 @@
+"""Frozen teachers as programs: equal up to rounding, made of copies, and only where that is possible."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from kdflow.graph.compile import compile_method
+from kdflow.graph.plan import Plan
+from kdflow.graph.program import Program, fold, folded
+from kdflow.spec.resolve import parse_method
+from tests.contracts.tiny_detectors import NAMES, batch_for, detector_of
+
+NECK = "kdflow: 1\nmethod: t\nterms:\n  neck: {loss: loss.squared_error, student: student.neck, teacher: teacher.neck}\n"
+
+
+def plan_of(name: str, text: str = NECK) -> Plan:
+    spec = parse_method(text, "test.yaml")
+    detectors: dict[str, Any] = {"student": detector_of(name, 1), "teacher": detector_of(name, 2)}
+    return compile_method(spec.resolve(), spec.document, detectors, canvas=(96, 96))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_plan_with_programs_gives_the_same_losses_up_to_rounding(name: str) -> None:
+    plan, batch = plan_of(name), batch_for(name)
+    plan.advance(0, 10, 5)
+    before = {key: value.clone() for key, value in plan.teachers["teacher"].state_dict().items()}
+    plain = plan(batch).raw
+    named = plan.quicken()
+    assert {plan.graph[node].owner for node in named} == {"teacher"}
+    found = plan(batch).raw
+    assert "backbone" in {plan.graph[node].stage for node in named}
+    torch.testing.assert_close(found["kd/neck"], plain["kd/neck"], rtol=1e-3, atol=1e-5)
+    after = plan.teachers["teacher"].state_dict()
+    assert all(torch.equal(after[key], value) for key, value in before.items()), "the teacher itself stays as it is"
+
+
+def programs(plan: Plan) -> dict[str, Program]:
+    return {node.stage: node.module.program for node in plan.graph.ordered() if getattr(node.module, "program", None)}
+
+
+def test_norms_of_a_residual_network_are_gone() -> None:
+    plan, batch = plan_of("retinanet"), batch_for("retinanet")
+    plan.quicken()
+    plan.advance(0, 10, 5)
+    plan(batch)
+    body = programs(plan)["backbone"]
+    (stage,) = body._made.values()
+    norms = [m for m in stage.modules() if type(m).__name__.endswith("BatchNorm2d")]
+    assert not norms
+    assert next(p for p in stage.parameters() if p.dim() == 4 and p.shape[1] > 1).is_contiguous(memory_format=torch.channels_last)
+
+
+def test_weights_are_kept_in_the_precision_of_the_pass() -> None:
+    plan, batch = plan_of("retinanet"), batch_for("retinanet")
+    plan.advance(0, 10, 5)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        plain = plan(batch).raw["kd/neck"]
+        plan.quicken()
+        found = plan(batch).raw["kd/neck"]
+    torch.testing.assert_close(found, plain, rtol=5e-2, atol=1e-3)
+    body = programs(plan)["backbone"]
+    assert list(body._made) == [torch.bfloat16]
+    assert {p.dtype for p in body._made[torch.bfloat16].parameters()} == {torch.bfloat16}
+
+
+def test_a_tapped_stage_stays_as_it_is() -> None:
+    text = NECK + "  inside: {loss: loss.squared_error, student: 'student@PATH', teacher: 'teacher@PATH'}\n"
+    path = "backbone.body.layer1.0.conv1"
+    plan = plan_of("retinanet", text.replace("PATH", path))
+    assert "backbone" not in {plan.graph[name].stage for name in plan.quicken()}
+    plan.advance(0, 10, 5)
+    assert plan(batch_for("retinanet")).raw["kd/inside"] > 0
+
+
+class Twice(nn.Module):
+    """The convolution's output is read by its norm, and by somebody else."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)
+        nn.init.constant_(self.norm.running_mean, 0.5)  # type: ignore[arg-type]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        raw = self.conv(x)
+        return self.norm(raw) + raw
+
+
+def test_a_fold_that_would_change_the_result_is_not_made() -> None:
+    torch.manual_seed(0)
+    stage, x = Twice().eval(), torch.rand(1, 3, 4, 4)
+    found = folded(stage, {"x": x}, "cpu")
+    assert isinstance(found.norm, nn.BatchNorm2d)
+    assert torch.equal(found(x), stage(x))
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_folded_convolution_by_its_formula(bias: bool) -> None:
+    torch.manual_seed(0)
+    conv, norm, x = nn.Conv2d(3, 5, 3, bias=bias), nn.BatchNorm2d(5), torch.rand(2, 3, 6, 6)
+    for value in (norm.running_mean, norm.running_var, norm.weight.data, norm.bias.data):
+        value.uniform_(0.5, 2)  # type: ignore[union-attr]
+    expected = norm.eval()(conv(x))
+    fold(conv, norm)
+    torch.testing.assert_close(conv(x), expected)
+
+
+def test_gradients_pass_through_to_what_a_program_is_called_with() -> None:
+    torch.manual_seed(0)
+    stage = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)).eval().requires_grad_(False)
+    x = torch.rand(1, 3, 4, 4, requires_grad=True)
+    (expected,) = torch.autograd.grad(stage(x).sum(), x)
+    (found,) = torch.autograd.grad(Program(_Named(stage))(features=x).sum(), x)
+    torch.testing.assert_close(found, expected)
+
+
+class _Named(nn.Module):
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return self.inner(features)
