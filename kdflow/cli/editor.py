@@ -244,8 +244,8 @@ def _with_arithmetic(properties: Mapping[str, Schema]) -> Schema:
 
 def _or_arithmetic(schema: Schema) -> Schema:
     found = dict(schema)
-    if "anyOf" in found:
-        found["anyOf"] = [_or_arithmetic(part) for part in found["anyOf"]]
+    for several in found.keys() & {"anyOf", "oneOf"}:
+        found[several] = [_or_arithmetic(part) for part in found[several]]
     if isinstance(found.get("items"), dict):
         found["items"] = _or_arithmetic(found["items"])
     if found.get("type") not in ("number", "integer"):

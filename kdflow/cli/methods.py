@@ -37,7 +37,8 @@ def methods(json: JsonOption = False) -> None:
 def shipped() -> list[dict[str, Any]]:
     """Facts of every method in ``specs/``.
 
-    Nodes are those of the literature's file. A variant that wraps a method has the nodes of that one and those of its own terms.
+    Nodes are those of the literature's file, else those that the terms read. A variant that wraps a method has the nodes of that
+    one and those of its own terms.
     """
     from kdflow.resources import specs_folder
     from kdflow.results.published import load_published
@@ -59,19 +60,20 @@ def _facts(method: Method, published: PublishedFile | None) -> dict[str, Any]:
         "year": method.paper.year,
         "arxiv": method.paper.arxiv,
         "code": method.paper.code,
-        "nodes": _nodes(method, published) if published else [],
+        "nodes": _nodes(method, published),
         "knowledge": list(published.knowledge) if published else [],
         "terms": [name for name, _ in method.distillation_terms.items()],
         "search": list(method.search),
     }
 
 
-def _nodes(method: Method, published: PublishedFile) -> list[str]:
-    if published.method == method.method:
+def _nodes(method: Method, published: PublishedFile | None) -> list[str]:
+    if published is not None and published.method == method.method:
         return list(published.nodes)
-    side = 1 if published.nodes[0].startswith("transformer") else 0
+    known = published.nodes if published is not None else ()
+    side = 1 if known and known[0].startswith("transformer") else 0
     found = [_node(method, term.arguments.get("student"), side) for term in method.distillation_terms.values()]
-    return list(dict.fromkeys([*published.nodes, *(node for node in found if node)]))
+    return list(dict.fromkeys([*known, *(node for node in found if node)]))
 
 
 def _one_side(value: Any) -> Any:

@@ -34,6 +34,7 @@ def write_spec(setting: Setting, folder: Path) -> list[Path]:
     Weights that the run has set by shares of the gradient stand there as numbers, what was declared under ``calibrated``.
     """
     method = setting.method.model_dump(mode="json", exclude={"variants"})
+    method["search"] = without_constants(method["search"])
     method["plugins"] = [str((Path(setting.document.file).parent / plugin).absolute()) for plugin in method["plugins"]]
     bench = setting.bench.model_dump(mode="json")
     bench["plugins"] = [str((setting.place / plugin).absolute()) for plugin in bench["plugins"]]
@@ -49,6 +50,11 @@ def write_spec(setting: Setting, folder: Path) -> list[Path]:
     if any(term.is_distillation for term in setting.plan.terms):
         files.append(write_text(folder / DRAWING, as_svg(setting.plan)))
     return files
+
+
+def without_constants(search: Mapping[str, Any]) -> dict[str, Any]:
+    """Ranges of a filled method, in which constants are numbers already."""
+    return {path: found for path, found in search.items() if not path.startswith("constants.")}
 
 
 def read_weights(folder: Path) -> dict[str, float]:

@@ -28,7 +28,7 @@ from kdflow.experiment.sweep import (
 from kdflow.folders import checked_name
 from kdflow.search.definition import find_study
 from kdflow.search.objective import memory_returned
-from kdflow.search.queue import BEAT, GRACE, Queue, open_storage
+from kdflow.search.queue import BEAT, GRACE, Queue, open_storage, storage_url
 from kdflow.search.sampling import GridSampler
 from kdflow.search.worker import (
     BrokenDeviceError,
@@ -40,7 +40,6 @@ from kdflow.search.worker import (
     Worker,
     worker_name,
 )
-from kdflow.urls import sqlite_url
 
 KEY, RESULT, BEGUN = "kdflow.jobs", "result", "begun"
 """User attributes: of the study, what its jobs are; of a trial, what came of it, and that some worker began it."""
@@ -75,7 +74,7 @@ class Sharing:
 
     def url(self, output: Path) -> str:
         """The database."""
-        return self.storage or sqlite_url(output / "search.db")
+        return storage_url(self.storage, output)
 
 
 def run_tidily(jobs: Sequence[Job], session: Session, output: Path, **options: Any) -> list[JobResult]:

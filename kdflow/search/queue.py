@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -22,7 +23,8 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from kdflow.errors import KdflowError, UsageError
-from kdflow.urls import require_answer
+from kdflow.files import in_words
+from kdflow.urls import require_answer, sqlite_url
 
 BEAT, GRACE = 10.0, 60.0
 """Seconds between two signs of life, and after the last one until a trial is given to another worker."""
@@ -30,6 +32,15 @@ PAUSES = (0.2, 0.5, 1.0, 2.0, 4.0)
 """Seconds before a storage is opened again by a worker that was beaten to making it."""
 MAX_LOST = 3
 """A trial whose worker has died this often counts as failed: it may be what kills them."""
+
+
+def storage_url(given: str | None, output: Path) -> str:
+    """The given database, else ``search.db`` in the folder of runs, which is made."""
+    if given:
+        return given
+    with in_words(output):
+        output.mkdir(parents=True, exist_ok=True)
+    return sqlite_url(output / "search.db")
 
 
 def open_storage(url: str) -> RDBStorage:

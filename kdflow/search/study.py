@@ -26,14 +26,13 @@ from kdflow.search.definition import Definition
 from kdflow.search.objective import COSTS, RunObjective
 from kdflow.search.outcome import Outcome, conclude
 from kdflow.search.plain import SEEDS, run_plain
-from kdflow.search.queue import BEAT, GRACE, Queue, open_storage
+from kdflow.search.queue import BEAT, GRACE, Queue, open_storage, storage_url
 from kdflow.search.sampling import PRUNERS, SAMPLERS, make_pruner, make_sampler
 from kdflow.search.space import Space, read_includes, space_of
 from kdflow.search.worker import Notify, Worker, worker_name
 from kdflow.spec.resolve import MethodSpec
 from kdflow.tracking.mlflow import study_run
 from kdflow.tracking.store import require_store
-from kdflow.urls import sqlite_url
 
 EVALUATIONS = 5
 """Evaluations of a trial, the last one included, where the bench names no interval and a pruner asks for some."""
@@ -118,7 +117,7 @@ def search(spec: str | Path | MethodSpec, request: Request, notify: Notify = pri
     require_store(output)
     with in_words(output):
         output.mkdir(parents=True, exist_ok=True)
-    storage = open_storage(request.storage or sqlite_url(output / "search.db"))
+    storage = open_storage(storage_url(request.storage, output))
     known = about.find_study(storage, name)
     if known is None:
         checked_name(name, "--study")

@@ -82,6 +82,7 @@ def test_options_arrive(call, asked, tiny):
         "device": "cpu",
         "precision": "bf16",
         "compiled": True,
+        "fast": False,
         "calibrate": True,
         "output": Path("out"),
         "resume": True,

@@ -10,7 +10,7 @@ import pytest
 from pycocotools.mask import encode, toBbox
 
 from kdflow.data.annotations import Trouble
-from kdflow.data.check import check_data, check_folder, require_ready
+from kdflow.data.check import check_data, require_ready
 from kdflow.data.convert import convert
 from kdflow.data.formats import DataSource, open_data
 from kdflow.data.transforms import Geometry
@@ -100,7 +100,7 @@ def test_opening_images_finds_broken_files_and_wrong_sizes(write_coco: Write, tm
 
 def test_a_good_folder_is_counted(coco: DataSource, tmp_path: Path):
     (tmp_path / "coco/annotations/instances_val.json").unlink()
-    report = check_folder(tmp_path / "coco")
+    report = check_data(tmp_path / "coco")
     assert report.faults == ()
     split = report.splits[0]
     assert (split.images, split.boxes, split.per_class) == (3, 2, {"cat": 1, "dog": 1, "bird": 0})
@@ -147,7 +147,7 @@ def test_a_voc_folder_is_recognised_with_its_own_classes(write_voc: Write):
     write_voc("VOC2007", "trainval", {"a": [("zebra", (3, 5, 12, 14), 0)], "b": []})
     root = write_voc("VOC2007", "test", {"c": [("ant", (3, 5, 12, 200), 0)]})
     for folder in (root, root / "VOC2007"):
-        report = check_folder(folder)
+        report = check_data(folder)
         assert (report.format, report.classes) == ("voc", ("ant", "zebra"))
         assert [split.split for split in report.splits] == ["train", "test"]
         assert [finding.what for finding in report.faults] == ["box outside its image"]
@@ -155,9 +155,9 @@ def test_a_voc_folder_is_recognised_with_its_own_classes(write_voc: Write):
 
 def test_a_folder_of_neither_kind_is_refused(tmp_path: Path):
     with pytest.raises(DataError, match=r"neither a COCO folder .* nor a VOC folder"):
-        check_folder(tmp_path)
+        check_data(tmp_path)
     with pytest.raises(DataError, match="there is no folder"):
-        check_folder(tmp_path / "nowhere")
+        check_data(tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from kdflow.data.annotations import Annotations
-from kdflow.data.check import check_folder
+from kdflow.data.check import check_data
 from kdflow.data.convert import convert
 from kdflow.data.folders import open_folder
 from kdflow.data.formats import DataSource
@@ -36,8 +36,8 @@ def test_coco_to_voc_and_back_keeps_images_classes_and_whole_pixel_boxes(coco: D
         assert rows(back.splits[name].annotations) == expected
         for index in range(3):
             assert torch.equal(coco.splits[name].dataset[index].image, back.splits[name].dataset[index].image)
-    assert check_folder(tmp_path / "voc").faults == ()
-    assert check_folder(tmp_path / "back").faults == ()
+    assert check_data(tmp_path / "voc").faults == ()
+    assert check_data(tmp_path / "back").faults == ()
 
 
 def test_voc_to_coco_and_back_is_exact(write_voc: Callable[..., Path], tmp_path: Path):

@@ -10,18 +10,34 @@ from kdflow.graph.runtime import stream_key
 from kdflow.ports import BATCH_PORTS, Batch, Detector
 
 
-def run_stages(detector: Detector, batch: Batch, *, seed: int | None = None, **replaced: Any) -> dict[str, Any]:
+def training_stages(detector: Detector) -> set[str]:
+    """The stages that the detector's own losses need: what a training step runs."""
+    waiting, needed = [detector.ports[port].stage for port in detector.losses.values()], set()
+    while waiting:
+        if (name := waiting.pop()) not in needed:
+            needed.add(name)
+            reads = detector.stages[name].reads.values()
+            waiting += [detector.ports[port].stage for port in reads if port in detector.ports]
+    return needed
+
+
+def run_stages(
+    detector: Detector, batch: Batch, *, seed: int | None = None, only: set[str] | None = None, **replaced: Any
+) -> dict[str, Any]:
     """Every port's value.
 
     Args:
         detector: Whose stages.
         batch: What they start from.
         seed: Each stage draws from a stream of its own, so that a repeated one draws the same; none draws on and on.
+        only: Names of the stages that run; none runs all.
         replaced: Values for ports (dots written as ``__``) in place of the detector's own.
     """
     values: dict[str, Any] = dict(batch.values())
     given = {name.replace("__", "."): value for name, value in replaced.items()}
     for name, stage in detector.stages.items():
+        if only is not None and name not in only:
+            continue
         inputs = {argument: values[port] for argument, port in stage.reads.items()}
         _seed(seed, name)
         result = stage.run(**inputs, **stage.options)

@@ -64,7 +64,7 @@ def test_the_head_of_convolutions_offers_its_layer() -> None:
     values = run_stages(detector, make_batch())
     assert "roi.fc2" not in detector.ports
     assert torch.equal(values["roi.fc1"].relu(), values["roi.embedding"])
-    assert detector.ports["roi.fc1"].channels == values["roi.fc1"].shape[1]
+    assert detector.ports["roi.fc1"].channels == (values["roi.fc1"].shape[1],)
 
 
 def test_strides_of_a_mobilenet_are_those_of_its_maps() -> None:

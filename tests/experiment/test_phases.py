@@ -54,7 +54,7 @@ def test_a_teacher_that_learned_nothing_stops_the_run_when_its_phase_ends(tiny: 
 
 @pytest.mark.parametrize(
     ("method", "path", "schedule"),
-    [("icd", "terms.distill.schedule", {"defer": 0.3}), ("maskd", "terms.same.schedule", {"stop": 0.7})],
+    [("maskd", "terms.same.schedule", {"stop": 0.7})],
 )
 def test_methods_with_modules_that_learn_from_the_teacher_run(
     method: str, path: str, schedule: dict[str, float], tiny: Tiny, any_teacher: None
@@ -65,6 +65,13 @@ def test_methods_with_modules_that_learn_from_the_teacher_run(
     assert result.status == "finished"
     assert not [note for note in result.notes if note.startswith("not seen alive")]
     assert all(value != 0 for step in reported(result) for value in step["raw"].values())
+
+
+def test_lengths_in_steps_are_held_to_a_part_of_a_short_run(tiny: Tiny, any_teacher: None) -> None:
+    """ICD distils from step 1000 on, in a short run after a tenth."""
+    result = tiny("icd", steps=3)
+    assert result.status == "finished"
+    assert [step["raw"]["kd/distill"] != 0 for step in reported(result)][-1]
 
 
 def test_a_teacher_without_weights_needs_a_phase_that_trains_it() -> None:

@@ -130,7 +130,11 @@ def test_a_fresh_start_is_not_taken_for_the_finished_run_before_it(tiny: Tiny, m
     assert not (Path(first.folder) / "result.json").exists()
 
 
-def test_a_kept_teacher_is_known_by_its_content(tiny: Tiny, any_teacher: None, home: Path) -> None:
+def test_a_kept_teacher_is_known_by_its_content(
+    tiny: Tiny, any_teacher: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "home"
+    monkeypatch.setenv("KDFLOW_HOME", str(home))
     tiny("fitnet")
     (weights,) = [f for f in (home / "teachers").glob("*/weights.pt") if (f.parent / "weights.sha256").is_file()]
     whole = weights.read_bytes()

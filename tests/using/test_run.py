@@ -202,7 +202,7 @@ def test_a_form_that_a_library_does_not_know_is_refused_in_words(
     trained: RunResult, tmp_path: Path, capsys: Any
 ) -> None:
     assert main(["export", trained.folder, "--format", "hf", "-o", str(tmp_path / "out")]) == 2
-    assert "retinanet is a model of torchvision, which from_pretrained does not know" in capsys.readouterr().err
+    assert "fcos is a model of torchvision, which from_pretrained does not know" in capsys.readouterr().err
 
 
 class Reader(HTMLParser):

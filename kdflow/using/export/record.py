@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,8 @@ from kdflow.errors import KdflowError, MissingPackageError, UsageError
 from kdflow.tracking.store import open_client, quiet, store_uri
 from kdflow.using.export.formats import Exported
 from kdflow.using.saved import reopen
+
+ADDRESS = "MLFLOW_TRACKING_URI"
 
 
 def keep(run: str | Path, done: Exported, format: str) -> str:
@@ -41,7 +44,7 @@ def keep(run: str | Path, done: Exported, format: str) -> str:
     ]
     uri = store_uri(None, saved.folder.parent.parent)
     open_client(uri)
-    before = mlflow.get_tracking_uri()
+    before = os.environ.get(ADDRESS)
     try:
         mlflow.set_tracking_uri(uri)
         with quiet(), mlflow.start_run(run_id=saved.result.run_id):
@@ -54,5 +57,7 @@ def keep(run: str | Path, done: Exported, format: str) -> str:
     except Exception as error:  # the store is foreign code
         raise KdflowError(f"the tracking store refuses the model: {str(error).splitlines()[0]}") from error
     finally:
-        mlflow.set_tracking_uri(before)
+        mlflow.set_tracking_uri(None)  # which also clears the variable that it had set
+        if before is not None:
+            os.environ[ADDRESS] = before
     return str(kept.model_uri)
