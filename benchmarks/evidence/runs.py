@@ -24,6 +24,7 @@ from kdflow.errors import KdflowError
 from kdflow.events import Hook, StepEvent
 from kdflow.experiment.run import run
 from kdflow.experiment.session import Session, open_session
+from kdflow.experiment.teacher import InterruptedTrainingError
 
 LOAD_STUDENT = "import student, sys; student.load(); assert 'kdflow' not in sys.modules"
 
@@ -95,8 +96,12 @@ def _judge(method: str, steps: int, output: Path, session: Session) -> Verdict:
     seen, today = LastTerms(), f"{datetime.now(UTC):%Y-%m-%d}"
     try:
         result = run(method, steps=steps, output=output, hooks=[seen], notify=lambda _: None, session=session)
+    except InterruptedTrainingError as error:
+        raise SystemExit(f"{method}: {error}; nothing was written down of it") from error
     except KdflowError as error:
         return Verdict(method, "", steps, today, False, seen.raw, str(error).splitlines()[0])
+    if result.status == "interrupted":
+        raise SystemExit(f"{method}: {result.reason}; nothing was written down of it")
     if result.status != "finished":
         return Verdict(method, result.bench, steps, today, False, seen.raw, f"{result.status}: {result.reason}")
     unproven = [note for note in result.notes if note.startswith("not seen alive")]

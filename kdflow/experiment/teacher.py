@@ -36,6 +36,10 @@ Notify = Callable[[str], None]
 WEIGHTS, SEAL = "weights.pt", "weights.sha256"
 
 
+class InterruptedTrainingError(KdflowError):
+    """A teacher's training was asked to end; run again to go on with it."""
+
+
 def provide_teacher(
     owner: str, spec: TeacherSpec, detector: Detector, feed: Feed, *, hooks: Sequence[Hook] = (), notify: Notify = print
 ) -> tuple[str, Mapping[str, float]]:
@@ -156,7 +160,7 @@ def _train(
     )
     result = fit(asked, own.training, device=feed.machine)
     if result.status != "finished":
-        raise KdflowError(f"{owner}: its training was {result.status}; run again to go on from step {result.step}")
+        raise InterruptedTrainingError(f"{owner}: its training was {result.status}; run again to go on from step {result.step}")
     if feed.machine.is_first:
         _keep(folder, best_student(folder / "training", learner))
     ranks.wait()
