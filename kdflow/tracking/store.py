@@ -75,11 +75,25 @@ def open_client(uri: str) -> Any:
             logging.getLogger(name).setLevel(logging.WARNING)
         try:
             with alone(file) if file is not None else nullcontext():  # MLflow makes its tables without regard for others
+                if file is not None and not file.stat().st_size:
+                    _make(file)
                 client = MlflowClient(tracking_uri=uri)
                 client.search_experiments(max_results=1)
         except Exception as error:
             raise KdflowError(f"the tracking store {uri} cannot be opened: {_first_line(error)}") from error
     return client
+
+
+def _make(file: Path) -> None:
+    """Make the tables beside and put them in place at once: MLflow does not go on with tables that a kill left half made."""
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    draft = file.with_name(f".new.{file.name}")
+    for left in file.parent.glob(f"{draft.name}*"):
+        left.unlink()
+    store = SqlAlchemyStore(sqlite_url(draft), str(file.parent / "mlruns"))
+    store.engine.dispose()
+    os.replace(draft, file)
 
 
 def _try(file: Path, uri: str) -> None:
