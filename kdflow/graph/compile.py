@@ -14,9 +14,9 @@ from kdflow.graph.passes.fakes import Fakes
 from kdflow.graph.passes.infer import Inference, example_batch
 from kdflow.graph.passes.merge import merge_equal
 from kdflow.graph.passes.phases import check_learners, check_phases, check_wiring
-from kdflow.graph.passes.prune import report_unused
 from kdflow.graph.passes.search import check_search
 from kdflow.graph.passes.taxonomy import place_terms, rewired_nodes
+from kdflow.graph.passes.unused import report_unused
 from kdflow.graph.plan import Plan, PlanReport, TermInfo, op_weights
 from kdflow.graph.runtime import Streams
 from kdflow.kinds import KINDS, Kind

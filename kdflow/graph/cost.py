@@ -38,8 +38,8 @@ def stage_flops(detector: Detector, canvas: tuple[int, int]) -> dict[str, int]:
 def port_values(detector: Detector, canvas: tuple[int, int]) -> dict[str, Any]:
     """Port -> its value as fake tensors for two images of this canvas; ports that cannot be inferred are left out."""
     builder = Builder(Method(kdflow=1, method="ports"), Document("ports"), {"student": detector})
-    graph = builder.build()
     nodes = {name: builder.port("student", name) for name in detector.ports}
+    graph = builder.build()
     Inference(
         graph, builder.document, {"student": detector}, example_batch(*canvas), seed=0, streams=Streams(None)
     ).run()

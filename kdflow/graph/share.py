@@ -12,7 +12,6 @@ from torch import nn
 from kdflow.graph.lower import lower
 from kdflow.graph.node import Graph, Node, Role
 from kdflow.graph.passes.merge import identity, renamed_operand
-from kdflow.graph.passes.prune import prune
 from kdflow.graph.plan import Plan
 from kdflow.graph.runtime import Streams
 from kdflow.ports import BATCH_PORTS, Batch
@@ -57,7 +56,7 @@ class Shared:
             plan.cut(cut)
             self.names.append({name: places[name] for name in cut})
         outputs = sorted({place for names in self.names for place in names.values()})
-        self.graph = prune(self.graph, outputs)
+        self.graph = self.graph.needed_by(outputs)
         self._pass = lower(self.graph, outputs, list(BATCH_PORTS)) if outputs else None
 
     def __call__(self, batch: Batch, step: int, part: int = 0) -> list[FedBatch]:
@@ -77,7 +76,7 @@ class Shared:
 
     def _take(self, plan: Plan) -> tuple[list[str], dict[str, str]]:
         """Merge a plan's common part into the graph: where the plan is cut, and node of the plan -> node of the graph."""
-        whole = prune(plan.graph, plan.active)
+        whole = plan.graph.needed_by(plan.active)
         places: dict[str, str] = {}
         read: set[str] = set()
         for node in whole.ordered():
