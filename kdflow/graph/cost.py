@@ -16,7 +16,7 @@ def stage_flops(detector: Detector, canvas: tuple[int, int]) -> dict[str, int]:
     """Stage -> floating-point operations of one forward pass of two images of this canvas.
 
     Stages whose output sizes depend on data (proposal selection, sampling, losses) count as 0: they are cheap, and what follows
-    them is counted at the sizes they declare.
+    them is counted at the sizes they declare. Where a stage declares its sizes to be fast alone (``runs_on_fakes``), it is counted.
     """
     builder = Builder(Method(kdflow=1, method="cost"), Document("cost"), {"student": detector})
     graph = builder.build()

@@ -149,7 +149,8 @@ class Inference:
         rule = getattr(fake, "infer", None)
         if rule is not None:
             inferred = rule(**inputs, **{k: v for k, v in node.options.items() if k != "taps"})
-            if not taps:
+            counted = self.flops is not None and getattr(fake, "runs_on_fakes", False)
+            if not taps and not counted:
                 return inferred
         run = self._count(node.name, StageCall(node.name, fake, {**node.options, "taps": taps}, None), inputs)
         return {**run, **inferred}
