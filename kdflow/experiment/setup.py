@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from kdflow.collector import seldom_collecting
 from kdflow.data.formats import describe
 from kdflow.detectors.weights import load_weights
 from kdflow.engine.phases import lay_out
@@ -143,6 +144,7 @@ def read_bench(path: str | Path, overrides: Mapping[str, Any] | None = None) -> 
     return bench, document
 
 
+@seldom_collecting()
 def prepare(
     spec: MethodSpec,
     bench: str | Path | None = None,
