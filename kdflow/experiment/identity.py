@@ -107,10 +107,16 @@ def identify(setting: Setting, data: str, threads: int = 0, processes: int = 1) 
         "code": {
             "student": detector_code(student.detector, setting.detectors["student"].code),
             "ops": op_code(setting.plan.graph),
+            **_code_of_parts(setting.method),
         },
     }
     parts = {**common, "seed": setting.seed, "threads": threads, "processes": processes}
     return Identity(plain(parts), stream_of(setting), digest(common), digest({"bench": whole, "data": data}))
+
+
+def _code_of_parts(method: Method) -> dict[str, str]:
+    """Hash of the code of every detector that the method builds for a part of it."""
+    return {name: detector_code(entry.build.detector) for name, entry in method.modules.items() if entry.build}
 
 
 def teacher_identity(spec: TeacherSpec, detector: Detector, bench: Bench, data: str) -> str:

@@ -256,7 +256,8 @@ def lonely_norms(plan: Plan, bench: Bench, document: Document) -> list[Fault]:
     trained = {"student", "", *plan.learners}
     found = [
         f"{node.name.partition(':')[0]}, layer {layer}"
-        for node in plan.graph.ordered() if node.owner in trained for layer in node.lonely_norms
+        for node in plan.graph.ordered() if node.owner in trained or (node.copied and node.copied.trainable)
+        for layer in node.lonely_norms
     ]
     if not found:
         return []

@@ -83,24 +83,43 @@ class NodeEntry(BaseModel):
         return dict(self.model_extra or {})
 
 
+class Build(BaseModel):
+    """A part of a detector with random weights. Keys beside these are the detector's own options."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
+    detector: str = Field(description="a registered detector")
+    part: str = Field(description="the call of that detector whose stages are built")
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Options of the detector."""
+        return dict(self.model_extra or {})
+
+
 class ModuleEntry(BaseModel):
-    """A piece with weights that several nodes may share: an op's layers, or a copy of a detector's call."""
+    """A piece with weights that several nodes may share: an op's layers, a copy of a call, or a part of another detector."""
 
     model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False, serialize_by_alias=True)
     op: str | None = None
     source: str | None = Field(
         default=None, alias="copy", description="OWNER.CALL whose stages are copied, weights included"
     )
+    build: Build | None = Field(default=None, description="a part of a detector that starts from random weights")
+    like: str | None = Field(default=None, description="with build: the place that the part stands on, as student.neck")
     trainable: bool = Field(default=True, description="copies only: false keeps the copied weights as they are")
 
     @model_validator(mode="after")
     def _one_origin(self) -> ModuleEntry:
-        if (self.op is None) == (self.source is None):
-            raise ValueError("a module has exactly one of op: and copy:")
-        if self.op is not None and not self.trainable:
-            raise ValueError("trainable: is for copies; leave a module with op: out of a phase's train: instead")
+        if sum(origin is not None for origin in (self.op, self.source, self.build)) != 1:
+            raise ValueError("a module has exactly one of op:, copy: and build:")
+        if self.source is None and not self.trainable:
+            raise ValueError("trainable: is for copies; leave other modules out of a phase's train: instead")
         if self.source is not None and self.arguments:
             raise ValueError(f"a copy takes no options ({', '.join(self.arguments)}); its calls do")
+        if self.build is not None and self.arguments:
+            raise ValueError(f"options of the built detector ({', '.join(self.arguments)}) stand inside build:")
+        if (self.build is None) != (self.like is None):
+            raise ValueError("build: and like: belong together, as in {build: {detector: fcos, part: head}, like: student.neck}")
         return self
 
     @property
