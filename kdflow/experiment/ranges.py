@@ -129,12 +129,16 @@ def _value_problem(
     try:
         changed = bench_of(document, {**overrides, path: value})
     except SpecError as error:
-        return f"{value} is no value of {path}: {error.faults[0].problem}"
+        return _refused(path, value, error.faults[0].problem)
     owner, _ = _owned(path)
     if (spec := _spec(changed, owner)) is not None:
         problem = next(_option_problems(spec, str(owner)), "")
-        return f"{value} is no value of {path}: {problem}" if problem else ""
+        return _refused(path, value, problem) if problem else ""
     return _teachers_changed(path, bench, changed, detectors)
+
+
+def _refused(path: str, value: Any, problem: str) -> str:
+    return f"{path}: {problem}" if problem.startswith("unknown key") else f"{value} is no value of {path}: {problem}"
 
 
 def _option_problems(spec: DetectorSpec, owner: str) -> Iterator[str]:

@@ -6,6 +6,7 @@ from typing import Any
 
 from kdflow.graph.build import Builder
 from kdflow.graph.passes.infer import Inference, example_batch
+from kdflow.graph.predict import evaluating
 from kdflow.graph.rewire import DETECTIONS
 from kdflow.graph.runtime import Streams
 from kdflow.ports import Detector
@@ -50,12 +51,14 @@ def prediction_flops(detector: Detector, canvas: tuple[int, int], method: Method
         method: Whose ``wiring:`` the detector has, if any.
     """
     document, owners = Document("cost"), {"student": detector}
+    stages = (stage.run for stage in detector.stages.values())
     builder = Builder(method if method.wiring else _PLAIN, document, owners)
     builder.port("student", DETECTIONS)
     inference = Inference(
         builder.graph, document, owners, example_batch(*canvas), seed=0, streams=Streams(None), count_flops=True
     )
-    inference.run()
+    with evaluating(detector.model, *stages):  # how many proposals are kept depends on the mode
+        inference.run()
     document.check()
     images = len(inference.example["images"])
     return sum((inference.flops or {}).values()) // images
