@@ -17,7 +17,7 @@ from kdflow.resources import specs_folder
 from kdflow.search.space import Space, space_of
 from kdflow.spec.balance import Share
 from kdflow.spec.bench import UNTRAINED, Bench, Recipe
-from kdflow.spec.method import Method, SearchRange
+from kdflow.spec.method import PARENT, Method, SearchRange
 
 Kind = Literal["plain", "method", "control"]
 PLAIN = "plain student"
@@ -194,7 +194,8 @@ class _Maker:
             self.left_out[name] = error.faults[0].problem
             return None
         own = {} if setting.method.search else weight_ranges(setting.method)
-        note = "the student starts with weights of the teacher" if setting.method.init else ""
+        inherits = any(rule.source != PARENT for rule in setting.method.init)
+        note = "the student starts with weights of the teacher" if inherits else ""
         return self._entry(setting.method.method, "method", spec, setting, self.session.identify(setting), {}, own, note)
 
     def controls(self, methods: Sequence[Entrant]) -> list[Entrant]:

@@ -29,7 +29,7 @@ NO_EFFECT: Mapping[type[BaseModel], frozenset[str]] = {
     DataSpec: frozenset({"workers", "resident"}),
     Recipe: frozenset({"checkpoint_every", "log_every"}),
     Evaluation: frozenset({"evaluator"}),
-    Method: frozenset({"title", "paper", "fidelity", "search", "variants", "bench", "plugins", "constants"}),
+    Method: frozenset({"title", "paper", "fidelity", "search", "metric", "variants", "bench", "plugins", "constants"}),
 }
 """Fields that change no result, by model."""
 UNLESS_SET: Mapping[type[BaseModel], frozenset[str]] = {
@@ -102,6 +102,7 @@ def identify(setting: Setting, data: str, threads: int = 0, processes: int = 1) 
         "bench": {**own, "student": _without_weights(student)},
         "teachers": teachers,
         "weights": weights_content(student, setting.detectors["student"]),
+        **({} if setting.start is None else {"start": known_file_hash(setting.start)}),
         "data": data,
         "divisor": max(d.size_divisor for d in setting.detectors.values()),
         "code": {
@@ -121,14 +122,14 @@ def _code_of_parts(method: Method) -> dict[str, str]:
 
 def teacher_identity(spec: TeacherSpec, detector: Detector, bench: Bench, data: str) -> str:
     """Hash of everything that determines a teacher: its weights, or the recipe and the data that it learns from."""
-    sight = bench.data
+    sight, size = bench.data, spec.size or bench.data.size
     return digest(
         {
-            "teacher": _without_weights(spec),
+            "teacher": {**_without_weights(spec), "size": None},
             "weights": weights_content(spec, detector),
             "classes": detector.classes,
             "data": data,
-            "sight": [sight.size, sight.max_size, sight.fixed, sight.flip, effects(sight.augment), detector.size_divisor],
+            "sight": [size, sight.max_size, sight.fixed, sight.flip, effects(sight.augment), detector.size_divisor],
             "evaluation": effects(bench.evaluation),
             "seed": TEACHER_SEED,
             "code": detector_code(spec.detector, detector.code),

@@ -15,9 +15,10 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from pydantic import ValidationError
 
 from kdflow.errors import SpecError, UsageError
+from kdflow.experiment.ranges import is_elsewhere
 from kdflow.experiment.setup import Setting, is_bench_path
 from kdflow.spec.load import parse
-from kdflow.spec.method import Method, SearchRange
+from kdflow.spec.method import SearchRange
 from kdflow.spec.resolve import steps_of
 
 _NUMBER = r"[-+]?(?:\d+(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?"
@@ -156,7 +157,7 @@ def space_of(setting: Setting, include: Mapping[str, SearchRange] | None = None)
     wanted = {**method.search, **(include or {})}
     for path, entry in wanted.items():
         checked_range(entry.model_dump(), path)
-    ignored = tuple(path for path in method.search if not _applies(method, path) and path not in (include or {}))
+    ignored = tuple(path for path in method.search if not _applies(setting, path) and path not in (include or {}))
     ranges = {p: entry for p, entry in wanted.items() if p not in ignored and p not in setting.overrides}
     if not ranges:
         could = [path for path in candidates(setting) if path not in setting.overrides]
@@ -184,12 +185,14 @@ def declared_value(setting: Setting, path: str) -> Any:
     return holder
 
 
-def _applies(method: Method, path: str) -> bool:
-    """False for paths into a node or term that this run does not have."""
+def _applies(setting: Setting, path: str) -> bool:
+    """False for paths into a node or term that this run does not have, and for options that other detectors have."""
     steps = steps_of(path)
-    if is_bench_path(path) or steps[0] not in _GROUPS or len(steps) < 2:
+    if is_bench_path(path):
+        return not is_elsewhere(path, setting.bench)
+    if steps[0] not in _GROUPS or len(steps) < 2:
         return True
-    return steps[1] in getattr(method, str(steps[0]))
+    return steps[1] in getattr(setting.method, str(steps[0]))
 
 
 def _numbers(value: Any, path: str) -> list[str]:

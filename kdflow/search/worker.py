@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import optuna
@@ -57,11 +58,13 @@ class Drawn:
         trial: The trial.
         values: Dotted path -> value.
         again: It had these values before: it was begun, and put back.
+        start: Checkpoint with the student that this one's ``init:`` takes weights from.
     """
 
     trial: optuna.Trial
     values: Mapping[str, Any]
     again: bool
+    start: Path | None = None
 
 
 class Group(Protocol):

@@ -18,7 +18,7 @@ from kdflow.spec.bench import Bench
 from kdflow.spec.constants import fill_constants, report_unused
 from kdflow.spec.faults import validate
 from kdflow.spec.load import Document, Mark, Steps, dotted, parse, part_of, read
-from kdflow.spec.method import Method
+from kdflow.spec.method import PARENT, Method
 from kdflow.spec.places import anchor
 from kdflow.spec.rewrite import apply_rewrites
 from kdflow.spec.salvage import GROUPS, salvage
@@ -158,7 +158,7 @@ def bench_of(document: Document, overrides: Mapping[str, Any] | None = None) -> 
 
 
 _OWNER = re.compile(r"[A-Za-z_]\w*")
-_RESERVED = ("student", "images", "image_sizes", "targets", "ops", "det", "kd")
+_RESERVED = ("student", "images", "image_sizes", "targets", "ops", "det", "kd", PARENT)
 """First words of references, parameters and terms that mean something else."""
 
 
@@ -194,10 +194,12 @@ def parse_overrides(pairs: list[str]) -> dict[str, Any]:
 
 
 def steps_of(path: str) -> Steps:
-    """Dotted path -> keys; ``terms.det.loss_x.weight`` keeps ``det.loss_x`` as one key."""
+    """Dotted path -> keys; ``terms.det.loss_x.weight`` keeps ``det.loss_x`` as one key, ``search.PATH`` the whole path."""
     parts = path.split(".")
     if len(parts) > 2 and parts[:2] == ["terms", "det"]:
         parts[1:3] = [f"det.{parts[2]}"]
+    elif parts[0] == "search" and len(parts) > 2:
+        parts[1:] = [".".join(parts[1:])]
     return tuple(parts)
 
 
@@ -270,6 +272,8 @@ def _check_variant(document: Document, found: Document, index: int, variant: dic
 def _check_search(document: Document, found: Document, method: Method | None) -> None:
     """Paths of ``search`` lead to something that the file, one of its variants or a rule declares."""
     search = document.data.get("search")
+    if document.data.get("metric") and not search:
+        found.report(("metric",), "metric has no effect without search:, whose trials it judges")
     for path in search if isinstance(search, dict) else ():
         steps = steps_of(str(path))
         if len(steps) < 2 or steps[1] not in getattr(method, str(steps[0]), ()):

@@ -5,6 +5,7 @@ Stages whose output sizes depend on data declare their outputs (``Stage.infer``)
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -22,6 +23,18 @@ from kdflow.graph.runtime import FunctionOp, OpCall, Prepared, StageCall, Stream
 from kdflow.kinds import ANY
 from kdflow.ports import BATCH_PORTS, Detector
 from kdflow.spec.load import Document
+
+
+class Flops(FlopCounterMode):
+    """torch's counter without its watch over modules, whose hooks ask for gradients."""
+
+    def __init__(self) -> None:
+        super().__init__(display=False)
+        self.mod_tracker: Any = _NoModules()
+
+
+class _NoModules(contextlib.nullcontext[None]):
+    parents = frozenset({"Global"})
 
 
 class Inference:
@@ -150,6 +163,7 @@ class Inference:
         if rule is not None:
             inferred = rule(**inputs, **{k: v for k, v in node.options.items() if k != "taps"})
             if not taps:
+                self._count_ruled(node.name, StageCall(node.name, fake, {**node.options, "taps": {}}, None), inputs)
                 return inferred
         run = self._count(node.name, StageCall(node.name, fake, {**node.options, "taps": taps}, None), inputs)
         return {**run, **inferred}
@@ -157,10 +171,18 @@ class Inference:
     def _count(self, name: str, stage: StageCall, inputs: dict[str, Any]) -> Any:
         if self.flops is None:
             return stage(**inputs)
-        with FlopCounterMode(display=False) as counter:
+        with Flops() as counter:
             result = stage(**inputs)
         self.flops[name] = counter.get_total_flops()
         return result
+
+    def _count_ruled(self, name: str, stage: StageCall, inputs: dict[str, Any]) -> None:
+        """Count a stage whose outputs are declared: all of it, or up to where it begins to choose by values (boxes to keep)."""
+        if self.flops is None:
+            return
+        with Flops() as counter, contextlib.suppress(Exception):
+            stage(**inputs)
+        self.flops[name] = counter.get_total_flops()
 
     def _blame(self, node: Node) -> Any:
         """Line of the call that rewired this stage, where one did."""
