@@ -13,7 +13,7 @@ import torch
 
 from kdflow.engine import ranks
 from kdflow.engine.calibrate import aside, calibrate
-from kdflow.engine.checkpoint import Checkpoints
+from kdflow.engine.checkpoint import Checkpoints, Writer
 from kdflow.engine.interruption import Interruption
 from kdflow.engine.journal import Journal
 from kdflow.engine.machine import Machine
@@ -119,7 +119,7 @@ class Run:
         return cls(
             fit,
             Training(fit.plan, fit.recipe, machine, phases, fit.steps_per_epoch, fit.seed),
-            Checkpoints(fit.folder, fit.run_hash, machine.world_size),
+            Checkpoints(fit.folder, fit.run_hash, machine.world_size, Writer(machine.is_gpu or fit.recipe.fast)),
             Journal(fit.folder, fit.run_hash, keep=resume, writes=machine.is_first),
             fit.hooks if machine.is_first else (),
             interruption,
@@ -145,7 +145,8 @@ class Run:
             hook.run_started(event)
 
     def tell_end(self, event: RunEnded) -> None:
-        """Last moment."""
+        """Last moment; no file is being written any more."""
+        self.checkpoints.settle()
         for hook in self.hooks:
             hook.run_ended(event)
 
@@ -171,6 +172,7 @@ class Run:
             training.step, training.total_steps, training.phase.name, means["total"], _group(means, "raw "),
             _group(means, "weighted "), training.lr, seconds,
             training.images * training.machine.world_size / self.busy if self.busy else 0.0,
+            peak_memory=training.machine.peak_memory(),
         )
         self.busy, training.images, self.reported = 0.0, 0, training.step
         self._tell(event)

@@ -41,9 +41,9 @@ def dense_parts(graph: Graph) -> Iterator[tuple[str, nn.Module]]:
         if node.role is Role.STAGE and node.run is not None and node.run.dense:
             if (node.owner, node.stage) not in tapped:
                 yield node.name, node.run.run
-        elif node.role is Role.OP and _is_static(graph, node):
+        elif node.role is Role.OP and is_static(graph, node):
             yield from ((node.name, part) for part in node.module.parts)
-        elif node.role is Role.TERM and _reduces(graph, node) and _is_static(graph, node):
+        elif node.role is Role.TERM and _reduces(graph, node) and is_static(graph, node):
             yield node.name, node.module
 
 
@@ -52,13 +52,14 @@ def _reduces(graph: Graph, node: Node) -> bool:
     return not node.inputs.get("rows") and graph[str(node.inputs["value"])].value.kind.axes != ()
 
 
-def _is_static(graph: Graph, node: Node) -> bool:
+def is_static(graph: Graph, node: Node) -> bool:
+    """True where what an op or term reads and gives has a fixed shape."""
     kinds = [graph[name].value.kind for name in node.operands()]
     if node.role is Role.OP:
         kinds += [node.value.kind, *node.value.outputs.values()]
-    return all(map(_has_fixed_shape, kinds))
+    return all(map(has_fixed_shape, kinds))
 
 
-def _has_fixed_shape(kind: Kind) -> bool:
+def has_fixed_shape(kind: Kind) -> bool:
     """True when a value's shape follows from the canvas and the batch size alone."""
     return not kind.opaque and kind.stack != "images" and kind.axes is not None and not _RAGGED & set(kind.axes)

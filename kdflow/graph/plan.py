@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from kdflow.graph.dense import Backend, compile_dense
+from kdflow.graph.early import Early
 from kdflow.graph.inherit import inherit
 from kdflow.graph.lower import lower
 from kdflow.graph.node import Graph, Role
@@ -187,7 +188,7 @@ class Plan(nn.Module):
         return Outcome(torch.stack(list(weighted.values())).sum(), raw, weighted, alive)
 
     def cut(self, names: Sequence[str]) -> None:
-        """From now on take the values of these nodes from the batch (:class:`kdflow.graph.share.FedBatch`); none computes all."""
+        """From now on take the values of these nodes from the batch (:class:`kdflow.graph.early.FedBatch`); none computes all."""
         self._cut, self._lowered = tuple(names), {}
 
     @contextmanager
@@ -199,6 +200,18 @@ class Plan(nn.Module):
             yield
         finally:
             self.cut(cut)
+
+    def ahead(self) -> Early:
+        """What of the present phase's step may run before the student's: from now on it is taken from batches of this."""
+        self.cut(())
+        early = Early(prune(self.graph, self.active), lambda node: node.owner != "student" and not self.moves(node.module))
+        self.cut(early.cut)
+        return early
+
+    def moves(self, module: nn.Module) -> bool:
+        """True where training changes a stage: it holds parameters of the plan, or such as require gradient."""
+        own = {id(parameter) for parameter in self.parameters()}
+        return any(parameter.requires_grad or id(parameter) in own for parameter in module.parameters())
 
     def _step(self) -> GraphModule:
         """The executable step of the present phase: what none of its terms needs does not run."""

@@ -362,3 +362,9 @@ def test_one_copy_brings_over_what_a_batch_has() -> None:
         assert boxes.float().equal(one["boxes"])
         assert scores.tolist() == one["scores"].tolist()
         assert labels.tolist() == one["labels"].tolist()
+
+
+def test_a_score_that_is_no_number_is_no_detection() -> None:
+    one = {"boxes": torch.rand(2, 4), "scores": torch.tensor([float("nan"), 0.5]), "labels": torch.tensor([0, 1])}
+    ((boxes, scores, labels),) = on_host([one])
+    assert (len(boxes), scores.tolist(), labels.tolist()) == (1, [0.5], [1])
