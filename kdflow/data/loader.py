@@ -148,7 +148,7 @@ class RawBatch:
     def to(self, device: torch.device) -> Batch:
         """The batch on ``device``, images as floats in 0..1, the same bits on every device.
 
-        Divided by a tensor: by a number, a GPU would multiply with its reciprocal, which is off by a bit at some of the 256 values.
+        Divided by a tensor: by a number, a GPU would multiply with its reciprocal, which is off by a bit at some values.
         """
         images, boxes, labels = (t.to(device, non_blocking=True) for t in (self.images, self.boxes, self.labels))
         return Batch(

@@ -191,7 +191,7 @@ def attention_weights(out: Any, sampled: bool, skip: int = 0) -> dict[str, Any]:
 
 
 class Everything:
-    """A threshold that everything passes: ``scores[scores > Everything()]`` is all of them, and no mask is read from the device."""
+    """A threshold that everything passes: ``scores[scores > Everything()]`` is all of them, by no mask that the host reads."""
 
     def __lt__(self, scores: object) -> slice:
         return slice(None)

@@ -99,6 +99,8 @@ class Training:
             prepare_norms(learner, self.recipe.norms, self.machine.world_size, self.machine.device)
         if self.recipe.innermost:
             self.plan.to(memory_format=torch.channels_last)
+        if self.recipe.checkpoint_activations:
+            self.plan.recompute()
         if self.recipe.fast:
             self.plan.quicken()
         if self.recipe.compile or (self.recipe.fast and self.machine.is_gpu):
@@ -159,7 +161,7 @@ class Training:
             self._continue(saved)
         self.training_mode()
         if isinstance(getattr(self, "batches", None), Ahead):
-            self.batches.renew(self._early())  # type: ignore[attr-defined]  # the phase has a step of its own
+            self.batches.renew(self.early())  # type: ignore[attr-defined]  # the phase has a step of its own
         self.teachers = TeacherWatch(self.plan.teachers, self.optimizer, self.parameters.values())
 
     def training_mode(self) -> None:
@@ -177,9 +179,9 @@ class Training:
             self.batches = itertools.chain(list(itertools.islice(stream, 1)), stream)
         if self.recipe.fast:
             left = (self.total_steps - self.step) * self.recipe.accumulate
-            self.batches = Ahead(self.batches, self.placed, self._early(), left, Lane(self.machine.device))
+            self.batches = Ahead(self.batches, self.placed, self.early(), left, Lane(self.machine.device))
 
-    def _early(self) -> Callable[[Batch], Batch]:
+    def early(self) -> Callable[[Batch], Batch]:
         """What of the present phase's step is computed one batch ahead."""
         return self.in_precision(self.plan.ahead())
 

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from kdflow.graph.node import Graph, Node, Role
+from kdflow.graph.recompute import is_recomputed
 from kdflow.kinds import Kind
 
 Backend = str | Callable[..., Callable[..., object]]
@@ -20,7 +21,8 @@ def compile_dense(graph: Graph, backend: Backend = "inductor") -> tuple[str, ...
     """Compile the dense parts of a graph in place, each with a cache of its own; returns the names of their nodes.
 
     Keys of state dicts stay as they are. Samplers, matching, boxes and everything on rows stay eager, and so do stages with
-    interior taps: hooks that come and go with a call would be traced once and for all.
+    interior taps: hooks that come and go with a call would be traced once and for all. A stage with blocks that run again in
+    the backward pass stays eager, too: what is compiled chooses by itself what it keeps.
     """
     # Terms are differentiated more than once (is any of them dead?), so a backward must not give its buffers away.
     torch._functorch.config.donated_buffer = False  # type: ignore[attr-defined]
@@ -39,7 +41,7 @@ def dense_parts(graph: Graph) -> Iterator[tuple[str, nn.Module]]:
         if node.module is None or node.stochastic or node.prepared:
             continue
         if node.role is Role.STAGE and node.run is not None and node.run.dense:
-            if (node.owner, node.stage) not in tapped:
+            if (node.owner, node.stage) not in tapped and not is_recomputed(node.run.run):
                 yield node.name, node.run.run
         elif node.role is Role.OP and is_static(graph, node):
             yield from ((node.name, part) for part in node.module.parts)

@@ -33,7 +33,8 @@ class FedBatch(Batch):
 
 def feed(batch: Batch, values: Mapping[str, Any]) -> FedBatch:
     """The batch with these values by node name, in place of those that it may have been fed before."""
-    return FedBatch(*(getattr(batch, own.name) for own in fields(Batch)), fed=values)
+    own: dict[str, Any] = {one.name: getattr(batch, one.name) for one in fields(Batch)}
+    return FedBatch(**own, fed=values)
 
 
 class Early:

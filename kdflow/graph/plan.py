@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
+from kdflow.errors import UsageError
 from kdflow.graph.dense import Backend, compile_dense
 from kdflow.graph.early import Early
 from kdflow.graph.inherit import inherit
@@ -20,6 +21,7 @@ from kdflow.graph.node import Graph, Role
 from kdflow.graph.passes.prune import prune
 from kdflow.graph.predict import predictions, rewired
 from kdflow.graph.program import add_programs
+from kdflow.graph.recompute import recompute_blocks
 from kdflow.graph.rewire import DETECTIONS
 from kdflow.graph.runtime import Prepared, Streams
 from kdflow.graph.walk import evaluate
@@ -325,6 +327,17 @@ class Plan(nn.Module):
     def quicken(self) -> tuple[str, ...]:
         """Let frozen teachers run as programs where they are dense; returns these nodes (:mod:`kdflow.graph.program`)."""
         return add_programs(self.graph, self.teachers.keys() - self.learners.keys())
+
+    def recompute(self) -> tuple[str, ...]:
+        """Let the student's repeated blocks run again in the backward pass (:mod:`kdflow.graph.recompute`); returns their names.
+
+        Raises:
+            UsageError: The student has no such blocks.
+        """
+        found = recompute_blocks(self.student)
+        if not found:
+            raise UsageError("recipe.checkpoint_activations: the student has no repeated blocks to run again; leave it out")
+        return found
 
     def compile_dense(self, backend: Backend = "inductor") -> tuple[str, ...]:
         """Let torch.compile have dense stages, ops and terms, in place; returns their nodes (:mod:`kdflow.graph.dense`)."""

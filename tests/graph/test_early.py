@@ -1,4 +1,4 @@
-"""What may run one batch ahead: frozen stages and fixed-shape ops on them, and nothing that reads targets, a student or chance."""
+"""What may run one batch ahead: frozen stages and fixed-shape ops on them, and nothing of targets, a student or chance."""
 
 from __future__ import annotations
 
