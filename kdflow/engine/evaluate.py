@@ -152,11 +152,15 @@ def _detect(
 
 
 def on_host(results: Sequence[Mapping[str, Tensor]]) -> list[tuple[Tensor, Tensor, Tensor]]:
-    """Boxes (n, 4), scores (n) and labels (n) of each image, in double precision, brought over by one copy for all."""
+    """Boxes (n, 4), scores (n) and labels (n) of each image, in double precision, brought over by one copy for all.
+
+    What has no number as its score is left out.
+    """
     counts = [len(one["scores"]) for one in results]
     rows = [torch.column_stack([one[key].double() for key in ("boxes", "scores", "labels")]) for one in results]
     everything = torch.cat(rows).detach().cpu()
-    return [(part[:, :4], part[:, 4], part[:, 5].long()) for part in everything.split(counts)]
+    parts = [part[~part[:, 4].isnan()] for part in everything.split(counts)]
+    return [(part[:, :4], part[:, 4], part[:, 5].long()) for part in parts]
 
 
 def to_disk(boxes: Tensor, size: tuple[int, int], original: tuple[int, int]) -> Tensor:

@@ -33,7 +33,7 @@ NO_EFFECT: Mapping[type[BaseModel], frozenset[str]] = {
 }
 """Fields that change no result, by model."""
 UNLESS_SET: Mapping[type[BaseModel], frozenset[str]] = {
-    Recipe: frozenset({"calibrate", "fast"}),
+    Recipe: frozenset({"calibrate", "fast", "checkpoint_activations"}),
     TermEntry: frozenset({"control"}),
 }
 """Fields that count where they are set: whatever was known before they existed keeps its hash."""

@@ -333,6 +333,7 @@ def record(opened: Opened, result: FitResult, notify: Notify = print) -> RunResu
         seen=opened.seen,
         pictures=vars(feed.pictures),
         costs=opened.costs,
+        peak_memory_mib=max((e.peak_memory for e in result.history if e.peak_memory is not None), default=None),
     )
     if finished and feed.machine.is_first:
         publish((opened.others, opened.tracker), done, feed.source.two_splits, is_trial)

@@ -233,8 +233,13 @@ class Recipe(Strict):
     channels_last: bool = Field(default=False, description="maps with channels innermost, as tensor cores like them")
     fast: bool = Field(
         default=False,
-        description="as fast as losses equal up to rounding allow: frozen teachers as programs, channels innermost; on a GPU "
-        "also CUDA graphs, torch.compile and a fused optimizer",
+        description="as fast as losses equal up to rounding allow: frozen teachers as programs and one batch ahead, "
+        "channels innermost; on a GPU also a stream of their own, CUDA graphs, torch.compile and a fused optimizer",
+    )
+    checkpoint_activations: bool = Field(
+        default=False,
+        description="repeated blocks of the student (residual blocks, transformer layers) keep their inputs alone and run again "
+        "in the backward pass: less memory for more time, the same numbers",
     )
     ema: float | None = Field(default=None, gt=0, lt=1, description="decay of the student's moving average")
     norms: Literal["train", "frozen", "sync"] = Field(default="train", description="the student's BatchNorm layers")
