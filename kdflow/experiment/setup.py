@@ -409,7 +409,7 @@ def brings_architecture(spec: DetectorSpec) -> bool:
 def fill_weights(spec: DetectorSpec, detector: Detector) -> None:
     """Load the weights that a bench names, where building has not done so already; raises UsageError when they do not fit."""
     if spec.weights not in (None, UNTRAINED) and not brings_architecture(spec):
-        load_weights(detector, str(spec.weights), spec.weights_classes)
+        load_weights(detector, str(spec.weights), spec.weights_classes, spec.weights_entry)
 
 
 def _missing_file(weights: str | None) -> bool:
