@@ -54,6 +54,6 @@ OutputFile = Annotated[
 
 def overrides_of(pairs: Sequence[str] | None) -> dict[str, Any]:
     """``--set`` as a mapping; raises UsageError for text that is no PATH=VALUE."""
-    from kdflow.spec.resolve import parse_overrides
+    from kdflow.spec.paths import parse_overrides
 
     return parse_overrides(list(pairs or ()))

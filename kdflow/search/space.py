@@ -18,7 +18,7 @@ from kdflow.errors import SpecError, UsageError
 from kdflow.experiment.setup import Setting, is_bench_path
 from kdflow.spec.load import parse
 from kdflow.spec.method import Method, SearchRange
-from kdflow.spec.resolve import steps_of
+from kdflow.spec.paths import steps_of
 
 _NUMBER = r"[-+]?(?:\d+(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?"
 _RANGE = re.compile(rf"^({_NUMBER})\.\.({_NUMBER})((?:,(?:log|step={_NUMBER}))*)$")

@@ -122,8 +122,8 @@ class DetectorSpec(BaseModel):
 
     weights_entry: str | None = Field(
         default=None,
-        description="for a checkpoint with several state dicts: which one, its keys joined with dots (ema.module); without it the "
-        "only one is taken, or of several the averaged one (ema)",
+        description="for a checkpoint with several state dicts: which one, its keys joined with dots (ema.module); without it "
+        "the only one is taken, or of several the averaged one (ema)",
     )
 
     @model_validator(mode="after")

@@ -25,7 +25,6 @@ from kdflow.kinds import ANY
 from kdflow.ports import BATCH_PORTS, Detector
 from kdflow.spec.load import Document
 
-
 _UNLIKE = re.compile(r"broadcast|must match|expanded size")
 """How torch words that shapes do not meet."""
 
