@@ -35,6 +35,7 @@ NO_EFFECT: Mapping[type[BaseModel], frozenset[str]] = {
 UNLESS_SET: Mapping[type[BaseModel], frozenset[str]] = {
     Recipe: frozenset({"calibrate", "fast", "checkpoint_activations"}),
     TermEntry: frozenset({"control"}),
+    DetectorSpec: frozenset({"weights_entry"}),
 }
 """Fields that count where they are set: whatever was known before they existed keeps its hash."""
 PLACES: Mapping[type[BaseModel], frozenset[str]] = {
@@ -153,7 +154,8 @@ def effects(value: Any) -> Any:
     """Plain data of what in a document has an effect."""
     if isinstance(value, BaseModel):
         silent = {name for kind in type(value).__mro__ for name in NO_EFFECT.get(kind, ())}
-        unset = {name for name in UNLESS_SET.get(type(value), ()) if getattr(value, name) is None}
+        optional = {name for kind in type(value).__mro__ for name in UNLESS_SET.get(kind, ())}
+        unset = {name for name in optional if getattr(value, name) is None}
         fields = {name: getattr(value, name) for name in type(value).model_fields if name not in silent | unset}
         places = {name for kind in type(value).__mro__ for name in PLACES.get(kind, ())}
         written = {**fields, **(value.model_extra or {})}

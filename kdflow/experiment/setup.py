@@ -30,10 +30,12 @@ from kdflow.registry import UnknownNameError
 from kdflow.resources import specs_folder
 from kdflow.spec.bench import UNTRAINED, Bench, DetectorSpec, Recipe, TeacherSpec
 from kdflow.spec.faults import validate
+from kdflow.spec.leads import faults_of
 from kdflow.spec.load import Document, is_run, part_of, read
 from kdflow.spec.method import Method, SearchRange
+from kdflow.spec.paths import BENCH_PATHS
 from kdflow.spec.places import ENDINGS
-from kdflow.spec.resolve import BENCH_PATHS, MethodSpec, bench_of, faults_of, read_spec
+from kdflow.spec.resolve import MethodSpec, bench_of, read_spec
 
 Teachers = dict[tuple[str, str, tuple[str, ...]], Detector]
 """Teachers by owner, specification and the data's classes."""
@@ -432,7 +434,7 @@ def brings_architecture(spec: DetectorSpec) -> bool:
 def fill_weights(spec: DetectorSpec, detector: Detector) -> None:
     """Load the weights that a bench names, where building has not done so already; raises UsageError when they do not fit."""
     if spec.weights not in (None, UNTRAINED) and not brings_architecture(spec):
-        load_weights(detector, str(spec.weights), spec.weights_classes)
+        load_weights(detector, str(spec.weights), spec.weights_classes, spec.weights_entry)
 
 
 def _missing_file(weights: str | None) -> bool:

@@ -129,7 +129,10 @@ class JobRunner:
 
     def _carry_out(self, numbers: Sequence[int], again: bool) -> dict[int, Judged | Exception]:
         jobs = [self.jobs[number] for number in numbers]
-        options = {"resume": again, "together": max(1, len(jobs)), "hooks": self.hooks, "notify": self.notify}
+        options = {
+            "resume": again, "together": max(1, len(jobs)), "hooks": self.hooks, "notify": self.notify,
+            "numbers": [number + 1 for number in numbers], "total": len(self.jobs),
+        }
         results = {id(r.job): r for r in self.runner(jobs, self.session, self.output, **options)} if jobs else {}
         never = InterruptedTrialError("an earlier job of this worker was interrupted")
         return {n: _outcome(results[id(job)]) if id(job) in results else never for n, job in zip(numbers, jobs)}

@@ -19,7 +19,7 @@ from kdflow.experiment.ranges import is_elsewhere
 from kdflow.experiment.setup import Setting, is_bench_path
 from kdflow.spec.load import parse
 from kdflow.spec.method import SearchRange
-from kdflow.spec.resolve import steps_of
+from kdflow.spec.paths import steps_of
 
 _NUMBER = r"[-+]?(?:\d+(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?"
 _RANGE = re.compile(rf"^({_NUMBER})\.\.({_NUMBER})((?:,(?:log|step={_NUMBER}))*)$")

@@ -6,6 +6,8 @@ Stages whose output sizes depend on data declare their outputs (``Stage.infer``)
 from __future__ import annotations
 
 import contextlib
+import itertools
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -23,6 +25,9 @@ from kdflow.graph.runtime import FunctionOp, OpCall, Prepared, StageCall, Stream
 from kdflow.kinds import ANY
 from kdflow.ports import BATCH_PORTS, Detector
 from kdflow.spec.load import Document
+
+_UNLIKE = re.compile(r"broadcast|must match|expanded size")
+"""How torch words that shapes do not meet."""
 
 
 class Flops(FlopCounterMode):
@@ -212,6 +217,9 @@ class Inference:
         except Exception as error:
             if str(error).startswith("zip() ") and not self._equally_long(node, self._stacks(node)):
                 return None
+            if _UNLIKE.search(str(error)) and (words := self._unequal_widths(node)):
+                self.document.report(node.path, words)
+                return None
             shapes = ", ".join(f"{name} is {show(self._operand(o))}" for name, o in node.inputs.items())
             self.document.report(node.path, f"{node.op.name} cannot take these values ({shapes}): {_first_line(error)}")
             return None
@@ -219,6 +227,18 @@ class Inference:
             words = f"{node.op.name} does not keep its declaration: {problem}; correct gives= or the function"
             self.document.report(node.path, words)
         return result
+
+    def _unequal_widths(self, node: Node) -> str:
+        """Which two inputs have unlike channels, and the next move; empty where none have."""
+        single = [(name, self.graph[operand]) for name, operand in node.inputs.items() if isinstance(operand, str)]
+        wide = [(name, one, _width(one)) for name, one in single if _width(one)]
+        for (name, one, width), (other, two, wanted) in itertools.combinations(wide, 2):
+            if width != wanted:
+                return (
+                    f"{name} ({one.name}) has {width} channels, {other} ({two.name}) has {wanted}, and "
+                    f"{node.op.name if node.op else node.name} takes equal ones; {_remedy(one, two)}"
+                )
+        return ""
 
     def _axes(self, node: Node) -> tuple[str, ...]:
         """Axis names of one entry of the node's first input; empty where they are not known."""
@@ -370,6 +390,14 @@ def _remedy(student: Node, teacher: Node) -> str:
 def _channels(value: Any) -> Any:
     first = value[0] if isinstance(value, (list, tuple)) and value else value
     return first.shape[1] if isinstance(first, Tensor) and first.dim() > 1 else None
+
+
+def _width(node: Node) -> int:
+    """Channels of a value, or of a stack's first entry; 0 where it has none."""
+    axes, value = node.value.kind.element().axes or (), node.value.fake
+    first = value[0] if isinstance(value, (list, tuple)) and value else value
+    fits = isinstance(first, Tensor) and "c" in axes and first.dim() == len(axes)
+    return int(first.shape[axes.index("c")]) if fits else 0
 
 
 def _same_modules(original: nn.Module, fake: nn.Module, taps: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
