@@ -178,10 +178,10 @@ def space_of(setting: Setting, include: Mapping[str, SearchRange] | None = None)
 
 def ranges_of_weights_as_share(setting: Setting, ranges: Mapping[str, SearchRange]) -> dict[str, SearchRange]:
     """The same ranges; where the recipe calibrates, with one of the common share in place of those of numeric weights."""
-    weights = _calibrated(setting)
-    if not weights & ranges.keys():
+    weights, calibrate = _calibrated(setting), setting.bench.recipe.calibrate
+    if calibrate is None or not weights & ranges.keys():
         return dict(ranges)
-    return {SHARE: share_range(setting.bench.recipe.calibrate.share), **{p: r for p, r in ranges.items() if p not in weights}}
+    return {SHARE: share_range(calibrate.share), **{path: entry for path, entry in ranges.items() if path not in weights}}
 
 
 def share_range(share: float) -> SearchRange:
