@@ -118,10 +118,10 @@ class JobRunner:
 
     def side_by_side(self, drawn: Sequence[Drawn]) -> list[Judged | Exception]:
         """Some jobs; those that were begun before go on from their checkpoints."""
+        begun = {one.trial.number: self._begun(one) for one in drawn}  # before anything runs, and thereby begins
         found: dict[int, Judged | Exception] = {}
         for again in (False, True):
-            numbers = [one.trial.number for one in drawn if self._begun(one) is again]
-            found |= self._carry_out(numbers, again)
+            found |= self._carry_out([number for number, was in begun.items() if was is again], again)
         return [found[one.trial.number] for one in drawn]
 
     def _begun(self, drawn: Drawn) -> bool:

@@ -145,8 +145,8 @@ def search(spec: str | Path | MethodSpec, request: Request, notify: Notify = pri
     deadline = math.inf if request.timeout is None else begun + request.timeout
     if request.together > 1 and "step_ms" in request.metrics:
         raise UsageError("--together: trials side by side share a step's time, so they cannot be judged by step_ms")
-    for path in space.ignored:
-        notify(f"{path}: not part of the method on this bench, so it is not searched")
+    for path, reason in space.ignored.items():
+        notify(f"{path}: {reason}, so it is not searched")
     with open_session(request.device) as session:
         feed = session.feed(setting)
         session.inspect(feed, notify, request.metrics)

@@ -69,7 +69,9 @@ def set_path(document: Document, steps: Steps, value: Any, *, create: bool, mark
             known = holder if isinstance(holder, dict) else ()
             document.report(mark or steps[:depth], f'nothing is called "{dotted(steps)}".{choices(str(step), known)}')
             return
-        holder = holder.setdefault(step, {})
+        if holder.get(step) is None or holder[step] is True:  # what is off, or on as it is by default, is opened
+            holder[step] = {}
+        holder = holder[step]
     if not create and steps[0] == "constants" and isinstance(holder, dict) and steps[-1] not in holder:
         document.report((), f'there is no constant "{steps[-1]}".{choices(str(steps[-1]), holder)}')
         return

@@ -86,6 +86,16 @@ def test_interrupted_job_goes_back_and_is_resumed_by_the_next_worker(tmp_path: P
     assert {r.status for r in done} == {"finished"}
 
 
+def test_jobs_that_end_otherwise_are_not_begun_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run's record lies there as soon as it begins, and looks like one of an earlier worker."""
+    runner = Runner(h0=("failed", "kd/hint: not finite"), h3=("interrupted", "SIGTERM"))
+    begun = lambda job, _: job.seed if any(job.seed in call for call in runner.calls) else None  # noqa: E731
+    monkeypatch.setattr("kdflow.search.jobs.record_of", begun)
+    with pytest.raises(InterruptedTrialError):
+        go(tmp_path, runner)
+    assert runner.calls == [[0], [1], [2], [3]]
+
+
 def test_worker_whose_device_breaks_ends_and_leaves_the_rest(tmp_path: Path) -> None:
     with pytest.raises(BrokenDeviceError):
         go(tmp_path, Runner(h1=("failed", "RuntimeError: CUDA error: an illegal memory access")))
