@@ -4,8 +4,8 @@ Query sets: ``content`` (B, N, D) and ``anchors`` or ``references`` (B, N, 4) cx
 reference inside the decoder, so references may come from a model of any width. In training the library puts the denoising
 queries first; the ports carry the others only. The library has no padding mask here: all images of a batch fill the canvas.
 
-Encoder, selection and decoder declare their shapes (``infer``), which is faster than a pass on fake tensors; their operations
-are counted by such a pass (``runs_on_fakes``).
+The library caches anchors and position codes by map size. A pass on fake tensors would leave fake tensors in that cache, so the
+stages concerned declare their shapes instead (``infer``).
 """
 
 from __future__ import annotations
@@ -33,8 +33,6 @@ class Encoder(nn.Module):
     Attributes:
         attends: Whether it has attention layers, whose last result is then given as ``attended``.
     """
-
-    runs_on_fakes = True
 
     def __init__(self, encoder: nn.Module) -> None:
         super().__init__()
@@ -144,8 +142,6 @@ class Denoising(nn.Module):
 class Selection(nn.Module):
     """Scores every encoder token and takes the best as queries (content and first boxes)."""
 
-    runs_on_fakes = True
-
     def __init__(self, core: Any) -> None:
         super().__init__()
         self.project, self.score, self.box = core.enc_output, core.enc_score_head, core.enc_bbox_head
@@ -205,8 +201,6 @@ class Decoder(nn.Module):
         decoder: The library's decoder.
         attention: Hand out attention weights too (needs eager attention).
     """
-
-    runs_on_fakes = True
 
     def __init__(self, decoder: Any, attention: bool) -> None:
         super().__init__()

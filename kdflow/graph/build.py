@@ -13,6 +13,7 @@ from kdflow.graph.inputs import Inputs
 from kdflow.graph.link import Linker
 from kdflow.graph.names import check_names
 from kdflow.graph.node import Graph, Node, Role
+from kdflow.graph.parts import Parts
 from kdflow.graph.references import References
 from kdflow.graph.rewire import DETECTIONS, OwnWiring, read_wiring
 from kdflow.graph.terms import add_detector_terms, add_method_terms, check_detector_terms
@@ -35,6 +36,7 @@ class Builder:
         detectors: Owner (``student``, ``teacher``, ...) -> detector.
         given: Reference -> value, for evaluations on given values: the graph is cut at these places.
         kinds: Reference -> kind of a given value, where it is said.
+        seed: Seed of the weights of parts that are built.
         references: What follows references.
     """
 
@@ -45,14 +47,16 @@ class Builder:
         detectors: Mapping[str, Detector],
         given: Mapping[str, Any] | None = None,
         kinds: Mapping[str, Kind] | None = None,
+        seed: int = 0,
         references: Callable[[Declared, Entries, Inputs, Wiring], References] = References,
     ) -> None:
         self.method, self.document, self.detectors, self.given = method, document, detectors, dict(given or {})
         nodes = self.nodes = Declared()
-        calls = Calls(method, document, detectors, self.given)
+        self.parts = Parts(method, document, detectors, seed)
+        calls = Calls(method, document, detectors, self.given, self.parts)
         inputs = Inputs(nodes, method, detectors, calls, self.given, kinds or {})
         self.own = OwnWiring({} if given else read_wiring(method, document, detectors))
-        self.wiring = Wiring(nodes, detectors, inputs, self.own)
+        self.wiring = Wiring(nodes, self.parts.everyone, inputs, self.own)
         self.entries = Entries(method, document, detectors, calls, self.given)
         self.linker = Linker(nodes, references(nodes, self.entries, inputs, self.wiring))
 
@@ -66,7 +70,9 @@ class Builder:
             check_detector_terms(self.method, self.document, student.losses)
             first += add_detector_terms(self.linker, student)
         check_names(self.method, self.document)
-        return self.link(first)
+        graph = self.link(first)
+        self.parts.check(graph)
+        return graph
 
     def port(self, owner: str, port: str) -> str:
         """The node of a port under the owner's own wiring."""
@@ -88,9 +94,13 @@ class Builder:
         names = [name for name in names if not any(key == name or key.startswith(f"{name}.") for key in self.given)]
         for name in names:
             self.entries.get(name)
+        self.rewire()
+        return [node for name in names for node in self.linker.made(name)]
+
+    def rewire(self) -> None:
+        """Follow what the method rewires, and the references of all that is declared by now or on the way."""
         self.own.follow(self.linker.references.node)
         self.linker.link()
-        return [node for name in names for node in self.linker.made(name)]
 
     def link(self, first: list[str]) -> Graph:
         """The graph of all that was declared; circles are reported."""

@@ -3,52 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
-
-from torch.nn import ModuleDict
 
 from kdflow.errors import choices
 from kdflow.graph.copies import CopiedStages, copy_stages
-from kdflow.graph.rewire import Wanted
+from kdflow.graph.parts import Parts, is_taken
+from kdflow.graph.rewiring import Rewiring
 from kdflow.ports import Call, Detector, Port, Stage
 from kdflow.spec.load import Document, Steps
 from kdflow.spec.method import Method
 from kdflow.standard_ports import standard_of
-
-
-@dataclass
-class Rewiring:
-    """What a call replaces: ports, single arguments and options of stages, and the stages themselves by copies.
-
-    Attributes:
-        name: The entry.
-        owner: Detector that is called.
-        call: Which call of it.
-        wanted: Port or ``stage:argument`` -> the reference that stands there.
-        found: The same places -> the node, once the reference is followed.
-        options: Stage -> options.
-        copies: Stage -> the stage around its copy, and all copies.
-        weights: Name of the copies in ``modules:``.
-    """
-
-    name: str
-    owner: str
-    call: Call
-    wanted: dict[str, Wanted] = field(default_factory=dict)
-    found: dict[str, str] = field(default_factory=dict)
-    options: dict[str, dict[str, Any]] = field(default_factory=dict)
-    copies: Mapping[str, tuple[Stage, CopiedStages]] = field(default_factory=dict)
-    weights: str = ""
-
-    def name_of(self, port: str) -> str:
-        """The rewired port as the method writes it: ``shared.logits``."""
-        words = (word for word, place in self.call.outputs.items() if place == port)
-        return f"{self.name}.{next(words, port)}"
-
-    def enters(self, stage: str) -> bool:
-        """True where an argument of this stage is replaced."""
-        return any(place.startswith(f"{stage}:") for place in self.wanted)
 
 
 class Calls:
@@ -59,12 +23,19 @@ class Calls:
         document: Receives the faults.
         detectors: Owner -> detector.
         given: Values that may stand for what a call gives.
+        parts: Detectors that are built for a part of them.
     """
 
     def __init__(
-        self, method: Method, document: Document, detectors: Mapping[str, Detector], given: Mapping[str, Any]
+        self,
+        method: Method,
+        document: Document,
+        detectors: Mapping[str, Detector],
+        given: Mapping[str, Any],
+        parts: Parts,
     ) -> None:
-        self.method, self.document, self.detectors, self.given = method, document, detectors, given
+        self.method, self.document, self.detectors = method, document, detectors
+        self.given, self.parts = given, parts
         self._copies: dict[str, Mapping[str, tuple[Stage, CopiedStages]]] = {}
 
     def rewiring(self, name: str, call_text: str, arguments: Mapping[str, Any], path: Steps) -> Rewiring | None:
@@ -74,8 +45,11 @@ class Calls:
             return None
         owner, call = called
         rewiring = Rewiring(name, owner, call)
-        if call_text in self.method.modules:
-            if self._is_taken(call_text):
+        if self.parts.declared(owner):
+            rewiring.base = whole = self.parts.whole(owner)
+            rewiring.weights, rewiring.copies = owner, whole.copies if whole else {}
+        elif call_text in self.method.modules:
+            if is_taken(self.method, self.document, call_text):
                 return None
             rewiring.weights = call_text
             rewiring.copies = self._copied(call_text, self.detectors[owner], call)
@@ -87,8 +61,8 @@ class Calls:
         """What a given value stands for that takes the place of a call's output; None where that is no standard port."""
         owner, _, call = self._text(call_text)[0].partition(".")
         for name in (f"{call}.{output}", f"{call.partition('.')[0]}.{output}", output):
-            if standard_of(name) and owner in self.detectors:
-                return Port(name).within(self.detectors[owner].family)
+            if standard_of(name) and (family := self.parts.family_of(owner)):
+                return Port(name).within(family)
         return None
 
     def _called(self, name: str, call_text: str, path: Steps) -> tuple[str, Call] | None:
@@ -96,10 +70,13 @@ class Calls:
         text, place = self._text(call_text)
         place = place or (*path, "call")
         owner, _, called = text.partition(".")
-        detectors, report = self.detectors, self.document.report
+        report = self.document.report
+        if self.parts.declared(owner) and self.parts.whole(owner) is None:
+            return None
+        detectors = self.parts.everyone
         if owner not in detectors:
-            copies = [module for module, declared in self.method.modules.items() if declared.source]
-            report(place, f'no detector "{owner}" in this run.{choices(owner, [*detectors, *copies])}')
+            modules = [module for module, declared in self.method.modules.items() if declared.op is None]
+            report(place, f'no detector "{owner}" in this run.{choices(owner, [*self.detectors, *modules])}')
             return None
         calls = detectors[owner].calls
         if called not in calls:
@@ -110,21 +87,11 @@ class Calls:
         return owner, calls[called]
 
     def _text(self, call: str) -> tuple[str, Steps]:
-        """OWNER.CALL that a call stands for, and where a copy says so."""
+        """OWNER.CALL that a call stands for, and where a module says so."""
         module = self.method.modules.get(call)
+        if self.parts.declared(call):
+            return f"{call}.{self.parts.call(call)}", ("modules", call, "build", "part")
         return (call, ()) if module is None or module.source is None else (module.source, ("modules", call, "copy"))
-
-    def _is_taken(self, module: str) -> bool:
-        """True after recording that weights cannot be kept under this name."""
-        node = self.method.nodes.get(module)
-        if hasattr(ModuleDict, module):
-            problem = f'torch has a "{module}" of its own where weights are kept; choose another name'
-        elif node is not None and node.op is not None:
-            problem = f'nodes have a "{module}" as well, and weights are kept by name; choose another name'
-        else:
-            return False
-        self.document.report(("modules", module), problem)
-        return True
 
     def _copied(self, module: str, detector: Detector, call: Call) -> Mapping[str, tuple[Stage, CopiedStages]]:
         """The stages of a copy, made when it is called first."""
@@ -134,10 +101,10 @@ class Calls:
 
     def _rewire(self, rewiring: Rewiring, key: str, value: Any, path: Steps) -> None:
         call = rewiring.call
-        if key in call.options:
-            rewiring.options.setdefault(call.options[key], {})[key] = value
-        elif key in call.inputs:
+        if key in call.inputs:
             rewiring.wanted[call.inputs[key]] = value, path
+        elif key in call.options:
+            rewiring.options.setdefault(call.options[key], {})[key] = value
         else:
             known = [*call.inputs, *call.options]
             self.document.report(path, f'this call has no input or option "{key}".{choices(key, known)}')

@@ -10,8 +10,9 @@ from pydantic import BaseModel
 from torch.nn import ModuleDict
 
 from kdflow.errors import choices
-from kdflow.graph.calls import Calls, Rewiring
+from kdflow.graph.calls import Calls
 from kdflow.graph.per_level import checked_options
+from kdflow.graph.rewiring import Rewiring
 from kdflow.graph.sides import SIDES, Sides
 from kdflow.operation import OPS, Input, Op
 from kdflow.ports import BATCH_PORTS, Detector
@@ -163,7 +164,8 @@ class Entries:
             return None
         shared = self.method.modules[module]
         if shared.op is None:
-            self.document.report(place, f'"{module}" is a copy; write call: {module}')
+            what = "a copy" if shared.source else "a part of a detector"
+            self.document.report(place, f'"{module}" is {what}; write call: {module}')
             return None
         for key in ("op", *shared.arguments):
             if key not in entry.arguments:  # what the module says is wrong, if it is, where the module says it

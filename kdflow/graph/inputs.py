@@ -13,6 +13,7 @@ from kdflow.kinds import ANY, Kind
 from kdflow.operation import OPS, Op
 from kdflow.ports import BATCH_PORTS, Detector, Port
 from kdflow.spec.method import Method
+from kdflow.standard_ports import standard_of
 
 
 class Inputs:
@@ -61,6 +62,8 @@ class Inputs:
         base, _, rest = text.partition(".")
         if base in self.detectors:
             return self.detectors[base].ports.get(rest)
+        if self.calls.parts.declared(base):
+            return Port(rest).within(self.calls.parts.family_of(base)) if standard_of(rest) else None
         call = self.method.nodes[base].call if base in self.method.nodes else None
         if call is not None:
             return self.calls.given_output(call, rest)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from difflib import get_close_matches
 
-from kdflow.graph.calls import Rewiring
 from kdflow.graph.declared import Declared
 from kdflow.graph.entries import BothSides, Entry, OpEntry, own_keys
 from kdflow.graph.node import Node, Operand, Role
 from kdflow.graph.references import References
+from kdflow.graph.rewiring import Rewiring
 
 
 class Linker:
@@ -33,6 +33,7 @@ class Linker:
             name = self.entries.open.pop(0)
             entry = self.entries.get(name)
             self._made[name] = [] if entry is None else self._linked(entry)
+        self._parts()
 
     def _linked(self, entry: Entry) -> list[str]:
         if isinstance(entry, Rewiring):
@@ -51,6 +52,17 @@ class Linker:
             if self._faults() > before:
                 break  # the other side would say the same again
         return made
+
+    def _parts(self) -> None:
+        """Follow the references to the places of parts that are built."""
+        parts = self.references.parts
+        while parts.open:
+            self._call(parts.open.pop(0))
+        while parts.doubtful:
+            text, path = parts.doubtful.pop(0)
+            if self.references.node(text, path) is not None:
+                problem = f'a part stands on a port of a detector, such as student.neck, not on "{text}"'
+                self.entries.document.report(path, problem)
 
     def _faults(self) -> int:
         return len(self.entries.document.faults) + len(self.references.doubts)

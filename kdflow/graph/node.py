@@ -152,7 +152,7 @@ class Graph:
         needed = self.upstream(*(term.name for term in self.of_role(Role.TERM) if term.name.startswith("kd/")))
         for node in self.ordered():
             if node.name in needed:
-                view.add_node(node.box, label=_label(node), group=_group(node))
+                view.add_node(node.box, label=_label(node), group=_group(self[node.box]))
                 sources = [self[operand].box for operand in node.operands() if operand in needed]
                 view.add_edges_from((source, node.box) for source in sources if source != node.box)
         return view
@@ -242,7 +242,7 @@ def _in_training(node: Node) -> Iterable[str]:
 def what(node: Node) -> str:
     """What a node does, in a few words."""
     if node.role is Role.STAGE:
-        return f"{'copied ' if node.copied else ''}{node.owner}.{node.stage}"
+        return f"{'copied ' if node.copied and node.weights != node.owner else ''}{node.owner}.{node.stage}"
     if node.role is Role.OP and node.op is not None:
         return node.op.name + (f" per {node.lift.rstrip('s')}" if node.lift else "")
     if node.role is Role.SLICE:
@@ -261,6 +261,8 @@ def _label(node: Node) -> str:
 def _group(node: Node) -> str:
     if node.role is Role.TERM:
         return "term"
+    if node.copied and node.weights == node.owner:
+        return "op"
     if node.owner:
         return "student" if node.owner == "student" else "teacher"
     return "op" if node.role in (Role.OP, Role.SLICE) else "batch"

@@ -9,7 +9,6 @@ from typing import Any
 
 from kdflow.errors import choices
 from kdflow.graph.build import Builder
-from kdflow.graph.calls import Rewiring
 from kdflow.graph.names import RESERVED, check_names
 from kdflow.graph.node import Graph, Node, Role, Value
 from kdflow.graph.offers import AnyDetector
@@ -17,6 +16,7 @@ from kdflow.graph.passes.kinds import place_kinds
 from kdflow.graph.passes.search import check_search
 from kdflow.graph.passes.unused import report_unused
 from kdflow.graph.references import References
+from kdflow.graph.rewiring import Rewiring
 from kdflow.graph.sides import is_pair
 from kdflow.graph.terms import add_method_terms, check_detector_terms
 from kdflow.kinds import ANY
@@ -59,6 +59,7 @@ def outline(
     }
     nowhere: list[Steps] = []
     builder = Builder(method, document, owners, references=partial(AnyReferences, owners, lost, nowhere))
+    builder.parts.sized = False
     first = builder.declare() + add_method_terms(builder.linker)
     check_detector_terms(method, document, owners["student"].losses)
     check_names(method, document)
@@ -92,6 +93,22 @@ class AnyReferences(References):
         self.offers, self.lost, self.certain = offers, frozenset(lost), certain
         self.everything = AnyDetector({DETECTORS.get(name).family for name in DETECTORS.names()})
 
+    def port(self, owner: str, port: str) -> str:
+        """A port as a value of its kind: no stage is put before it, unless the method rewires stages."""
+        return super().port(owner, port) if self.wiring.own.wanted else self._port(f"{owner}.{port}", owner, port)
+
+    def _called(self, rewiring: Rewiring, output: str) -> str:
+        if self.wiring.own.wanted:
+            return super()._called(rewiring, output)
+        return self._port(f"{rewiring.name}.{output}", rewiring.owner, rewiring.call.outputs[output])
+
+    def _port(self, name: str, owner: str, port: str) -> str:
+        if name not in self.nodes:
+            found = self.everyone[owner].ports[port]
+            value = Value(found.kind, strides=found.strides, form=found.form)
+            self.nodes.add(Node(name, Role.INPUT, owner=owner, port=found, value=value))
+        return name
+
     def _whole(self, parsed: Reference, path: Steps) -> str | None:
         return None if parsed.base in self.lost else super()._whole(parsed, path)
 
@@ -124,12 +141,14 @@ class AnyReferences(References):
             calls = self._calls_of(built)
             single = next((call for call in calls if len(call.outputs) == 1), None)
             if single is not None:
-                return self._called(built, next(iter(single.outputs.values())))
+                return self._called(built, next(iter(single.outputs)))
         if built is None:
             return None  # the node itself is at fault, and that was said
         return super()._output(parsed, path)
 
     def _calls_of(self, rewiring: Rewiring) -> list[Any]:
+        if self.parts.declared(rewiring.owner):
+            return [rewiring.call]
         declared = str(self.method.nodes[rewiring.name].call)
         module = self.method.modules.get(declared)
         text = declared if module is None or module.source is None else module.source

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from kdflow.errors import choices
-from kdflow.graph.calls import Rewiring
 from kdflow.graph.declared import Declared
 from kdflow.graph.entries import BothSides, Entries, Entry, OpEntry
 from kdflow.graph.inputs import Inputs
 from kdflow.graph.node import Graph, Node, Operand, Role
+from kdflow.graph.rewiring import Rewiring
 from kdflow.graph.sides import SIDES
 from kdflow.graph.wiring import Wiring
 from kdflow.ports import BATCH_PORTS
@@ -31,6 +31,7 @@ class References:
     def __init__(self, nodes: Declared, entries: Entries, inputs: Inputs, wiring: Wiring) -> None:
         self.nodes, self.entries, self.inputs, self.wiring = nodes, entries, inputs, wiring
         self.method, self.document, self.detectors = entries.method, entries.document, entries.detectors
+        self.parts, self.everyone = entries.calls.parts, entries.calls.parts.everyone
         self.doubts: list[tuple[Entry, Steps, str]] = []
 
     def report_doubts(self, graph: Graph) -> None:
@@ -76,7 +77,9 @@ class References:
             return False
         if parsed.whole in self.inputs.given or parsed.whole in BATCH_PORTS:
             return True
-        detector = self.detectors.get(parsed.base)
+        if self.parts.declared(parsed.base):
+            self.parts.whole(parsed.base)
+        detector = self.everyone.get(parsed.base)
         return parsed.rest in detector.ports if detector else parsed.base in self.method.nodes
 
     def _part(self, whole: str, parsed: Reference, path: Steps) -> str:
@@ -95,6 +98,8 @@ class References:
             return self.inputs.node(text)
         if parsed.base in self.detectors:
             return self._owned(parsed, path)
+        if self.parts.declared(parsed.base):
+            return self._of_part(parsed, path)
         if text in BATCH_PORTS:
             return self.inputs.node(text)
         if parsed.base in self.method.nodes or parsed.base in self.method.prepare:
@@ -103,7 +108,8 @@ class References:
             owners = ", ".join(self.detectors)
             self.document.report(path, f'"{text}": this run has no "{parsed.base}"; name one in the bench ({owners})')
             return None
-        known = [*self.detectors, *self.method.nodes, *self.method.prepare, *BATCH_PORTS]
+        built = [name for name in self.method.modules if self.parts.declared(name)]
+        known = [*self.detectors, *self.method.nodes, *self.method.prepare, *built, *BATCH_PORTS]
         problem = f'"{text}": no owner, node or batch value "{parsed.base}".{choices(parsed.base, known)}'
         self.document.report(path, problem)
         return None
@@ -118,9 +124,26 @@ class References:
             problem = f'{parsed.base} ({detector.name}) has no port "{parsed.rest}".{choices(parsed.rest, detector.ports)}'
             self.document.report(path, problem)
             return None
-        return self.wiring.in_our_classes(parsed.base, parsed.rest, self.wiring.port(parsed.base, parsed.rest))
+        return self.wiring.in_our_classes(parsed.base, parsed.rest, self.port(parsed.base, parsed.rest))
 
-    def _called(self, rewiring: Rewiring, port: str) -> str:
+    def port(self, owner: str, port: str) -> str:
+        """The node of a port under the owner's own wiring."""
+        return self.wiring.port(owner, port)
+
+    def _of_part(self, parsed: Reference, path: Steps) -> str | None:
+        """A port of a detector that was built for a part of it."""
+        whole = self.parts.whole(parsed.base)
+        if whole is None:
+            return None
+        detector = self.everyone[parsed.base]
+        if parsed.module or parsed.rest not in detector.ports:
+            problem = f'{parsed.base} ({detector.name}) has no port "{parsed.rest}{"@" if parsed.module else ""}{parsed.module}".'
+            self.document.report(path, problem + choices(parsed.rest, detector.ports))
+            return None
+        return self.wiring.port(parsed.base, parsed.rest, whole)
+
+    def _called(self, rewiring: Rewiring, output: str) -> str:
+        port = rewiring.call.outputs[output]
         return self.wiring.in_our_classes(rewiring.owner, port, self.wiring.port(rewiring.owner, port, rewiring))
 
     def _interior(self, parsed: Reference, path: Steps) -> str | None:
@@ -138,11 +161,11 @@ class References:
         if isinstance(entry, Rewiring):
             outputs = entry.call.outputs
             if not parsed.rest and len(outputs) == 1:
-                return self._called(entry, next(iter(outputs.values())))
+                return self._called(entry, next(iter(outputs)))
             if parsed.rest not in outputs:
                 self.document.report(path, f'the call "{parsed.base}" gives {", ".join(outputs)}, not "{parsed.rest}"')
                 return None
-            return self._called(entry, outputs[parsed.rest])
+            return self._called(entry, parsed.rest)
         if entry is None and not self.document.faults:
             self.document.report(path, f'"{parsed.whole}" cannot be evaluated: {parsed.base} gives no such value here')
         if entry is None or not is_sound(entry):

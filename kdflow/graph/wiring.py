@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from torch import nn
 
 from kdflow.errors import choices
-from kdflow.graph.calls import Rewiring
 from kdflow.graph.classes import ClassOrder
 from kdflow.graph.declared import Declared
 from kdflow.graph.inputs import Inputs
 from kdflow.graph.node import Node, Role, Value
 from kdflow.graph.rewire import OwnWiring, Wanted
+from kdflow.graph.rewiring import Rewiring
 from kdflow.kinds import ANY, LOSSES
 from kdflow.ports import BATCH_PORTS, CLASS_LABELS, Detector, Port
 from kdflow.spec.reference import Reference
@@ -39,8 +39,8 @@ class Wiring:
         """The node of a port, under the owner's own wiring or a rewired one."""
         if port in BATCH_PORTS:
             return self.inputs.node(port)
-        if rewiring and port in rewiring.found:
-            return rewiring.found[port]
+        if rewiring and (node := rewiring.node_of(port)) is not None:
+            return node
         text = f"{owner}.{port}"
         if text in self.inputs.given:
             return self.inputs.node(text)
@@ -54,7 +54,7 @@ class Wiring:
     def stage(self, owner: str, stage: str, rewiring: Rewiring | None = None) -> str:
         """The node of a stage, which :meth:`join` gives its inputs; a rewiring that does not touch it shares the owner's own."""
         if rewiring and not self._depends(owner, stage, rewiring):
-            rewiring = None
+            rewiring = rewiring.base
         key = (owner, stage, rewiring.name if rewiring else "")
         if key not in self._stages:
             node = self._stage_node(owner, stage, rewiring)
@@ -92,17 +92,17 @@ class Wiring:
         owner, place = node.owner, f"{node.stage}:{argument}"
         if rewiring and place in rewiring.found:
             return rewiring.found[place]
-        replaced = rewiring is not None and port in rewiring.found
+        replaced = rewiring is not None and rewiring.node_of(port) is not None
         for changed in (place,) if replaced else (place, port):
             if (own := self.own.node(owner, changed)) is not None:
                 self.rewired[node.name, own] = self.own.wanted[owner, changed]
                 return own
-        read, order = self.port(owner, port, rewiring), self.orders[owner]
+        read, order = self.port(owner, port, rewiring), self.orders.get(owner)
         return order.labels(self.nodes, read, inward=True) if order and port == "targets.labels" else read
 
     def _depends(self, owner: str, stage: str, rewiring: Rewiring) -> bool:
         """True when the stage, or one it needs, is touched by the rewiring."""
-        if stage in rewiring.copies or stage in rewiring.options or rewiring.enters(stage):
+        if rewiring.touches(stage):
             return True
         detector = self.detectors[owner]
         for argument, port in detector.stages[stage].reads.items():
@@ -118,12 +118,12 @@ class Wiring:
 
     def in_our_classes(self, owner: str, port: str, node: str) -> str:
         """A teacher's class scores and labels as the method sees them: in the student's order."""
-        order = self.orders[owner]
+        order = self.orders.get(owner)
         return node if order is None else order.ours(self.nodes, node, self.detectors[owner].ports[port].classes)
 
     def in_their_classes(self, owner: str, place: str, node: str) -> str:
         """A value for a port or a stage's argument (``losses:labels``), in the order of the detector that receives it."""
-        order, detector = self.orders[owner], self.detectors[owner]
+        order, detector = self.orders.get(owner), self.detectors[owner]
         stage, _, argument = place.partition(":")
         port = detector.stages[stage].reads[argument] if argument else place
         batch = {"targets.labels": CLASS_LABELS}
@@ -148,7 +148,7 @@ class Wiring:
         if parsed.module not in modules:
             raise LookupError(f'{parsed.base} has no module "{parsed.module}".{choices(parsed.module, modules)}')
         wanted = modules[parsed.module]
-        if self.orders[parsed.base] is not None:
+        if self.orders.get(parsed.base) is not None:
             self._refuse_classes(parsed, wanted)
         stage = next((n for n, s in detector.stages.items() if any(m is wanted for m in s.run.modules())), None)
         if stage is None:
