@@ -58,6 +58,8 @@ class StepEvent:
         step_time: Seconds per step.
         images_per_second: Over all processes.
         repeated: The step was already reported before the run was resumed; a logger should skip it.
+        peak_memory: Most memory of the GPU that this process has held so far, in MiB, of the process that held most; None on a
+            CPU, where nothing tells what a run holds from what lies in its process.
     """
 
     step: int
@@ -70,6 +72,7 @@ class StepEvent:
     step_time: float
     images_per_second: float
     repeated: bool = False
+    peak_memory: float | None = None
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import torch
 
 from kdflow.engine import ranks
 from kdflow.engine.calibrate import aside, calibrate
-from kdflow.engine.checkpoint import Checkpoints, Found
+from kdflow.engine.checkpoint import Checkpoints, Found, Writer
 from kdflow.engine.interruption import Interruption
 from kdflow.engine.journal import Journal
 from kdflow.engine.listeners import give_back, states
@@ -121,7 +121,7 @@ class Run:
         return cls(
             fit,
             Training(fit.plan, fit.recipe, machine, phases, fit.steps_per_epoch, fit.seed),
-            Checkpoints(fit.folder, fit.run_hash, machine.world_size),
+            Checkpoints(fit.folder, fit.run_hash, machine.world_size, Writer(machine.is_gpu or fit.recipe.fast)),
             Journal(fit.folder, fit.run_hash, keep=resume, writes=machine.is_first),
             fit.hooks if machine.is_first else (),
             interruption,
@@ -156,7 +156,8 @@ class Run:
             hook.run_started(event)
 
     def tell_end(self, event: RunEnded) -> None:
-        """Last moment."""
+        """Last moment; no file is being written any more."""
+        self.checkpoints.settle()
         for hook in self.hooks:
             hook.run_ended(event)
 
@@ -182,6 +183,7 @@ class Run:
             training.step, training.total_steps, training.phase.name, means["total"], _group(means, "raw "),
             _group(means, "weighted "), training.lr, seconds,
             training.images * training.machine.world_size / self.busy if self.busy else 0.0,
+            peak_memory=training.machine.peak_memory(),
         )
         self.busy, training.images, self.reported = 0.0, 0, training.step
         self._tell(event)

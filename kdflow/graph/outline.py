@@ -84,6 +84,7 @@ class Outline(Builder):
     ) -> None:
         super().__init__(method, document, detectors)
         self.offers = detectors
+        self.parts.sized = False
         self.lost = frozenset(lost)
         self.certain: list[Steps] = []
         self.everything = AnyDetector({DETECTORS.get(name).family for name in DETECTORS.names()})
@@ -153,6 +154,8 @@ class Outline(Builder):
         return super()._output(parsed, path)
 
     def _calls_of(self, rewiring: Rewiring) -> list[Any]:
+        if self.parts.declared(rewiring.owner):
+            return [rewiring.call]
         declared = str(self.method.nodes[rewiring.name].call)
         module = self.method.modules.get(declared)
         text = declared if module is None or module.source is None else module.source

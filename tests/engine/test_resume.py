@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,12 @@ import pytest
 import torch
 
 from kdflow.engine import run as run_module
-from kdflow.engine.checkpoint import BEST, LAST, Checkpoints, read
+from kdflow.engine.checkpoint import BEST, LAST, Checkpoints, Writer, read
 from kdflow.engine.machine import Machine
 from kdflow.engine.training import Training
 from kdflow.errors import UsageError
 from kdflow.events import EvaluationEvent, Silent, StepEvent, StopRun
+from kdflow.files import WriteError
 from kdflow.spec.bench import Recipe
 from kdflow.spec.method import Phase
 from tests.engine.fakes import FakePlan, FakePreparation, arguments, differences, fit, loader, make_recipe
@@ -382,3 +384,28 @@ def test_kill_9_in_mid_training_loses_nothing(alone: dict[str, Any], tmp_path: P
     assert "resumed_from_step 5" in resumed.stdout
     assert differences(read(tmp_path / LAST), alone["state"]) == []
     assert differences(read(tmp_path / BEST), alone["best"]) == []
+
+
+def test_checkpoints_written_beside_the_loop_hold_the_state_as_it_was(tmp_path: Path) -> None:
+    weight, released = torch.ones(2), threading.Event()
+    writer = Writer(beside=True)
+    beside = Checkpoints(tmp_path, writer=writer)
+    writer.do(released.wait)  # type: ignore[arg-type]  # a slow disk
+    threading.Timer(0.05, released.set).start()
+    beside.save({"step": 1, "weight": weight})
+    weight.zero_()  # training goes on
+    beside.finish()
+    assert torch.equal(read(tmp_path / LAST)["weight"], torch.ones(2))
+    beside.settle()
+
+
+def test_a_disk_that_is_full_beside_the_loop_ends_the_run(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    beside = Checkpoints(tmp_path / "file", writer=Writer(beside=True))
+    beside.save({"step": 1})
+    with pytest.raises(WriteError, match=LAST):
+        beside.save({"step": 2})
+    beside.save({"step": 3})
+    with pytest.raises(WriteError, match=LAST):
+        beside.finish()
+    beside.settle()
