@@ -53,7 +53,8 @@ def test_a_removed_entry_is_forgotten_everywhere(load):
 
 def test_a_variant_that_spoke_of_removed_entries_alone_is_forgotten(load):
     extra = "variants:\n  - {when: {student.family: dense}, drop: [nodes.c]}\n"
-    spec = load("nodes: {c: {op: mask.complement, mask: b}}\nterms: {one: null, two: null, three: {loss: loss.l1, student: a, teacher: c}}\n" + extra)
+    c = "nodes: {c: {op: mask.complement, mask: b}}\n"
+    spec = load(c + "terms: {one: null, two: null, three: {loss: loss.l1, student: a, teacher: c}}\n" + extra)
     assert [variant["drop"] for variant in spec.variants] == [["nodes.c"]]
     with pytest.raises(SpecError) as error:
         load(extra.replace("nodes.c", "nodes.d"))
