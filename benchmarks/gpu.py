@@ -20,18 +20,20 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import torch
 
-from benchmarks import common, variants
+from benchmarks import common, evaluators, variants
+from kdflow.engine.coco import HOTCOCO
 from kdflow.engine.loop import train_step
 from kdflow.engine.machine import Machine, open_machine
 from kdflow.engine.phases import lay_out
 from kdflow.engine.training import Training
+from kdflow.events import Silent, StepEvent, StopRun
 from kdflow.experiment.setup import prepare, read_method
 from kdflow.graph.node import Role
 from kdflow.resources import specs_folder
@@ -53,6 +55,8 @@ class Mark:
         size: Side of the images; None takes the pair's.
         busy: Least busy share of the GPU in fast mode.
         milliseconds: Most milliseconds of a fast step.
+        over_student: Most of a fast step over the plain student's, in the same process.
+        teacher: Most that the teacher may take of a fast step.
     """
 
     pair: str
@@ -60,11 +64,16 @@ class Mark:
     batch: int
     size: int | None
     milliseconds: float
+    over_student: float = 1.0
     busy: float = 0.85
+    teacher: float = 0.12
 
 
-MARKS = (Mark("r101-r50", "pkd", 4, 800, 70.0), Mark("rt-detr", "fitnet", 16, 640, 80.0))
-TINY_MARKS = (Mark(str(SMALL), "fitnet", 2, 64, 1e6, 0.0),)
+MARKS = (Mark("r101-r50", "pkd", 4, 800, 70.0), Mark("rt-detr", "fitnet", 16, 640, 80.0, over_student=0.6))
+TINY_MARKS = (Mark(str(SMALL), "fitnet", 2, 64, 1e6, busy=0.0),)
+EVALUATED = (2000, 100, 80)
+"""Images, detections of each, classes of the evaluation that is timed."""
+EVALUATION_SECONDS = 2.0
 
 
 @dataclass
@@ -77,6 +86,7 @@ class Report:
         limit: Seconds.
         checks: What -> ``ok``, or what was wrong.
         speeds: One entry per mark.
+        evaluation: How long it takes to judge what was found, and the most it may.
         left_out: What time did not suffice for.
     """
 
@@ -85,6 +95,7 @@ class Report:
     limit: float
     checks: dict[str, str] = field(default_factory=dict)
     speeds: list[dict[str, Any]] = field(default_factory=list)
+    evaluation: dict[str, Any] = field(default_factory=dict)
     left_out: list[str] = field(default_factory=list)
     start: float = field(default_factory=time.perf_counter)
 
@@ -106,7 +117,7 @@ class Report:
     def as_json(self) -> dict[str, Any]:
         return {
             "machine": common.machine_facts(self.device), "tiny": self.tiny, "checks": self.checks, "speeds": self.speeds,
-            "left_out": self.left_out, "seconds": round(time.perf_counter() - self.start, 1),
+            "evaluation": self.evaluation, "left_out": self.left_out, "seconds": round(time.perf_counter() - self.start, 1),
         }
 
 
@@ -168,6 +179,14 @@ def undrawn(plan: Any, names: Sequence[str]) -> list[str]:
     ]
 
 
+class Stop(Silent):
+    """Ends a run behind its first step, as a kill would."""
+
+    def step_ended(self, event: StepEvent) -> None:
+        if "kd/hint" in event.raw and event.step == 2:
+            raise StopRun("to be resumed")
+
+
 def runs(report: Report, folder: Path) -> None:
     """Runs from start to end on the smallest bench, with a teacher that need not be good."""
     import kdflow
@@ -182,12 +201,15 @@ def runs(report: Report, folder: Path) -> None:
             raise RuntimeError(", ".join(f"{r.method} {r.status}" for r in results))
 
     def resumed() -> None:
-        finished(run("fitnet", **own, steps=2, seed=5))
-        again = run("fitnet", **own, steps=2, seed=5, resume=True)
+        words: Any = {"steps": 2, "seed": 5, "fast": True, "overrides": {"recipe.checkpoint_every": 1, "recipe.log_every": 1}}
+        run("fitnet", **own, **words, hooks=[Stop()])
+        again = run("fitnet", **own, **words, resume=True)
         finished(again)
+        if again.resumed_from_step != 1:
+            raise RuntimeError(f"it went on from step {again.resumed_from_step}, not from 1")
 
     def together() -> None:
-        requests = [RunRequest(slug, SMALL, seed=6, steps=2) for slug in ("fitnet", "mgd")]
+        requests = [RunRequest(slug, SMALL, seed=6, steps=2, fast=True) for slug in ("fitnet", "mgd")]
         finished(*run_together(requests, output=folder / "together", device=report.device, notify=lambda _: None))
 
     def searched() -> None:
@@ -199,17 +221,24 @@ def runs(report: Report, folder: Path) -> None:
 
     with patch("kdflow.experiment.teacher.require_teacher", lambda *_: None):
         report.check("run: two methods", lambda: finished(*(run(slug, **own, steps=2) for slug in ("fitnet", "mgd"))))
-        report.check("run --fast", lambda: finished(run("fitnet", **own, steps=2, fast=True)))
-        report.check("run --together", together)
-        report.check("run --resume", resumed)
+        report.check("run --fast --together", together)
+        report.check("run --fast --resume", resumed)
         report.check("search", searched)
         if report.device == "cuda":  # a compiler's warm-up does not pay in a test of seconds
             report.check("run --compile", lambda: finished(run("fitnet", **own, steps=2, compiled=True)))
 
 
+@cache
+def case_of(mark: Mark, machine: Machine, precision: str) -> variants.Case:
+    """A mark's variants; building them takes longer than a step."""
+    return variants.build_case(
+        mark.pair, mark.method, machine, size=mark.size, batch=mark.batch, precision=precision, fast=True
+    )
+
+
 def fast_like_exact(mark: Mark, machine: Machine) -> None:
     """Losses of fast mode are those of exact mode up to rounding."""
-    case = variants.build_case(mark.pair, mark.method, machine, size=mark.size, batch=mark.batch, fast=True)
+    case = case_of(mark, machine, "fp32")
     exact, fast = (case.variants[name].losses(case.samples[0]) for name in ("kdflow", "kdflow_fast"))
     for name, value in exact.items():
         if name.startswith("kd/"):
@@ -218,9 +247,7 @@ def fast_like_exact(mark: Mark, machine: Machine) -> None:
 
 def speed(mark: Mark, machine: Machine, precision: str, rounds: int) -> dict[str, Any]:
     """Times of a mark's variants, and what the exact and the fast step do."""
-    case = variants.build_case(
-        mark.pair, mark.method, machine, size=mark.size, batch=mark.batch, precision=precision, fast=True
-    )
+    case = case_of(mark, machine, precision)
     kind = machine.device.type
     steps = {name: step for name, step in case.steps().items() if name not in ("hand_full", "plan")}
     times = common.interleave(steps, rounds=rounds, warmup=3 if kind == "cuda" else 1, wait=common.waiter(kind))
@@ -239,7 +266,8 @@ def marks(mark: Mark, times: Mapping[str, list[float]], found: Mapping[str, Any]
     fast = common.estimate([1e3 * t for t in times["kdflow_fast"]]).median
     asked = {
         "fast step, ms": (fast, mark.milliseconds),
-        "fast over plain student": (common.ratio(times, "kdflow_fast", "student_only").median, 1.0),
+        "fast over plain student": (common.ratio(times, "kdflow_fast", "student_only").median, mark.over_student),
+        "teacher's share of the fast step": (1 - common.ratio(times, "kdflow_fast_fed", "kdflow_fast").median, mark.teacher),
     }
     if "hand_cut" in times:
         asked["exact over hand-cut"] = (common.ratio(times, "kdflow", "hand_cut").median, 1.02)
@@ -307,6 +335,10 @@ def as_text(report: Mapping[str, Any]) -> str:
         for name, own in one["marks"].items():
             goal = f"<= {own['most']}" if "most" in own else f">= {own['least']}"
             rows.append([head, name, f"{own['found']} ({goal}): {'met' if own['met'] else 'not met'}"])
+    if report["evaluation"]:
+        own = report["evaluation"]
+        head = "{} images x {} detections x {} classes".format(*own["of"])
+        rows.append([head, "evaluated", f"{own['found']} s (<= {own['most']}): {'met' if own['met'] else 'not met'}"])
     rows += [["left out", name, "no time left"] for name in report["left_out"]]
     return "\n\n".join([common.facts_line(report["machine"]), common.table(("what", "of", "found"), rows)])
 
@@ -331,6 +363,14 @@ def speeds(report: Report, machine: Machine, rounds: int) -> None:
             report.speeds.append(speed(mark, machine, precision, rounds))
 
         report.check(f"speed: {Path(mark.pair).stem}, {mark.method}", work)
+    report.check("evaluation", partial(evaluation, report))
+
+
+def evaluation(report: Report) -> None:
+    """How long it takes to judge what a detector has found."""
+    size = (20, 10, 4) if report.tiny else EVALUATED
+    found = evaluators.seconds(*evaluators.drawn(*size), HOTCOCO)
+    report.evaluation = {"of": size, "found": round(found, 2), "most": EVALUATION_SECONDS, "met": found <= EVALUATION_SECONDS}
 
 
 def parser() -> argparse.ArgumentParser:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -190,17 +191,17 @@ def build_case(
 
     if reason := no_hand_loop(setting):
         case.left_out.update(dict.fromkeys(BY_HAND, reason))
-        case.variants["student_only"] = replace(engine(again("baseline"), machine), distils=False)
+        case.variants["student_only"] = replace(engine(again("baseline"), machine, case.samples), distils=False)
     else:
         add_hand_loops(case, ops, precision)
     case.variants["plan"] = plain_plan(again(), precision)
-    case.variants["kdflow"] = engine(again(), machine)
+    case.variants["kdflow"] = engine(again(), machine, case.samples)
     if compiled:
-        case.variants["kdflow_compiled"] = engine(again(**{"recipe.compile": True}), machine)
+        case.variants["kdflow_compiled"] = engine(again(**{"recipe.compile": True}), machine, case.samples)
     if channels_last:
-        case.variants["kdflow_channels_last"] = engine(again(**{"recipe.channels_last": True}), machine)
+        case.variants["kdflow_channels_last"] = engine(again(**{"recipe.channels_last": True}), machine, case.samples)
     if fast:
-        case.variants["kdflow_fast"] = engine(again(**{"recipe.fast": True}), machine)
+        case.variants |= fast_engines(again(**{"recipe.fast": True}), machine, case.samples)
     return case
 
 
@@ -288,24 +289,38 @@ def plain_plan(setting: Setting, precision: str) -> Variant:
     return Variant(step, lambda sample: _unseeded(plan, lambda: forward(sample)), parameters)
 
 
-def engine(setting: Setting, machine: Machine) -> Variant:
-    """What ``kdflow run`` does: the engine's own step with all its checks."""
+def engine(setting: Setting, machine: Machine, samples: Sequence[Sample]) -> Variant:
+    """What ``kdflow run`` does: the engine's own step with all its checks, on the samples in turn."""
+    training = opened(setting, machine, samples)
+    return stepping(training, training.batches)
+
+
+def fast_engines(setting: Setting, machine: Machine, samples: Sequence[Sample]) -> dict[str, Variant]:
+    """The step of fast mode, and the same with what the teacher makes of the samples at hand: the difference is its share."""
+    training = opened(setting, machine, samples)
+    ahead, early = training.batches, training.early()
+    known = itertools.cycle([early(training.placed(sample.batch)) for sample in samples])
+    return {"kdflow_fast": stepping(training, ahead), "kdflow_fast_fed": stepping(training, known)}
+
+
+def opened(setting: Setting, machine: Machine, samples: Sequence[Sample]) -> Training:
     training = Training(setting.plan, setting.bench.recipe, machine, lay_out((), ENDLESS), ENDLESS)
     training.enter(0)
-    waiting: list[Batch] = []
+    training.open(lambda _: (sample.batch for sample in itertools.cycle(samples)))
+    return training
 
-    def batches() -> Iterator[Batch]:
-        while True:
-            yield waiting.pop()
 
-    training.batches = batches()
+def stepping(training: Training, batches: Iterator[Batch]) -> Variant:
+    """The engine's step on these batches."""
+    plan: Any = training.plan
 
-    def step(sample: Sample) -> None:
-        waiting.append(sample.batch)
+    def step(_: Sample) -> None:
+        training.batches = batches
         train_step(training)
 
     def losses(sample: Sample) -> Mapping[str, Tensor]:
-        return _unseeded(setting.plan, lambda: training.session.forward(sample.batch))
+        with plan.whole():
+            return _unseeded(plan, lambda: training.session.forward(training.placed(sample.batch)))
 
     return Variant(step, losses, list(training.parameters.values()))
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
 EVEN = 1.5
 """A pull up to so many times above or below 1 needs no other weight."""
@@ -58,6 +58,8 @@ class StepEvent:
         step_time: Seconds per step.
         images_per_second: Over all processes.
         repeated: The step was already reported before the run was resumed; a logger should skip it.
+        peak_memory: Most memory of the GPU that this process has held so far, in MiB, of the process that held most; None on a
+            CPU, where nothing tells what a run holds from what lies in its process.
     """
 
     step: int
@@ -70,6 +72,7 @@ class StepEvent:
     step_time: float
     images_per_second: float
     repeated: bool = False
+    peak_memory: float | None = None
 
 
 @dataclass(frozen=True)
@@ -207,6 +210,23 @@ class Hook(Protocol):
 
     def run_ended(self, event: RunEnded) -> None:
         """Once, whatever happened."""
+        ...
+
+
+@runtime_checkable
+class Stateful(Protocol):
+    """A hook that has both is saved with every checkpoint, and loaded before :meth:`Hook.run_started` of a resumed run.
+
+    A state holds tensors, numbers, text, and lists, tuples and dicts of them. It is that after the last event at or before the
+    checkpoint's step; events behind it come again, marked as repeated.
+    """
+
+    def state_dict(self) -> Mapping[str, Any]:
+        """All that it remembers."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Remember what an earlier process's hook of this class gave."""
         ...
 
 

@@ -119,6 +119,7 @@ class Stage:
         stochastic: It draws random numbers (samplers, dropout outside of modules).
         options: Keyword arguments a call may pass (``from_block``), with their defaults.
         dense: True when it runs without data-dependent shapes, so it may be compiled.
+        dense_in_eval: The same of a stage in evaluation mode, which in training looks at values (are they finite?).
         library: Path of the model's own module that does this stage's work in the library's forward pass: called there once,
             with the stage's first input as its first argument. An exported student is rewired at such modules.
         selective: ``run`` takes ``wanted`` too, the keys of its result that somebody reads, and makes these alone.
@@ -131,6 +132,7 @@ class Stage:
     stochastic: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
     dense: bool = False
+    dense_in_eval: bool = False
     library: str = ""
     selective: bool = False
     nodes: Mapping[str, str] = field(default_factory=dict)

@@ -162,6 +162,8 @@ def _sentence(result: RunResult) -> str:
     lines = [f"{result.method} on {result.bench}, seed {result.seed}: {result.status}  {metrics}".rstrip()]
     if result.step_ms:
         lines[0] += f"  {result.step_ms:.0f} ms/step"
+    if result.peak_memory_mib is not None:
+        lines[0] += f"  {result.peak_memory_mib:.0f} MiB"
     if result.student_path:
         lines.append(f"  student: {result.student_path}")
     if result.status == "failed":

@@ -146,10 +146,13 @@ class RawBatch:
         )
 
     def to(self, device: torch.device) -> Batch:
-        """The batch on ``device``, images as floats in 0..1."""
+        """The batch on ``device``, images as floats in 0..1, the same bits on every device.
+
+        Divided by a tensor: by a number, a GPU would multiply with its reciprocal, which is off by a bit at some values.
+        """
         images, boxes, labels = (t.to(device, non_blocking=True) for t in (self.images, self.boxes, self.labels))
         return Batch(
-            images=images.to(torch.float32).div_(255),
+            images=images.to(torch.float32).div_(torch.full((), 255.0, device=device)),
             boxes=list(boxes.split(self.counts)),
             labels=list(labels.split(self.counts)),
             **self.rest,

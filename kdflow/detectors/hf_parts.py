@@ -223,6 +223,13 @@ def attention_weights(out: Any, sampled: bool, skip: int = 0) -> dict[str, Any]:
     }
 
 
+class Everything:
+    """A threshold that everything passes: ``scores[scores > Everything()]`` is all of them, by no mask that the host reads."""
+
+    def __lt__(self, scores: object) -> slice:
+        return slice(None)
+
+
 class Postprocess(nn.Module):
     """The library's own post-processing, without a score threshold.
 
@@ -246,7 +253,7 @@ class Postprocess(nn.Module):
 
         processor = getattr(transformers, self.processor)()
         sizes = torch.tensor(image_sizes)
-        return processor.post_process_object_detection(outputs, threshold=-1.0, target_sizes=sizes, **self.options)
+        return processor.post_process_object_detection(outputs, threshold=Everything(), target_sizes=sizes, **self.options)
 
     def infer(self, logits: list[Tensor], boxes: list[Tensor], image_sizes: ImageSizes) -> dict[str, Any]:
         """As many detections as queries, or as the processor takes of all scores."""

@@ -102,7 +102,7 @@ def encoder_stages(
         encoded["attended"] = Port("encoder.attended", MAP, "transformer/feature", doc=doc)
     return {
         "projection": Stage(Projection(projections), {"maps": "backbone"}, {"maps": inputs}, dense=True),
-        "encoder": Stage(encoder, {"maps": "encoder.inputs"}, encoded, stochastic=draws(core.config)),
+        "encoder": Stage(encoder, {"maps": "encoder.inputs"}, encoded, stochastic=draws(core.config), dense_in_eval=True),
         "tokens": Stage(rt.Tokens(core.decoder_input_proj), {"maps": "neck"}, {"tokens": TOKEN_PORT, "grid": grid}),
     }
 

@@ -46,8 +46,8 @@ class MovingAverage:
             torch._foreach_lerp_(
                 [self.values[n] for n in self._averaged], [now[n] for n in self._averaged], 1 - decay
             )
-        for name in self.values.keys() - set(self._averaged):
-            self.values[name].copy_(now[name])
+        if rest := self.values.keys() - set(self._averaged):
+            torch._foreach_copy_([self.values[n] for n in rest], [now[n] for n in rest])
 
     @contextmanager
     def applied(self) -> Iterator[None]:

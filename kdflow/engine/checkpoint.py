@@ -8,12 +8,14 @@ from __future__ import annotations
 import os
 import pickle
 import zipfile
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from kdflow.errors import UsageError
 from kdflow.files import in_words
@@ -39,6 +41,53 @@ class BrokenCheckpointError(Exception):
     """The file is cut off or damaged."""
 
 
+class Writer:
+    """Where files are written: in the loop, or beside it by one thread, one file after the other.
+
+    Args:
+        beside: Write beside the loop.
+    """
+
+    def __init__(self, beside: bool = False) -> None:
+        self._pool = ThreadPoolExecutor(1, "checkpoints") if beside else None
+        self._last: Future[None] | None = None
+
+    def own(self, state: Any) -> Any:
+        """The state as it is now, on the CPU, where training goes on while it is written; else the state itself."""
+        return state if self._pool is None else _copied(state)
+
+    def do(self, work: Callable[[], None]) -> None:
+        """Do the work once what was asked for before is done; raises what went wrong with that."""
+        if self._pool is None:
+            work()
+            return
+        self.finish()
+        self._last = self._pool.submit(work)
+
+    def finish(self) -> None:
+        """Return when all is written; raises what went wrong."""
+        last, self._last = self._last, None
+        if last is not None:
+            last.result()
+
+    def settle(self) -> None:
+        """Return when nothing is being written any more, and let the thread go."""
+        if self._last is not None:
+            wait([self._last])
+        if self._pool is not None:
+            self._pool.shutdown()
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, Mapping):
+        return {key: _copied(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(_copied, value))
+    return value
+
+
 @dataclass(frozen=True)
 class Checkpoints:
     """The checkpoint files of one run.
@@ -47,16 +96,30 @@ class Checkpoints:
         folder: Where they lie; made when the first is written.
         run_hash: Identity of the run; checkpoints of another run are refused.
         world_size: Processes that train together; the position in the data depends on it.
+        writer: Who writes; one that writes beside the loop is at work until :meth:`finish`.
     """
 
     folder: Path
     run_hash: str = ""
     world_size: int = 1
+    writer: Writer = field(default_factory=Writer)
 
     def save(self, state: Mapping[str, Any]) -> None:
         """Make ``state`` the newest checkpoint and keep the one before."""
+        content = self.writer.own(self._labelled(state))
+        self.writer.do(lambda: self._keep(content))
+
+    def finish(self) -> None:
+        """Return when all is written; raises WriteError where it could not be."""
+        self.writer.finish()
+
+    def settle(self) -> None:
+        """Return when nothing is being written any more, whether or not it could be."""
+        self.writer.settle()
+
+    def _keep(self, content: Mapping[str, Any]) -> None:
         with in_words(self.folder / LAST):
-            written = _write(self.folder / LAST, self._labelled(state))
+            written = _write(self.folder / LAST, content)
             if (self.folder / LAST).exists():
                 # A hard link first, so that at no moment there is no last.pt.
                 link = self.folder / f"{PREVIOUS}.new"
@@ -67,8 +130,13 @@ class Checkpoints:
 
     def save_best(self, state: Mapping[str, Any]) -> None:
         """Replace the best student."""
-        with in_words(self.folder / BEST):
-            _publish(_write(self.folder / BEST, self._labelled(state)), self.folder / BEST)
+        content = self.writer.own(self._labelled(state))
+
+        def work() -> None:
+            with in_words(self.folder / BEST):
+                _publish(_write(self.folder / BEST, content), self.folder / BEST)
+
+        self.writer.do(work)
 
     def load(self) -> Found | None:
         """The newest whole checkpoint, or None where there is none.

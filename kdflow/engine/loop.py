@@ -88,6 +88,7 @@ def train(run: Run) -> RunEnded:
             train_step(training)
         run.report_if_due()
     run.save()
+    run.checkpoints.finish()
     return RunEnded("interrupted", training.step, INTERRUPTED)
 
 
@@ -97,6 +98,7 @@ def ready(run: Run) -> bool:
     run.evaluate_if_due()
     run.save_if_due()
     if training.step == training.total_steps:
+        run.checkpoints.finish()
         return False
     if training.step == training.phase.end:
         run.measure_teachers()
@@ -134,16 +136,14 @@ def begin(run: Run, resume: bool) -> None:
     if not resume and training.machine.is_first:
         run.checkpoints.clear()
     ranks.wait()
+    training.machine.count_memory()
     found = run.checkpoints.load()
     if found is None:
         seed_generators("run", training.seed, training.machine.rank)
         training.enter(0)
         run.inspect()
         return
-    training.resume(found.state)
-    run.resumed_from = run.reported = training.step
-    run.saved = (training.step, training.at)
-    run.notes = (*found.notes, f"resumed_from_step {training.step}")
+    run.resume(found)
 
 
 def _carry_out(run: Run) -> RunEnded:

@@ -46,6 +46,23 @@ class Machine:
         """True in the one process that writes files and logs."""
         return self.rank == 0
 
+    @property
+    def is_gpu(self) -> bool:
+        """True where kernels are launched and not called."""
+        return self.device.type == "cuda"
+
+    def count_memory(self) -> None:
+        """Begin :meth:`peak_memory` from here."""
+        if self.is_gpu:
+            torch.cuda.reset_peak_memory_stats(self.device)
+
+    def peak_memory(self) -> float | None:
+        """MiB of the GPU that tensors have taken up at most, in the process that took most; None on a CPU."""
+        if not self.is_gpu:
+            return None
+        own = torch.tensor(torch.cuda.max_memory_allocated(self.device) / 2**20, device=self.device, dtype=torch.float64)
+        return round(ranks.largest(own).item(), 1)
+
     def session(self, precision: str = "fp32") -> Session:
         """Training arithmetic on this machine in ``precision`` (fp32, bf16, fp16)."""
         return Session(*_fabric(self.device.type, precision))

@@ -176,6 +176,14 @@ class Plan(Protocol):
         """Let frozen teachers run as fast programs, equal up to rounding."""
         ...
 
+    def ahead(self) -> Callable[[Batch], Batch]:
+        """What of a step needs images alone; from now on the plan takes batches that it was computed for."""
+        ...
+
+    def recompute(self) -> Any:
+        """Let blocks of the student run again in the backward pass, which then need not keep what they compute."""
+        ...
+
     def compile_dense(self) -> Any:
         """Compile what has no data-dependent shapes, in place."""
         ...

@@ -13,9 +13,10 @@ import torch
 
 from kdflow.engine import ranks
 from kdflow.engine.calibrate import aside, calibrate
-from kdflow.engine.checkpoint import Checkpoints
+from kdflow.engine.checkpoint import Checkpoints, Found, Writer
 from kdflow.engine.interruption import Interruption
 from kdflow.engine.journal import Journal
+from kdflow.engine.listeners import give_back, states
 from kdflow.engine.machine import Machine
 from kdflow.engine.phases import lay_out
 from kdflow.engine.protocols import Loader, Metrics, Passes, Plan, Preparation
@@ -113,18 +114,28 @@ class Run:
         """A run before its first step, its plan on the machine.
 
         Raises:
-            UsageError: Phases or patterns that fit nothing, a folder of another run.
+            UsageError: Phases or patterns that fit nothing, a folder of another run, a hook whose state cannot be saved.
         """
+        states(fit.hooks)
         phases = lay_out(fit.phases, fit.total_steps)
         return cls(
             fit,
             Training(fit.plan, fit.recipe, machine, phases, fit.steps_per_epoch, fit.seed),
-            Checkpoints(fit.folder, fit.run_hash, machine.world_size),
+            Checkpoints(fit.folder, fit.run_hash, machine.world_size, Writer(machine.is_gpu or fit.recipe.fast)),
             Journal(fit.folder, fit.run_hash, keep=resume, writes=machine.is_first),
             fit.hooks if machine.is_first else (),
             interruption,
             loader,
         )
+
+    def resume(self, found: Found) -> None:
+        """Go on from a checkpoint, with what the listeners remembered."""
+        training = self.training
+        training.resume(found.state)
+        self.resumed_from = self.reported = training.step
+        self.saved = (training.step, training.at)
+        forgotten = give_back(self.hooks, found.state.get("hooks", {})) if training.machine.is_first else ()
+        self.notes = (*found.notes, *forgotten, f"resumed_from_step {training.step}")
 
     @contextmanager
     def timed(self) -> Iterator[None]:
@@ -145,7 +156,8 @@ class Run:
             hook.run_started(event)
 
     def tell_end(self, event: RunEnded) -> None:
-        """Last moment."""
+        """Last moment; no file is being written any more."""
+        self.checkpoints.settle()
         for hook in self.hooks:
             hook.run_ended(event)
 
@@ -171,6 +183,7 @@ class Run:
             training.step, training.total_steps, training.phase.name, means["total"], _group(means, "raw "),
             _group(means, "weighted "), training.lr, seconds,
             training.images * training.machine.world_size / self.busy if self.busy else 0.0,
+            peak_memory=training.machine.peak_memory(),
         )
         self.busy, training.images, self.reported = 0.0, 0, training.step
         self._tell(event)
@@ -229,7 +242,7 @@ class Run:
         """Write a checkpoint, of a sound state only."""
         training = self.training
         training.check(thorough=training.step == training.phase.end)
-        state = training.state()
+        state = {**training.state(), "hooks": states(self.hooks)}
         if training.machine.is_first:
             self.checkpoints.save(state)
         ranks.wait()

@@ -9,12 +9,14 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from kdflow.engine import ranks
+from kdflow.engine.ahead import Ahead, Lane, Prepare
 from kdflow.engine.interruption import Interruption
 from kdflow.engine.loop import INTERRUPTED, FitResult, begin, ready, result_of, train_step
 from kdflow.engine.machine import Machine
 from kdflow.engine.protocols import Loader
 from kdflow.engine.randomness import generator_state, generators_untouched, set_generator_state
 from kdflow.engine.run import Fit, Run
+from kdflow.engine.training import Training
 from kdflow.errors import InvariantError, UsageError
 from kdflow.events import RunEnded, StopRun
 from kdflow.ports import Batch
@@ -25,6 +27,10 @@ class SharedPass(Protocol):
 
     def __call__(self, batch: Batch, step: int, part: int) -> Sequence[Batch]:
         """The batch for each plan, with what was computed for it."""
+        ...
+
+    def early(self, batch: Batch) -> Batch:
+        """The batch with what of the pass needs its images alone."""
         ...
 
 
@@ -81,22 +87,30 @@ class Stream:
     Args:
         loader: As for :func:`kdflow.engine.loop.fit`.
         accumulate: Batches per step.
+        steps: Steps of the longest student.
     """
 
-    def __init__(self, loader: Loader, accumulate: int) -> None:
-        self.loader, self.accumulate = loader, accumulate
+    def __init__(self, loader: Loader, accumulate: int, steps: int) -> None:
+        self.loader, self.accumulate, self.steps = loader, accumulate, steps
         self._step = -1
         self._batches: Iterator[Batch] = iter(())
+        self._early: Prepare | None = None
 
-    def of(self, step: int) -> Iterator[Batch]:
-        """The batches of one step."""
+    def of(self, step: int, training: Training, early: Prepare | None = None) -> Iterator[Batch]:
+        """The batches of one step on the device; with ``early``, each was prepared by it, one batch ahead."""
         if step != self._step:
             with generators_untouched():
                 self._batches = iter(self.loader(step * self.accumulate))
+            if early is not None:
+                left, lane = (self.steps - step) * self.accumulate, Lane(training.machine.device)
+                self._batches = Ahead(self._batches, training.placed, early, left, lane)
+        elif early is not None and early is not self._early and isinstance(self._batches, Ahead):
+            self._batches.renew(early)
+        self._early = early
         self._step = step + 1
         for _ in range(self.accumulate):
             try:
-                yield next(self._batches)
+                yield training.placed(next(self._batches))
             except StopIteration:
                 raise UsageError(f"the training data ended at step {step}; a loader goes on without end") from None
 
@@ -116,7 +130,7 @@ class Group:
     stream: Stream
     share: Callable[[Sequence[Any]], SharedPass]
     machine: Machine
-    _sharing: tuple[tuple[tuple[int, int], ...], SharedPass] | None = None
+    _sharing: tuple[tuple[tuple[int, int], ...], SharedPass, Prepare | None] | None = None
 
     @property
     def living(self) -> list[Student]:
@@ -158,27 +172,34 @@ class Group:
 
     def _batches(self, taking: Sequence[Student], step: int) -> list[list[Batch]]:
         """The step's batches for each student, with the common values, which are computed here."""
-        training, shared = taking[0].run.training, self._shared(taking)
+        training = taking[0].run.training
+        shared, early = self._shared(taking)
         passes_before = self.machine.rank * self.stream.accumulate
         found: list[list[Batch]] = [[] for _ in taking]
-        for part, batch in enumerate(self.stream.of(step)):
+        for part, batch in enumerate(self.stream.of(step, training, early)):
             with training.session.precision.forward_context():
-                fed = shared(training.placed(batch), step, passes_before + part)
+                fed = shared(batch, step, passes_before + part)
             for own, one in zip(found, fed, strict=True):
                 own.append(one)
         return found
 
-    def _shared(self, taking: Sequence[Student]) -> SharedPass:
-        """The common pass of these students, made anew when one has left, joined, or entered another phase."""
+    def _shared(self, taking: Sequence[Student]) -> tuple[SharedPass, Prepare | None]:
+        """The common pass of these students, made anew when one has left, joined, or entered another phase.
+
+        With it what is done one batch ahead, in fast mode.
+        """
         key = tuple((id(student), student.run.training.at) for student in taking)
         if self._sharing is None or self._sharing[0] != key:
-            self._sharing = key, self.share([student.run.training.plan for student in taking])
-        return self._sharing[1]
+            training = taking[0].run.training
+            shared = self.share([student.run.training.plan for student in taking])
+            self._sharing = key, shared, training.in_precision(shared.early) if training.recipe.fast else None
+        return self._sharing[1:]
 
     def _interrupt(self) -> None:
         for student in self.living:
             with student.turn():
                 student.run.save()
+                student.run.checkpoints.finish()
                 student.end(RunEnded("interrupted", student.step, INTERRUPTED))
 
 
@@ -213,7 +234,8 @@ def fit_together(
     with ExitStack() as stack, generators_untouched():
         interruption = stack.enter_context(Interruption())
         students = [Student(Run.open(one, loader, machine, interruption, resume)) for one in asked]
-        group = Group(students, Stream(loader, asked[0].recipe.accumulate), share, machine)
+        steps = max(one.total_steps for one in asked)
+        group = Group(students, Stream(loader, asked[0].recipe.accumulate, steps), share, machine)
         for student in students:
             with student.turn():
                 begin(student.run, resume)

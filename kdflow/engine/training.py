@@ -6,7 +6,7 @@ import gc
 import itertools
 import math
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from kdflow.engine import ranks
+from kdflow.engine.ahead import Ahead, Lane
 from kdflow.engine.average import MovingAverage
 from kdflow.engine.control import Controls
 from kdflow.engine.invariants import FiniteWatch, LifeWatch, TeacherWatch
@@ -98,9 +99,11 @@ class Training:
             prepare_norms(learner, self.recipe.norms, self.machine.world_size, self.machine.device)
         if self.recipe.innermost:
             self.plan.to(memory_format=torch.channels_last)
+        if self.recipe.checkpoint_activations:
+            self.plan.recompute()
         if self.recipe.fast:
             self.plan.quicken()
-        if self.recipe.compile or (self.recipe.fast and self.on_gpu):
+        if self.recipe.compile or (self.recipe.fast and self.machine.is_gpu):
             self.plan.compile_dense()
         self.trainable = frozenset(name for name, p in self.plan.named_parameters() if p.requires_grad)
         self.average = MovingAverage(self.plan.student, self.recipe.ema) if self.recipe.ema else None
@@ -109,11 +112,6 @@ class Training:
     def phase(self) -> Phase:
         """The present phase."""
         return self.phases[self.at]
-
-    @property
-    def on_gpu(self) -> bool:
-        """True where kernels are launched and not called."""
-        return self.machine.device.type == "cuda"
 
     @property
     def total_steps(self) -> int:
@@ -143,7 +141,7 @@ class Training:
             if saved is None and self.plan.begin(self.phase.name) and self.average is not None:
                 self.average.restart()
         self.parameters = select_parameters(self.plan, self.phase, self.trainable)
-        self.optimizer = build_optimizer(self.recipe.optimizer, self.parameters, self.recipe.fast and self.on_gpu)
+        self.optimizer = build_optimizer(self.recipe.optimizer, self.parameters, self.recipe.fast and self.machine.is_gpu)
         self.scheduler = build_scheduler(self.recipe.schedule, self.optimizer, self.phase.steps)
         self.session = self.machine.session(self.recipe.precision)
         if self.machine.world_size > 1:
@@ -162,6 +160,8 @@ class Training:
         if saved is not None:
             self._continue(saved)
         self.training_mode()
+        if isinstance(getattr(self, "batches", None), Ahead):
+            self.batches.renew(self.early())  # type: ignore[attr-defined]  # the phase has a step of its own
         self.teachers = TeacherWatch(self.plan.teachers, self.optimizer, self.parameters.values())
 
     def training_mode(self) -> None:
@@ -172,10 +172,27 @@ class Training:
         """Start the stream of batches at the present position.
 
         The first is fetched at once, and whatever starting draws does not count: streams are opened by one student or many.
+        In fast mode the stream is one batch ahead.
         """
         with generators_untouched():
             stream = iter(loader(self.step * self.recipe.accumulate))
             self.batches = itertools.chain(list(itertools.islice(stream, 1)), stream)
+        if self.recipe.fast:
+            left = (self.total_steps - self.step) * self.recipe.accumulate
+            self.batches = Ahead(self.batches, self.placed, self.early(), left, Lane(self.machine.device))
+
+    def early(self) -> Callable[[Batch], Batch]:
+        """What of the present phase's step is computed one batch ahead."""
+        return self.in_precision(self.plan.ahead())
+
+    def in_precision(self, work: Callable[[Batch], Batch]) -> Callable[[Batch], Batch]:
+        """The same work in the recipe's precision."""
+
+        def prepare(batch: Batch) -> Batch:
+            with self.session.precision.forward_context():
+                return work(batch)
+
+        return prepare
 
     def next_batch(self) -> Batch:
         """The next batch, on the device."""

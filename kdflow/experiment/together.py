@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
+from functools import partial
 from pathlib import Path
 
 from kdflow.engine.loop import FitResult
@@ -94,7 +95,8 @@ def _run(requests: Sequence[RunRequest], settings: Sequence[Setting], context: C
             context.notify(f"training {len(todo)} students together: {', '.join(o.setting.method.method for o in todo.values())}")
             asked = [opened.fit(requests[place].hooks) for place, opened in todo.items()]
             loader = next(iter(todo.values())).feed.training
-            results = fit_together(asked, loader, Shared, context.session.machine, resume=context.resume)
+            share = partial(Shared, ahead=settings[0].bench.recipe.fast)
+            results = fit_together(asked, loader, share, context.session.machine, resume=context.resume)
             trained = dict(zip(todo, results))
         return [record(one, trained[i], context.notify) if isinstance(one, Opened) else one for i, one in enumerate(found)]
 

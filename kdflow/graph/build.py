@@ -229,7 +229,8 @@ class Builder:
             return self.everyone[owner].family
         return DETECTORS.get(name).family if name in DETECTORS else ""
 
-    def _called(self, rewiring: Rewiring, port: str) -> str:
+    def _called(self, rewiring: Rewiring, output: str) -> str:
+        port = rewiring.call.outputs[output]
         return self.wiring.in_our_classes(rewiring.owner, port, self.wiring.port(rewiring.owner, port, rewiring))
 
     def _interior(self, parsed: Reference, path: Steps) -> str | None:
@@ -408,11 +409,11 @@ class Builder:
         if isinstance(built, Rewiring):
             outputs = built.call.outputs
             if not parsed.rest and len(outputs) == 1:
-                return self._called(built, next(iter(outputs.values())))
+                return self._called(built, next(iter(outputs)))
             if parsed.rest not in outputs:
                 self.document.report(path, f'the call "{parsed.base}" gives {", ".join(outputs)}, not "{parsed.rest}"')
                 return None
-            return self._called(built, outputs[parsed.rest])
+            return self._called(built, parsed.rest)
         if isinstance(built, BothSides):
             return self._of_side(built, parsed, path)
         if built is None:

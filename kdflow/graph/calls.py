@@ -105,9 +105,7 @@ class Calls:
 
     def _rewire(self, rewiring: Rewiring, key: str, value: Any, path: Steps) -> None:
         call = rewiring.call
-        if key in call.options:
-            rewiring.options.setdefault(call.options[key], {})[key] = value
-        elif key in call.inputs:
+        if key in call.inputs:
             if (node := self.builder.reference(value, path)) is None:
                 return
             target = call.inputs[key]
@@ -117,6 +115,8 @@ class Calls:
                 rewiring.arguments[stage, argument] = node
             else:
                 rewiring.ports[target] = node
+        elif key in call.options:
+            rewiring.options.setdefault(call.options[key], {})[key] = value
         else:
             known = [*call.inputs, *call.options]
             self.builder.document.report(path, f'this call has no input or option "{key}".{choices(key, known)}')

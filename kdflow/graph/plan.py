@@ -12,13 +12,16 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
+from kdflow.errors import UsageError
 from kdflow.graph.dense import Backend, compile_dense
+from kdflow.graph.early import Early
 from kdflow.graph.inherit import inherit
 from kdflow.graph.lower import lower
 from kdflow.graph.node import Graph, Role
 from kdflow.graph.passes.prune import prune
 from kdflow.graph.predict import predictions, rewired
 from kdflow.graph.program import add_programs
+from kdflow.graph.recompute import recompute_blocks
 from kdflow.graph.rewire import DETECTIONS
 from kdflow.graph.runtime import Prepared, Streams
 from kdflow.graph.walk import evaluate
@@ -187,7 +190,7 @@ class Plan(nn.Module):
         return Outcome(torch.stack(list(weighted.values())).sum(), raw, weighted, alive)
 
     def cut(self, names: Sequence[str]) -> None:
-        """From now on take the values of these nodes from the batch (:class:`kdflow.graph.share.FedBatch`); none computes all."""
+        """From now on take the values of these nodes from the batch (:class:`kdflow.graph.early.FedBatch`); none computes all."""
         self._cut, self._lowered = tuple(names), {}
 
     @contextmanager
@@ -199,6 +202,18 @@ class Plan(nn.Module):
             yield
         finally:
             self.cut(cut)
+
+    def ahead(self) -> Early:
+        """What of the present phase's step may run before the student's: from now on it is taken from batches of this."""
+        self.cut(())
+        early = Early(prune(self.graph, self.active), lambda node: node.owner != "student" and not self.moves(node.module))
+        self.cut(early.cut)
+        return early
+
+    def moves(self, module: nn.Module) -> bool:
+        """True where training changes a stage: it holds parameters of the plan, or such as require gradient."""
+        own = {id(parameter) for parameter in self.parameters()}
+        return any(parameter.requires_grad or id(parameter) in own for parameter in module.parameters())
 
     def _step(self) -> GraphModule:
         """The executable step of the present phase: what none of its terms needs does not run."""
@@ -315,6 +330,17 @@ class Plan(nn.Module):
     def quicken(self) -> tuple[str, ...]:
         """Let frozen teachers run as programs where they are dense; returns these nodes (:mod:`kdflow.graph.program`)."""
         return add_programs(self.graph, self.teachers.keys() - self.learners.keys())
+
+    def recompute(self) -> tuple[str, ...]:
+        """Let the student's repeated blocks run again in the backward pass (:mod:`kdflow.graph.recompute`); returns their names.
+
+        Raises:
+            UsageError: The student has no such blocks.
+        """
+        found = recompute_blocks(self.student)
+        if not found:
+            raise UsageError("recipe.checkpoint_activations: the student has no repeated blocks to run again; leave it out")
+        return found
 
     def compile_dense(self, backend: Backend = "inductor") -> tuple[str, ...]:
         """Let torch.compile have dense stages, ops and terms, in place; returns their nodes (:mod:`kdflow.graph.dense`)."""

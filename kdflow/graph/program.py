@@ -7,8 +7,10 @@ taps, watches or evaluates it. It is made at the first batch, from the weights t
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack
+from functools import cache
 from typing import Any
 
 import torch
@@ -21,6 +23,10 @@ TOLERANCE = 1e-3
 """Largest difference of a folded stage in single precision, as a share of the largest value."""
 WARMUP = 2
 """Runs before a capture, in which libraries choose their kernels."""
+OFTEN = 3
+"""Times that an input shape has come before its graph is recorded."""
+MOST = 64
+"""Graphs of one stage; images of all shapes would otherwise fill the memory."""
 
 
 def add_programs(graph: Graph, owners: Collection[str]) -> tuple[str, ...]:
@@ -40,7 +46,7 @@ def add_programs(graph: Graph, owners: Collection[str]) -> tuple[str, ...]:
 
 
 def _fits(node: Node, owners: Collection[str]) -> bool:
-    dense = node.run is not None and node.run.dense and not node.stochastic
+    dense = node.run is not None and (node.run.dense or node.run.dense_in_eval) and not node.stochastic
     return dense and node.owner in owners and node.copied is None and not node.options.get("taps")
 
 
@@ -167,7 +173,8 @@ def _alike(expected: Any, found: Any) -> bool:
 class Captured:
     """A stage as one launch: its kernels are recorded as a CUDA graph per input shape and played back.
 
-    Where gradients pass through it, it runs as it is.
+    Where gradients pass through it, it runs as it is, and so it does for shapes that come seldom: recording costs several runs
+    and memory. Each stream plays its own graphs, since the memory of one is written at every play.
 
     Args:
         stage: Frozen, in evaluation mode, on a GPU.
@@ -176,6 +183,7 @@ class Captured:
     def __init__(self, stage: nn.Module) -> None:
         self.stage = stage
         self._graphs: dict[Any, tuple[Any, list[Tensor], Any]] = {}
+        self._seen: Counter[Any] = Counter()
 
     def __call__(self, **inputs: Any) -> Any:
         """What the stage gives, in tensors of its own."""
@@ -183,8 +191,12 @@ class Captured:
         tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
         if any(t.requires_grad for t in tensors):
             return self.stage(**inputs)
-        key = (str(form), *((t.shape, t.dtype, t.stride()) if isinstance(t, Tensor) else t for t in leaves))
+        shapes = ((t.shape, t.dtype, t.stride()) if isinstance(t, Tensor) else t for t in leaves)
+        key = (torch.cuda.current_stream().cuda_stream, str(form), *shapes)
         if key not in self._graphs:
+            self._seen[key] += 1
+            if self._seen[key] < OFTEN or len(self._graphs) >= MOST:
+                return self.stage(**inputs)
             self._graphs[key] = self._record(leaves, form)
         graph, kept, found = self._graphs[key]
         for own, new in zip(kept, tensors):
@@ -195,6 +207,7 @@ class Captured:
 
     @torch.no_grad()
     def _record(self, leaves: list[Any], form: Any) -> tuple[Any, list[Tensor], Any]:
+        pool = _pool(torch.cuda.current_stream().cuda_stream)
         own = [leaf.clone() if isinstance(leaf, Tensor) else leaf for leaf in leaves]
         inputs = pytree.tree_unflatten(own, form)
         side = torch.cuda.Stream()
@@ -205,7 +218,20 @@ class Captured:
         torch.cuda.current_stream().wait_stream(side)
         graph = torch.cuda.CUDAGraph()
         dtype, enabled = torch.get_autocast_dtype("cuda"), torch.is_autocast_enabled("cuda")
-        # Casts that autocast remembers would lie in the graph's memory and be read outside of it.
-        with torch.autocast("cuda", dtype=dtype, enabled=enabled, cache_enabled=False), torch.cuda.graph(graph):
+        # Casts that autocast remembers would lie in the graph's memory and be read outside of it. Other threads (the loader's,
+        # which pins memory, and the one that watches NCCL) may go on meanwhile: only this one is recorded.
+        with (
+            torch.autocast("cuda", dtype=dtype, enabled=enabled, cache_enabled=False),
+            torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"),
+        ):
             found = self.stage(**inputs)
         return graph, [leaf for leaf in own if isinstance(leaf, Tensor)], found
+
+
+@cache
+def _pool(stream: int) -> Any:
+    """The memory that all graphs of a stream share.
+
+    They are played one after the other, and what one gave has been copied before the next is played.
+    """
+    return torch.cuda.graph_pool_handle()

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
-from torch import nn
-
+from kdflow.graph.early import Early, FedBatch, feed
 from kdflow.graph.lower import lower
 from kdflow.graph.node import Graph, Node, Role
 from kdflow.graph.passes.merge import identity, renamed_operand
@@ -16,22 +15,6 @@ from kdflow.graph.passes.prune import prune
 from kdflow.graph.plan import Plan
 from kdflow.graph.runtime import Streams
 from kdflow.ports import BATCH_PORTS, Batch
-
-
-@dataclass
-class FedBatch(Batch):
-    """A batch together with the values of the nodes at which a plan was cut (:meth:`kdflow.graph.plan.Plan.cut`)."""
-
-    fed: Mapping[str, Any] = field(default_factory=dict)
-
-    def to(self, device: Any, non_blocking: bool = True) -> FedBatch:
-        """The same batch on another device; the fed values are where they were computed."""
-        moved = super().to(device, non_blocking)
-        return FedBatch(**vars(moved), fed=self.fed)
-
-    def values(self) -> dict[str, Any]:
-        """The batch's values, then the fed ones by node name."""
-        return {**super().values(), **self.fed}
 
 
 class Shared:
@@ -45,9 +28,10 @@ class Shared:
     Args:
         plans: Plans that run on one stream of batches, each in the phase that it is to run in. Stages merge where the plans hold
             the very same teacher objects.
+        ahead: What of the pass needs images alone is left to :meth:`early`, which may be called before the pass.
     """
 
-    def __init__(self, plans: Sequence[Plan]) -> None:
+    def __init__(self, plans: Sequence[Plan], ahead: bool = False) -> None:
         self.graph = Graph()
         self.names: list[dict[str, str]] = []
         self._streams: dict[int, Streams] = {}
@@ -58,22 +42,28 @@ class Shared:
             self.names.append({name: places[name] for name in cut})
         outputs = sorted({place for names in self.names for place in names.values()})
         self.graph = prune(self.graph, outputs)
-        self._pass = lower(self.graph, outputs, list(BATCH_PORTS)) if outputs else None
+        self._early = Early(self.graph, lambda _: ahead, outputs)
+        rest = prune(self.graph.cut_at(self._early.cut), outputs)
+        self._inputs = (*BATCH_PORTS, *self._early.cut)
+        self._pass = lower(rest, outputs, self._inputs) if outputs else None
+
+    def early(self, batch: Batch) -> FedBatch:
+        """The batch with what :meth:`__call__` would compute of it before anything else."""
+        return self._early(batch)
 
     def __call__(self, batch: Batch, step: int, part: int = 0) -> list[FedBatch]:
         """The batch for each plan, in the order of the plans, with what was computed for it.
 
         Args:
-            batch: On the teachers' device.
+            batch: On the teachers' device, from :meth:`early` or not.
             step: Optimizer steps done; random streams depend on it.
             part: As in :meth:`kdflow.graph.plan.Plan.advance`.
         """
         for streams in self._streams.values():
             streams.step, streams.part = step, part
-        values = self._pass(*batch.values().values()) if self._pass is not None else {}
-        return [
-            FedBatch(**vars(batch), fed={name: values[place] for name, place in names.items()}) for names in self.names
-        ]
+        given = (batch if isinstance(batch, FedBatch) else self.early(batch)).values()
+        values = self._pass(*[given[name] for name in self._inputs]) if self._pass is not None else {}
+        return [feed(batch, {name: values[place] for name, place in names.items()}) for names in self.names]
 
     def _take(self, plan: Plan) -> tuple[list[str], dict[str, str]]:
         """Merge a plan's common part into the graph: where the plan is cut, and node of the plan -> node of the graph."""
@@ -126,13 +116,8 @@ def _is_common(node: Node, plan: Plan) -> bool:
     if node.prepared or node.role is Role.TERM or (node.stochastic and plan.seed is None):
         return False
     if node.role is Role.STAGE:
-        return node.owner != "student" and not _trains(node.module, plan)
+        return node.owner != "student" and not plan.moves(node.module)
     return node.op is None or not node.op.is_module
-
-
-def _trains(module: nn.Module, plan: Plan) -> bool:
-    own = {id(parameter) for parameter in plan.parameters()}
-    return any(parameter.requires_grad or id(parameter) in own for parameter in module.parameters())
 
 
 def _untapped(node: Node) -> Node:

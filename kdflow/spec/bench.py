@@ -120,10 +120,18 @@ class DetectorSpec(BaseModel):
         "behind its rows; coco80, and coco91 with numbers that have no class, are COCO's. Rows of the data's classes are chosen",
     )
 
+    weights_entry: str | None = Field(
+        default=None,
+        description="for a checkpoint with several state dicts: which one, its keys joined with dots (ema.module); without it "
+        "the only one is taken, or of several the averaged one (ema)",
+    )
+
     @model_validator(mode="after")
     def _rows_of_weights(self) -> DetectorSpec:
         if self.weights_classes is not None and self.weights is None:
             raise ValueError("weights_classes has no effect without weights:, whose rows it names")
+        if self.weights_entry is not None and self.weights is None:
+            raise ValueError("weights_entry has no effect without weights:, whose part it names")
         return self
 
     @property
@@ -233,8 +241,13 @@ class Recipe(Strict):
     channels_last: bool = Field(default=False, description="maps with channels innermost, as tensor cores like them")
     fast: bool = Field(
         default=False,
-        description="as fast as losses equal up to rounding allow: frozen teachers as programs, channels innermost; on a GPU "
-        "also CUDA graphs, torch.compile and a fused optimizer",
+        description="as fast as losses equal up to rounding allow: frozen teachers as programs and one batch ahead, "
+        "channels innermost; on a GPU also a stream of their own, CUDA graphs, torch.compile and a fused optimizer",
+    )
+    checkpoint_activations: bool = Field(
+        default=False,
+        description="repeated blocks of the student (residual blocks, transformer layers) keep their inputs alone and run again "
+        "in the backward pass: less memory for more time, the same numbers",
     )
     ema: float | None = Field(default=None, gt=0, lt=1, description="decay of the student's moving average")
     norms: Literal["train", "frozen", "sync"] = Field(default="train", description="the student's BatchNorm layers")

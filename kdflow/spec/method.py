@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_val
 
 from kdflow.spec.balance import Control, Share
 from kdflow.spec.bench import MAX_STEPS, SLUG, Strict
+from kdflow.spec.metrics import metric_problem, plain_name
 
 Axis = str
 DIVISORS = frozenset({"rows", "elements", "b", "c", "y", "x", "n", "r", "q", "h", "k", "e", "i", "j", "m"})
@@ -277,12 +278,22 @@ class Preparation(BaseModel):
         return dict(self.model_extra or {})
 
 
+PARENT = "parent"
+"""Source of ``init:`` that stands for the student of the nearest trial in a search."""
+
+
 class Inherit(Strict):
-    """Student stages that start from the teacher's weights."""
+    """Student stages that start from other weights: a teacher's, or those of the nearest trial of a search."""
 
     student: str = Field(description="pattern over the student's parameter names")
-    source: str = Field(default="teacher", description="which teacher")
-    when: Literal["same_shapes"] = "same_shapes"
+    source: str = Field(
+        default="teacher", description="which teacher, or parent: the student of the nearest finished trial of a search"
+    )
+    when: Literal["same_shapes", "any_shapes"] = Field(
+        default="same_shapes",
+        description="any_shapes takes over what it can where depths and widths differ: the strongest channels of a block, and "
+        "new channels and blocks that change nothing at first",
+    )
 
 
 class Phase(Strict):
@@ -322,6 +333,10 @@ def trains(pattern: str, parameter: str) -> bool:
     return pattern.partition(".")[0] == owner and fnmatchcase(parameter, pattern)
 
 
+def _are_words(value: Any) -> bool:
+    return isinstance(value, str) or (isinstance(value, (list, tuple)) and all(isinstance(one, str) for one in value))
+
+
 class Method(Strict):
     """One method file."""
 
@@ -347,11 +362,28 @@ class Method(Strict):
     phases: tuple[Phase, ...] = ()
     init: tuple[Inherit, ...] = ()
     search: dict[str, SearchRange] = Field(default_factory=dict)
+    metric: tuple[str, ...] = Field(
+        default=(), description="what a search judges trials by, unless told; several, costs among them, give a front"
+    )
     variants: tuple[Variant, ...] = ()
     wraps: str | None = None
     rewrite: str | tuple[Rewrite, ...] = Field(
         default=(), description="rules that transform terms, or the method whose rules are taken"
     )
+
+    @field_validator("metric", mode="before")
+    @classmethod
+    def _names(cls, value: Any) -> Any:
+        return tuple(map(plain_name, [value] if isinstance(value, str) else value)) if _are_words(value) else value
+
+    @field_validator("metric")
+    @classmethod
+    def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if problem := next(filter(None, map(metric_problem, names)), ""):
+            raise ValueError(problem)
+        if len(set(names)) < len(names):
+            raise ValueError("each metric stands once")
+        return names
 
     @property
     def distillation_terms(self) -> dict[str, TermEntry]:

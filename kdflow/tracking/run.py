@@ -162,7 +162,8 @@ class StoredRun:
 
 DETAILS = "test/"
 """Begins the names of what stands beside the result: AP by class, and the teachers'."""
-SPEED = frozenset({"lr", "step_time", "images_per_second"})
+PEAK = "peak_memory_mib"
+SPEED = frozenset({"lr", "step_time", "images_per_second", PEAK})
 STATUSES: Mapping[str, str] = {
     "FINISHED": "finished", "FAILED": "failed", "KILLED": "interrupted", "RUNNING": "running", "SCHEDULED": "running",
 }
@@ -201,7 +202,8 @@ def step_metrics(event: StepEvent, terms: Mapping[str, tuple[str, ...]]) -> dict
 
     ``loss/total``; ``loss/det`` and ``loss/kd``, the sums of the detector's and the method's weighted terms;
     ``loss/<taxonomy node>``, the sum of the weighted terms whose primary node it is (these add up to ``loss/kd``);
-    ``raw/<term>`` and ``weighted/<term>``; ``lr``, ``step_time`` in seconds, ``images_per_second``.
+    ``raw/<term>`` and ``weighted/<term>``; ``lr``, ``step_time`` in seconds, ``images_per_second``; on a GPU
+    ``peak_memory_mib``.
     """
     sums = {"loss/total": event.total}
     for name, value in event.weighted.items():
@@ -213,6 +215,7 @@ def step_metrics(event: StepEvent, terms: Mapping[str, tuple[str, ...]]) -> dict
         **sums, **{f"raw/{name}": value for name, value in event.raw.items()},
         **{f"weighted/{name}": value for name, value in event.weighted.items()},
         "lr": event.lr, "step_time": event.step_time, "images_per_second": event.images_per_second,
+        **({} if event.peak_memory is None else {PEAK: event.peak_memory}),
     }
 
 

@@ -55,6 +55,7 @@ def test_the_benches_cover_what_users_will_run() -> None:
     pairs = {}
     for name in REAL:
         bench = bench_named(name)
+        assert bench.recipe.fast == name.startswith("coco-")
         pairs[name] = (
             bench.data.format,
             bench.student.detector,

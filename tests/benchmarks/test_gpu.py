@@ -26,11 +26,14 @@ def test_the_script_runs_from_end_to_end_without_a_gpu(
         pytest.fail(capsys.readouterr().out)
     found = json.loads(file.read_text())
     assert set(found["checks"].values()) == {"ok"}
-    assert {"fitnet, fp32 and bf16", "run --fast", "run --together", "run --resume", "search"} <= found["checks"].keys()
+    runs = {"run: two methods", "run --fast --together", "run --fast --resume", "search"}
+    assert {"fitnet, fp32 and bf16", "fast as exact: fitnet", "evaluation", *runs} <= found["checks"].keys()
     (speed,) = found["speeds"]
-    assert {"student_only", "hand_cut", "kdflow", "kdflow_fast"} <= speed["variants"].keys()
-    assert {"fast over plain student", "exact over hand-cut"} <= speed["marks"].keys()
-    assert "kdflow_fast" in capsys.readouterr().out
+    assert {"student_only", "hand_cut", "kdflow", "kdflow_fast", "kdflow_fast_fed"} <= speed["variants"].keys()
+    assert {"fast over plain student", "teacher's share of the fast step", "exact over hand-cut"} <= speed["marks"].keys()
+    text = capsys.readouterr().out
+    assert "kdflow_fast" in text
+    assert "20 images x 10 detections x 4 classes" in text
 
 
 def test_what_is_wrong_is_said_and_the_rest_goes_on() -> None:

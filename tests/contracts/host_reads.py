@@ -162,7 +162,8 @@ class _Calls(TorchFunctionMode):
         data = args[1 if func is Tensor.new_tensor else 0] if args else kwargs["data"]
         if isinstance(data, Tensor):
             return result
-        if func is not Tensor.new_tensor and kwargs.get("device") is None:
+        beside_host = func is not Tensor.new_tensor or self.found.on_host(args[0])
+        if beside_host and kwargs.get("device") is None:
             return self.found.to_host(result)
         self.found.note(func.__name__)
         return result

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from kdflow.detectors import hf_parts
+from kdflow.engine import evaluate
 from kdflow.graph.compile import compile_method
 from kdflow.graph.plan import Plan
 from kdflow.ports import DETECTORS, Batch
@@ -64,6 +65,26 @@ def test_a_step_reads_the_host_within_its_budget(name: str) -> None:
     with found.counted():
         plan(batch).total.backward()
     assert found.count <= BUDGET.get(name, 8), f"{name}: {found.count}\n{found}"
+    early = plan.ahead()
+    with found.counted():
+        fed = early(batch)
+    assert found.count == 0, f"{name}: the teacher, one batch ahead, waits\n{found}"
+    assert fed.fed.keys() >= {"teacher.neck"}
+    assert torch.isfinite(plan(fed).total)
+
+
+@pytest.mark.parametrize("name", ["faster-rcnn", "detr", "rt-detr"])
+def test_an_evaluation_waits_once_for_each_batch(name: str) -> None:
+    hf_parts._grid.cache_clear()
+    detector, batch, found = detector_of(name, 1), batch_of(name), HostReads()
+    batch.image_ids, batch.original_sizes = list(range(4)), list(batch.image_sizes)
+    for _ in range(2):
+        with found.counted(), torch.no_grad():
+            evaluate._detect(detector, [batch, batch], range(len(detector.classes)), torch.device("cpu"))
+    own = {place: times for (_, place), times in found.places.items() if place.startswith("kdflow/engine")}
+    assert list(own.values()) == [2], str(found)
+    if name != "faster-rcnn":  # there the library chooses boxes by non-maximum suppression, image by image
+        assert found.count <= 2 * 4, f"the result, the sizes, and is the mask needed?\n{found}"
 
 
 def counted(work: Callable[[torch.Tensor], Any]) -> int:
@@ -80,10 +101,13 @@ def counted(work: Callable[[torch.Tensor], Any]) -> int:
         (lambda x: bool(x.any()), 1),
         (lambda x: x.tolist(), 1),
         (lambda x: x[x > 2], 1),
+        (lambda x: x[x > hf_parts.Everything()], 0),
         (lambda x: torch.where(x > 2), 1),
         (lambda x: x.cpu().numpy().sum(), 1),
         (lambda x: x.cpu()[0].item(), 1),
         (lambda x: torch.tensor([1.0, 2.0], device=x.device), 1),
+        (lambda x: x.new_tensor([1.0]), 1),
+        (lambda x: x.cpu().new_tensor([1.0]).tolist(), 1),
         (lambda x: torch.tensor([1, 2]).add(1).to(x.device), 1),
         (lambda x: x[torch.tensor([1, 2])], 1),
         (lambda x: x[[1, 2]], 1),

@@ -6,11 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from kdflow.data.formats import Split, open_data
-from kdflow.data.loader import BatchLoader, make_loader
+from kdflow.data.loader import BatchLoader, RawBatch, make_loader
 from kdflow.data.transforms import Geometry
 from kdflow.errors import DataError
 from kdflow.ports import Batch
@@ -175,3 +176,10 @@ def test_the_global_generators_are_left_alone(split: Split, workers: int):
 def test_a_training_loader_has_no_length(split: Split):
     with pytest.raises(TypeError):
         len(loader(split))
+
+
+def test_every_byte_becomes_the_float_that_division_gives() -> None:
+    images = torch.arange(256, dtype=torch.uint8).repeat(3).view(1, 3, 16, 16)
+    rest = {"image_sizes": [(16, 16)], "image_ids": [0], "original_sizes": [(16, 16)]}
+    batch = RawBatch(images, torch.zeros(0, 4), torch.zeros(0), [0], rest).to(torch.device("cpu"))
+    assert batch.images[0, 0].flatten().tolist() == [float(np.float32(value) / np.float32(255)) for value in range(256)]

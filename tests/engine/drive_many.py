@@ -20,6 +20,7 @@ from kdflow.ports import Batch
 from kdflow.spec.balance import Control
 from kdflow.spec.method import Phase
 from tests.engine.fakes import FakeOutcome, FakePlan, arguments, fit, make_batch, make_recipe
+from tests.engine.toy_plan import toy_loader, toy_plan, toy_recipe
 
 PHASES = (Phase(name="adapter", steps=4, train=("ops.*",)), Phase(name="all", steps=8))
 
@@ -39,6 +40,11 @@ def share(first: int) -> Iterator[Batch]:
         part = slice(ranks.rank() * size, (ranks.rank() + 1) * size)
         yield Batch(whole.images[part], whole.image_sizes[part], whole.boxes[part], whole.labels[part])
         index += 1
+
+
+def toy_share(first: int) -> Iterator[Batch]:
+    """Other batches in each process."""
+    return toy_loader(first + 5 * ranks.rank())
 
 
 class Unreached(FakePlan):
@@ -100,6 +106,11 @@ def outcomes(folder: Path, machine: Any) -> dict[str, Any]:
         plan.terms = (plan.terms[0], replace(plan.terms[1], share=0.4, control=control))
         fit(plan, share, recipe, **arguments(folder / f"kept{len(kept)}", device=machine, hooks=(log,)))
         kept.append(plan.weights["kd/neck"])
+    for name in ("exact", "fast"):
+        plan, recipe = toy_plan(), toy_recipe(fast=name == "fast")
+        arguments_of = {"folder": folder / name, "total_steps": 4, "steps_per_epoch": 4, "seed": 7, "device": machine}
+        fit(plan, toy_share, recipe, **arguments_of)
+        found[name] = ranks.gather({key: value.clone() for key, value in plan.state_dict().items()})
     found["kept"], found["told"] = ranks.gather(tuple(kept)), ranks.gather(weights.told)
     return found
 

@@ -362,3 +362,63 @@ def test_one_copy_brings_over_what_a_batch_has() -> None:
         assert boxes.float().equal(one["boxes"])
         assert scores.tolist() == one["scores"].tolist()
         assert labels.tolist() == one["labels"].tolist()
+
+
+def test_a_score_that_is_no_number_is_no_detection() -> None:
+    one = {"boxes": torch.rand(2, 4), "scores": torch.tensor([float("nan"), 0.5]), "labels": torch.tensor([0, 1])}
+    ((boxes, scores, labels),) = on_host([one])
+    assert (len(boxes), scores.tolist(), labels.tolist()) == (1, [0.5], [1])
+
+
+def shaped_like_coco(seed: int, images: int = 60) -> tuple[dict[str, Any], list[Any]]:
+    """80 classes of which few are frequent, seven objects in a picture and many more detections than that, most of them wrong."""
+    draw = np.random.default_rng(seed)
+    often = 1 / np.arange(1, 81)
+    boxes, detections = [], []
+    for image in range(1, images + 1):
+        for label in draw.choice(80, draw.poisson(7), p=often / often.sum()):
+            size = np.minimum(np.exp(draw.normal(4, 1.1, 2)), (600, 440))
+            corner = draw.uniform(0, (640, 480) - size)
+            crowd = int(draw.random() < 0.01)
+            boxes.append({
+                "id": len(boxes) + 1, "image_id": image, "category_id": int(label) + 1, "iscrowd": crowd,
+                "bbox": [*corner.tolist(), *size.tolist()], "area": float(size.prod() * draw.uniform(0.3, 1)),
+            })
+            if draw.random() < 0.8:
+                near = [*(corner + draw.normal(size=2) * size / 12).tolist(), *(size * draw.uniform(0.85, 1.15, 2)).tolist()]
+                detections.append(found(image, int(label) + 1, near, float(draw.beta(4, 2))))
+        for label in draw.choice(80, 60, p=often / often.sum()):
+            wrong = [*draw.uniform(0, 400, 2).tolist(), *np.exp(draw.normal(3.5, 1, 2)).tolist()]
+            detections.append(found(image, int(label) + 1, wrong, float(draw.beta(1, 6))))
+    listed = {
+        "images": [{"id": i, "width": 640, "height": 480} for i in range(1, images + 1)],
+        "categories": [{"id": c, "name": str(c)} for c in range(1, 81)],
+        "annotations": boxes,
+    }
+    return listed, detections
+
+
+def twelve(library: Any, coco: Any, results: Any) -> list[float]:
+    evaluation = library.COCOeval(coco, results, "bbox")
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    return list(map(float, evaluation.stats))
+
+
+@pytest.mark.parametrize("make", [drawn, shaped_like_coco])
+def test_all_twelve_statistics_are_the_references(make: Any) -> None:
+    import hotcoco
+    import pycocotools.cocoeval
+    from pycocotools.coco import COCO
+
+    truth, detections = make(5)
+    reference = COCO()
+    reference.dataset = truth
+    reference.createIndex()
+    expected = twelve(pycocotools.cocoeval, reference, reference.loadRes([dict(one) for one in detections]))
+    own = hotcoco.COCO(truth)
+    stats = twelve(hotcoco, own, own.loadRes(list(detections)))
+    assert len(stats) == 12
+    assert stats == pytest.approx(expected, abs=1e-9)
+    assert 0 < expected[0] < 1

@@ -34,6 +34,9 @@ def test_a_plan_with_programs_gives_the_same_losses_up_to_rounding(name: str) ->
     found = plan(batch).raw
     assert "backbone" in {plan.graph[node].stage for node in named}
     torch.testing.assert_close(found["kd/neck"], plain["kd/neck"], rtol=1e-3, atol=1e-5)
+    ahead = plan.ahead()
+    assert "self.teacher_" not in plan.code
+    assert torch.equal(plan(ahead(batch)).raw["kd/neck"], found["kd/neck"]), "one batch ahead, to the same bits"
     after = plan.teachers["teacher"].state_dict()
     assert all(torch.equal(after[key], value) for key, value in before.items()), "the teacher itself stays as it is"
 

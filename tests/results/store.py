@@ -43,7 +43,9 @@ def write_run(
     tracker.run_started(RunStarted(folder / "x", steps[-1], 0, "cpu", 1, tuple(named)))
     for step in steps:
         values = {name: (1 + i) * math.exp(-step / (40 + 30 * i)) for i, name in enumerate(named)}
-        tracker.step_ended(StepEvent(step, steps[-1], "", sum(values.values()), values, values, 0.01, step_time, 8 / step_time))
+        total, speed = sum(values.values()), 8 / step_time
+        peak = {"peak_memory": 1000.0 + step} if method == "defeat" else {}
+        tracker.step_ended(StepEvent(step, steps[-1], "", total, values, values, 0.01, step_time, speed, **peak))
     tracker.evaluation_ended(EvaluationEvent(steps[-1], {"AP": ap}, "AP", ap, True))
     tracker.run_ended(RunEnded("finished", steps[-1]))
     tracker.finish({"AP": ap, "AP50": ap + 20.25, "voc_ap50": ap + 22.5, **(details or {})})

@@ -144,6 +144,10 @@ def test_pictures_have_a_name_and_a_table_beside_them(page):
     assert page.all("lang") == ["en"]
 
 
+def test_memory_is_shown_where_it_was_measured(page):
+    assert page.text.count("memory of the GPU: 1080 MiB at most") == 1
+
+
 def test_loss_shares_add_up_and_need_two_parts(store):
     facts = gather(f"sqlite:///{store / 'mlflow.db'}", where="method = 'defeat'")
     (entry,) = [e for e in facts.entries if e.line.record.method == "defeat"]
@@ -151,6 +155,7 @@ def test_loss_shares_add_up_and_need_two_parts(store):
     for step, *values in zip(*(curve for curve in entry.shares.values()), strict=True):
         assert sum(share for _, share in (step, *values)) == pytest.approx(1)
     assert entry.step_ms == pytest.approx(400)
+    assert entry.peak_memory_mib == 1080
     assert entry.validation == ((80, 31.75),)
     assert shares_of({"det": ((1, 2.0),)}) == {}
     assert shares_of({"det": ((1, 3.0), (2, 1.0)), "cnn/neck": ((2, -1.0),)}) == {"det": ((2, 0.5),), "cnn/neck": ((2, 0.5),)}

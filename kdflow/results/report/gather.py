@@ -12,6 +12,7 @@ from kdflow.results.measured import read_records
 from kdflow.results.published import published_records
 from kdflow.results.query import Answer, Line, query
 from kdflow.results.record import BASELINE, Record
+from kdflow.tracking.run import PEAK
 from kdflow.tracking.store import Curve, open_client, read_curves, read_texts, store_uri
 
 SPEC, GRAPH = "run.yaml", "graph.svg"
@@ -30,6 +31,7 @@ class Entry:
         step_ms: Median milliseconds of a training step, over the runs; None where unknown.
         spec: The filled method and bench of the first run; the others differ in the seed alone.
         graph: Drawing of the method as SVG; empty for a plain student.
+        peak_memory_mib: Most memory of the GPU that a run took; None on a CPU.
     """
 
     line: Line
@@ -39,6 +41,7 @@ class Entry:
     step_ms: float | None = None
     spec: str = ""
     graph: str = ""
+    peak_memory_mib: float | None = None
 
     @property
     def key(self) -> str:
@@ -117,17 +120,15 @@ def _entry(client: Any, line: Line, records: Sequence[Record], metric: str) -> E
     first = records[0]
     losses = ["loss/det", *(f"loss/{node}" for node in first.nodes)]
     curves = read_curves(client, first.run_id, [*losses, f"val/{metric}"])
-    times = [time for record in records if (time := _step_ms(client, record.run_id)) is not None]
+    speeds = [read_curves(client, record.run_id, ["step_time", PEAK]) for record in records]
+    times = [1000 * statistics.median(value for _, value in own["step_time"]) for own in speeds if own["step_time"]]
+    peaks = [value for own in speeds for _, value in own[PEAK]]
     texts = read_texts(client, first.run_id, (SPEC, GRAPH))
     return Entry(
         line, tuple(records), shares_of({name.removeprefix("loss/"): curves[name] for name in losses}),
         curves[f"val/{metric}"], statistics.median(times) if times else None, texts.get(SPEC, ""), texts.get(GRAPH, ""),
+        max(peaks, default=None),
     )
-
-
-def _step_ms(client: Any, run_id: str) -> float | None:
-    curve = read_curves(client, run_id, ["step_time"])["step_time"]
-    return 1000 * statistics.median(value for _, value in curve) if curve else None
 
 
 def shares_of(curves: Mapping[str, Curve]) -> dict[str, Curve]:

@@ -186,6 +186,7 @@ def _words(entry: Entry) -> Html:
         ("acts at", ", ".join(record.nodes)), ("rewires", ", ".join(record.rewires)), ("compares", ", ".join(record.knowledge)),
         ("formulas follow", record.fidelity),
         ("step", "" if entry.step_ms is None else f"{entry.step_ms:.0f} ms"),
+        ("memory of the GPU", "" if entry.peak_memory_mib is None else f"{entry.peak_memory_mib:.0f} MiB at most"),
     ]
     return el("p", "; ".join(f"{name}: {text}" for name, text in words if text), id=entry.key, class_="target")
 
