@@ -11,7 +11,8 @@ from kdflow.spec.bench import Bench, DataSpec, DetectorSpec
 from kdflow.spec.faults import validate
 from kdflow.spec.load import Document
 from kdflow.spec.method import SearchRange
-from kdflow.spec.resolve import BENCH_PATHS, bench_of
+from kdflow.spec.paths import BENCH_PATHS
+from kdflow.spec.resolve import bench_of
 
 SIZE = "data.size"
 """May be searched beside a teacher with a recipe, which is trained at the bench's own size in all trials."""
