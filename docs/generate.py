@@ -1,4 +1,4 @@
-"""Writes the pages that are made from specs, operations, detectors, data formats, taxonomy and comparisons into ``docs/generated/``."""
+"""Writes the pages that are made from specs, ops, detectors, data formats, taxonomy and comparisons into ``docs/generated/``."""
 
 from __future__ import annotations
 
@@ -195,7 +195,8 @@ def leader(file: File, entry: EntryRow, row: VerdictRow | None) -> tuple[str, ..
     gain = "" if row is None or row.mean is None else f"{row.mean:+.2f}"
     gain += "" if row is None or row.low is None or row.high is None else f" ({row.low:+.2f} to {row.high:+.2f})"
     return (
-        entry.name, ", ".join(map(code, entry.nodes)) or entry.kind, f"{statistics.fmean(values):.2f}{spread}" if values else "failed",
+        entry.name, ", ".join(map(code, entry.nodes)) or entry.kind,
+        f"{statistics.fmean(values):.2f}{spread}" if values else "failed",
         gain, f"{row.adjusted:.3f}" if gain and row else "", row.verdict if row else "",
         f"{cost.step_ms:.0f}" if cost and cost.step_ms else "",
     )

@@ -45,8 +45,8 @@ def test_two_workers_on_postgresql_end_with_the_file_of_one(tmp_path: Path) -> N
 
 
 def test_processes_of_torchrun_go_through_all_runs_together(tmp_path: Path) -> None:
-    command = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "tests.compare.drive", str(tmp_path / "runs")]
-    ranks = start(command, tmp_path / "home")
+    launch = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
+    ranks = start([*launch, "tests.compare.drive", str(tmp_path / "runs")], tmp_path / "home")
     said = ranks.communicate(timeout=600)
     assert ranks.returncode == 0, said
     comparison = result(tmp_path / "runs")

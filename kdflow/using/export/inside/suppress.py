@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -44,7 +45,7 @@ def _suppress_in_onnx(boxes: Any, scores: Any, iou: float, score: float, limit: 
     return op.NonMaxSuppression(boxes, scores, kept, overlap, least)
 
 
-TRANSLATIONS = {torch.ops.kdflow.suppress.default: _suppress_in_onnx}
+TRANSLATIONS: dict[Callable[..., Any], Callable[..., Any]] = {torch.ops.kdflow.suppress.default: _suppress_in_onnx}
 """For torch's exporter."""
 
 
