@@ -14,4 +14,5 @@ exclude_patterns = ["_build", "generated/*.md"]  # the latter are parts of other
 html_theme = "furo"
 html_title = f"kdflow {__version__}"
 html_static_path = []
+html_extra_path = ["generated/html"]
 nitpicky = True

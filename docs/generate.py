@@ -1,9 +1,10 @@
-"""Writes the pages that are made from specs, operations, detectors, data formats and the taxonomy into ``docs/generated/``."""
+"""Writes the pages that are made from specs, operations, detectors, data formats, taxonomy and comparisons into ``docs/generated/``."""
 
 from __future__ import annotations
 
 import re
 import shutil
+import statistics
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -14,8 +15,12 @@ from pydantic import BaseModel
 from kdflow.cli.describe import OptionFacts, describe_op, describe_options, literal
 from kdflow.cli.detectors import facts_of
 from kdflow.cli.methods import shipped
+from kdflow.compare.content import EntryRow, File, VerdictRow
+from kdflow.compare.page import page as comparison_page
+from kdflow.compare.page import read_folder
+from kdflow.compare.verify import warnings_of
 from kdflow.data.formats import DATASETS
-from kdflow.errors import KdflowError
+from kdflow.errors import KdflowError, UsageError
 from kdflow.escape import markdown, one_line
 from kdflow.experiment.setup import Setting, find_method, prepare, read_method
 from kdflow.graph import draw
@@ -29,6 +34,7 @@ from kdflow.taxonomy import load_tree
 
 HERE = Path(__file__).parent
 GENERATED = HERE / "generated"
+COMPARISONS = HERE / "evidence" / "comparisons"
 TINY = {"backbone": "timm:test_resnet", "neck": 64}
 
 
@@ -41,6 +47,7 @@ def main(folder: Path = GENERATED) -> int:
         write(folder / "ops" / f"{group}.md", op_page(group))
     for name in DETECTORS:
         write(folder / "detectors" / f"{name}.md", detector_page(name))
+    write(folder / "html" / "leaderboards" / "index.html", comparison_page(*read_folder(COMPARISONS)))
     problems = 0
     for facts in shipped():
         problems += method_page(facts, folder / "methods")
@@ -163,9 +170,41 @@ def schedules_page() -> str:
     return table(("schedule", "options", ""), rows)
 
 
+def leaderboards_page(folder: Path = COMPARISONS) -> str:
+    """One table per comparison that lies in a folder and passes its checks; the best gain first."""
+    shown, refused = read_folder(folder)
+    if refused:
+        raise UsageError("; ".join(refused))
+    parts = []
+    for one in shown:
+        comparison, (plain, *_) = one.file.comparison, one.file.comparison.entries
+        words = [f"The {owner} itself: {value:.1f}." for owner, value in comparison.taught_by().items()]
+        words += [f"Worth knowing: {said}." for said in warnings_of(one.file)]
+        rows = [leader(one.file, plain, None), *(leader(one.file, entry, row) for entry, row in one.ranked())]
+        head = ("entry", "acts at", one.metric, "gain, 95 % interval", "p, corrected", "verdict", "ms per step")
+        parts += [f"## {comparison.bench}", "", f"{comparison.title}: {len(comparison.settings.seeds)} seeds, "
+                  f"{comparison.settings.budget} trials of tuning for each entry. {markdown(' '.join(words))}", ""]
+        parts += [table(head, rows), "", *fenced(f"$ {comparison.settings.command}", "console"), ""]
+    return "\n".join(parts)
+
+
+def leader(file: File, entry: EntryRow, row: VerdictRow | None) -> tuple[str, ...]:
+    """A line of a leaderboard; the plain student's has no verdict."""
+    values, cost = list(entry.values_of(file.comparison.settings.metric).values()), file.costs.get(entry.name)
+    spread = f" \u00b1 {statistics.stdev(values):.2f}" if len(values) > 1 else ""
+    gain = "" if row is None or row.mean is None else f"{row.mean:+.2f}"
+    gain += "" if row is None or row.low is None or row.high is None else f" ({row.low:+.2f} to {row.high:+.2f})"
+    return (
+        entry.name, ", ".join(map(code, entry.nodes)) or entry.kind, f"{statistics.fmean(values):.2f}{spread}" if values else "failed",
+        gain, f"{row.adjusted:.3f}" if gain and row else "", row.verdict if row else "",
+        f"{cost.step_ms:.0f}" if cost and cost.step_ms else "",
+    )
+
+
 PAGES: dict[str, Callable[[], str]] = {
     "taxonomy.md": taxonomy_page, "methods.md": methods_page, "ports.md": ports_page, "detectors.md": detectors_page,
     "data.md": data_page, "augment.md": augment_page, "recipe.md": recipe_page, "schedules.md": schedules_page,
+    "leaderboards.md": leaderboards_page,
 }  # fmt: skip
 
 

@@ -167,7 +167,7 @@ def predict(
     """What a trained student finds in pictures, which are treated as in its evaluation.
 
     Args:
-        run: A run's folder or name, or a folder with ``student.py`` and its weights, whose code is then run.
+        run: A run's folder or name, an ONNX file, or another export; the code of a folder with ``student.py`` is run.
         paths: Images, folders of images, videos (where ``av`` or ``opencv`` is installed).
         output: Folder for drawn pictures and ``predictions.json``; none writes nothing.
         threshold: Detections have more than this score.

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
 EVEN = 1.5
 """A pull up to so many times above or below 1 needs no other weight."""
@@ -210,6 +210,23 @@ class Hook(Protocol):
 
     def run_ended(self, event: RunEnded) -> None:
         """Once, whatever happened."""
+        ...
+
+
+@runtime_checkable
+class Stateful(Protocol):
+    """A hook that has both is saved with every checkpoint, and loaded before :meth:`Hook.run_started` of a resumed run.
+
+    A state holds tensors, numbers, text, and lists, tuples and dicts of them. It is that after the last event at or before the
+    checkpoint's step; events behind it come again, marked as repeated.
+    """
+
+    def state_dict(self) -> Mapping[str, Any]:
+        """All that it remembers."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Remember what an earlier process's hook of this class gave."""
         ...
 
 

@@ -100,12 +100,12 @@ def _own(model: type[BaseModel], definitions: Schema) -> Schema:
 
 
 def _module(ops: Mapping[str, Op], definitions: Schema) -> Schema:
-    """The layers of an op, or a copy of a call."""
+    """The layers of an op, a copy of a call, or a part of another detector."""
     own = _own(ModuleEntry, definitions)
     copied = {key: value for key, value in own.items() if key != "op"}
     layers = {key: value for key, value in own.items() if key == "op"}
     return {
-        "if": {"required": ["copy"]},
+        "if": {"anyOf": [{"required": ["copy"]}, {"required": ["build"]}]},
         "then": {"type": "object", "properties": copied, "additionalProperties": False},
         "else": _chosen_by("op", ops, layers, options_only=True),
     }

@@ -21,7 +21,11 @@ class Split(StrEnum):
 
 def evaluate(
     place: Annotated[
-        str, typer.Argument(metavar="RUN|WEIGHTS", help="A run's folder or name; or weights of the bench's student.")
+        str,
+        typer.Argument(
+            metavar="RUN|EXPORT|WEIGHTS",
+            help="A run's folder or name; an ONNX file or another export; or weights of the bench's student.",
+        ),
     ],
     bench: BenchOption = None,
     split: Annotated[Split, typer.Option(help="Images to measure on.")] = Split.test,
@@ -35,8 +39,8 @@ def evaluate(
 ) -> None:
     """Measure a student on a split of a bench, over all classes and for each of them.
 
-    A run is measured on its own bench unless told otherwise, and gives its own numbers again. Weights (a file, a model folder, a
-    name that the library knows) go into the student of the bench.
+    A run is measured on its own bench unless told otherwise, and gives its own numbers again. What was exported sees the pictures
+    as they lie on disk, one by one. Weights (a file, a model folder, a name that the library knows) go into the bench's student.
     """
     from kdflow.using.measure import measure
 

@@ -43,6 +43,13 @@ def export(
         list[str] | None,
         typer.Option(metavar="PATH", help="Pictures to compare on, for the validation split. Repeatable."),
     ] = None,
+    measure: Annotated[
+        bool | None,
+        typer.Option(
+            "--measure/--no-measure",
+            help="Measure the export on the test split and show its AP beside the run's. [default: up to 1000 pictures]",
+        ),
+    ] = None,
     mlflow: Annotated[
         bool, typer.Option("--mlflow", help="Also keep it as a model of the run's record, with its signature.")
     ] = False,
@@ -51,7 +58,7 @@ def export(
     """Write a trained detector with everything that its evaluation did to a picture.
 
     Resize, padding, normalisation, classes and thresholds leave with it. Pictures of the validation split are shown to the new
-    form and to kdflow; unless both find the same, the export is refused.
+    form and to kdflow; unless both find the same, the export is refused. Then its AP on the test split is measured.
     """
     from kdflow.using.export.formats import export as write
 
@@ -63,6 +70,7 @@ def export(
         threshold=threshold,
         size=_size(picture),
         check=check or (),
+        measured=measure,
     )
     if json:
         say_json(
@@ -71,11 +79,12 @@ def export(
                 "files": list(done.files),
                 "compared": vars(done.agreement),
                 "notes": list(done.notes),
+                "AP": {"export": done.ap, "run": done.own},
             }
         )
     else:
         say(f"{done.folder}: {', '.join(done.files)}")
-        for words in (*done.notes, f"checked: {done.agreement.words}"):
+        for words in filter(None, (*done.notes, f"checked: {done.agreement.words}", done.words)):
             note(f"  {words}")
     if mlflow:
         from kdflow.using.export.record import keep

@@ -41,6 +41,7 @@ from kdflow.cli import (
     vocabulary,
 )
 from kdflow.cli.console import note
+from kdflow.collector import seldom_collecting
 from kdflow.errors import InvariantError, KdflowError, LostProcessError
 from kdflow.files import DISK, NEXT, reason_of
 
@@ -54,15 +55,15 @@ app = typer.Typer(
     help="Declare a knowledge-distillation method for object detectors in one YAML file, and run it.",
 )
 app.command("run")(run.run)
-app.command("check")(check.check)
-app.command("explain")(explain.explain)
+app.command("check")(seldom_collecting()(check.check))
+app.command("explain")(seldom_collecting()(explain.explain))
 app.command("probe")(probe.probe)
-app.command("diff")(diff.diff)
+app.command("diff")(seldom_collecting()(diff.diff))
 app.command("search")(search.search)
 app.command("sweep")(sweep.sweep)
 app.command("ablate")(ablate.ablate)
 app.command("compare")(compare.compare)
-app.command("matrix")(matrix.matrix)
+app.command("matrix")(seldom_collecting()(matrix.matrix))
 app.command("results")(results.results)
 app.command("report")(report.report)
 app.command("predict")(predict.predict)
@@ -70,13 +71,13 @@ app.command("eval")(evaluate.evaluate)
 app.command("export")(export.export)
 app.command("look")(look.look)
 app.command("new")(new.new)
-app.command("methods")(methods.methods)
+app.command("methods")(seldom_collecting()(methods.methods))
 app.command("taxonomy")(taxonomy.taxonomy)
-app.command("ops")(ops.ops)
+app.command("ops")(seldom_collecting()(ops.ops))
 app.command("kinds")(vocabulary.kinds)
 app.command("schedules")(vocabulary.schedules)
-app.command("detectors")(detectors.detectors)
-app.command("benches")(benches.benches)
+app.command("detectors")(seldom_collecting()(detectors.detectors))
+app.command("benches")(seldom_collecting()(benches.benches))
 app.add_typer(data.app, name="data")
 app.command("schema")(schema.schema)
 app.command("doctor")(doctor.doctor)

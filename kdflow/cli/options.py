@@ -36,7 +36,14 @@ Runs = Annotated[
     Path | None, typer.Option(metavar="DIR", help="Folder of runs; without it MLFLOW_TRACKING_URI, $KDFLOW_RUNS or kdflow-runs.")
 ]
 Run = Annotated[
-    str, typer.Argument(metavar="RUN", help="Folder of a run, or its name in the folder of runs; or a folder with student.py.")
+    str, typer.Argument(metavar="RUN", help="Folder of a run, or its name in the folder of runs.")
+]
+RunOrExport = Annotated[
+    str,
+    typer.Argument(
+        metavar="RUN|EXPORT",
+        help="Folder of a run, or its name in the folder of runs; an ONNX file, or a folder that was exported.",
+    ),
 ]
 Owner = Annotated[str, typer.Option("--owner", metavar="NAME", help="student, or a teacher of the run.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
@@ -47,6 +54,6 @@ OutputFile = Annotated[
 
 def overrides_of(pairs: Sequence[str] | None) -> dict[str, Any]:
     """``--set`` as a mapping; raises UsageError for text that is no PATH=VALUE."""
-    from kdflow.spec.resolve import parse_overrides
+    from kdflow.spec.paths import parse_overrides
 
     return parse_overrides(list(pairs or ()))

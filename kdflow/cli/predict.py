@@ -8,12 +8,12 @@ from typing import Annotated
 import typer
 
 from kdflow.cli.console import note, say, say_json
-from kdflow.cli.options import Device, JsonOption, Owner, Run
+from kdflow.cli.options import Device, JsonOption, Owner, RunOrExport
 from kdflow.escape import one_line
 
 
 def predict(
-    run: Run,
+    run: RunOrExport,
     paths: Annotated[list[str], typer.Argument(metavar="PATH...", help="Images, folders of images, videos.")],
     output: Annotated[
         Path | None,
@@ -26,7 +26,7 @@ def predict(
 ) -> None:
     """Find objects in pictures, which are treated as in the student's evaluation.
 
-    Without --output the detections are only printed. A folder that was exported is used by the code that lies in it.
+    Without --output the detections are only printed. A folder with student.py is used by the code that lies in it.
     """
     from kdflow.using.predict import predictions
 

@@ -13,7 +13,7 @@ from kdflow.cli.options import BenchOption, JsonOption, Output, SetOption, Spec,
 
 if TYPE_CHECKING:
     from kdflow.events import Silent
-    from kdflow.search.outcome import Outcome
+    from kdflow.search.outcome import Best, Outcome
 
 Trials = Annotated[
     int | None, typer.Option(min=1, help="Finished trials of the study in all, however many workers share it; 20 unless told.")
@@ -22,7 +22,8 @@ Metrics = Annotated[
     list[str] | None,
     typer.Option(
         "--metric",
-        help="Judged on the validation split; AP unless told. Repeated, also with step_ms or added_parameters: a Pareto front.",
+        help="Judged on the validation split; the method's own metric, else AP. Repeated, also with flops, parameters, step_ms "
+        "or added_parameters: a Pareto front.",
     ),
 ]
 Includes = Annotated[
@@ -43,9 +44,15 @@ def search(
     bench: BenchOption = None,
     storage: Storage = None,
     study: Annotated[str | None, typer.Option(metavar="NAME", help="Name; without it made of method and bench.")] = None,
-    sampler: Annotated[str | None, typer.Option(help="tpe (unless told), cmaes, random, grid or gp.")] = None,
+    sampler: Annotated[
+        str | None, typer.Option(help="tpe (unless told), nsga2 (unless told, for several metrics), cmaes, random, grid or gp.")
+    ] = None,
     pruner: Annotated[str | None, typer.Option(help="median (unless told), hyperband or none.")] = None,
     metric: Metrics = None,
+    limit: Annotated[
+        list[str] | None,
+        typer.Option(metavar="COST=N", help="A trial whose student has more flops or parameters is not trained. Repeatable."),
+    ] = None,
     include: Includes = None,
     sets: SetOption = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Length of every trial; without it the recipe's.")] = None,
@@ -81,8 +88,9 @@ def search(
 
     request = Request(
         trials=trials, bench=bench, study=study, storage=storage, sampler=sampler, pruner=pruner, metrics=tuple(metric or ()),
-        include=tuple(include or ()), overrides=overrides_of(sets), steps=steps, seed=seed, timeout=timeout, resume=resume,
-        join=join, together=together, device=device, output=output, write=write, plain_seeds=plain_seeds, hooks=_progress(),
+        limits=tuple(limit or ()), include=tuple(include or ()), overrides=overrides_of(sets), steps=steps, seed=seed,
+        timeout=timeout, resume=resume, join=join, together=together, device=device, output=output, write=write,
+        plain_seeds=plain_seeds, hooks=_progress(),
     )
     try:
         outcome = run_search(spec, request, note)
@@ -109,6 +117,31 @@ def _progress() -> Callable[[int | str], Sequence[Silent]]:
     return hooks
 
 
+def _front(front: Sequence[Best]) -> str:
+    """A line per trial: what it is judged by, and its values."""
+    paths = list(dict.fromkeys(path for best in front for path in best.values))
+    rows = [
+        (
+            str(best.number),
+            *(_number(metric, value) for metric, value in best.objectives.items()),
+            *(str(best.values.get(path, "")) for path in paths),
+        )
+        for best in front
+    ]
+    return columns(rows, head=("trial", *front[0].objectives, *paths))
+
+
+def _number(metric: str, value: float) -> str:
+    """Percent with two decimals; counts of operations and parameters short (1.23 G)."""
+    from kdflow.spec.metrics import QUALITY
+
+    if metric not in QUALITY:
+        for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+            if abs(value) >= size:
+                return f"{value / size:.2f} {unit}"
+    return f"{value:.2f}"
+
+
 def _report(outcome: Outcome) -> str:
     """The outcome in words."""
     counts = ", ".join(f"{count} {state}" for state, count in outcome.counts.items())
@@ -116,11 +149,12 @@ def _report(outcome: Outcome) -> str:
     lines += [f"trial {number} failed: {reason}" for number, reason in outcome.failures.items()]
     if not outcome.best:
         return "\n".join([*lines, "no trial has finished, so there is no best one"])
-    if len(outcome.best) > 1:
-        lines.append("no trial is better in everything than these (validation):")
-    for best in outcome.best:
-        found = "  ".join(f"{metric} {value:.2f}" for metric, value in best.objectives.items())
-        lines.append(f"trial {best.number}, validation: {found}")
+    if len(outcome.best[0].objectives) > 1:
+        lines.append("the front: no trial is better in everything than these (validation)")
+        lines.append(_front(outcome.best))
+    else:
+        found = "  ".join(f"{metric} {_number(metric, value)}" for metric, value in outcome.best[0].objectives.items())
+        lines.append(f"trial {outcome.best[0].number}, validation: {found}")
     if outcome.test:
         shown = "  ".join(f"{m} {outcome.test[m]:.2f}" for m in ("AP", "AP50", "voc_ap50") if m in outcome.test)
         lines.append(f"trial {outcome.best[0].number}, test (measured once): {shown}")

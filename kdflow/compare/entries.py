@@ -14,10 +14,10 @@ from kdflow.experiment.session import Preview, Session
 from kdflow.experiment.setup import Setting, brings_architecture, is_bench_path, names_in, prepare, read_method
 from kdflow.experiment.shelf import Shelf
 from kdflow.resources import specs_folder
-from kdflow.search.space import Space, space_of
+from kdflow.search.space import Space, ranges_of_weights_as_share, share_range, space_of
 from kdflow.spec.balance import Share
 from kdflow.spec.bench import UNTRAINED, Bench, Recipe
-from kdflow.spec.method import Method, SearchRange
+from kdflow.spec.method import PARENT, Method, SearchRange
 
 Kind = Literal["plain", "method", "control"]
 PLAIN = "plain student"
@@ -193,8 +193,9 @@ class _Maker:
         except SpecError as error:
             self.left_out[name] = error.faults[0].problem
             return None
-        own = {} if setting.method.search else weight_ranges(setting.method)
-        note = "the student starts with weights of the teacher" if setting.method.init else ""
+        own = {} if setting.method.search else ranges_of_weights_as_share(setting, weight_ranges(setting.method))
+        inherits = any(rule.source != PARENT for rule in setting.method.init)
+        note = "the student starts with weights of the teacher" if inherits else ""
         return self._entry(setting.method.method, "method", spec, setting, self.session.identify(setting), {}, own, note)
 
     def controls(self, methods: Sequence[Entrant]) -> list[Entrant]:
@@ -288,7 +289,7 @@ def weight_ranges(method: Method) -> dict[str, SearchRange]:
     for name, term in method.terms.items():
         weight = term.weight
         if isinstance(weight, Share):
-            ranges[f"terms.{name}.weight.share"] = SearchRange(low=weight.share / 2, high=(1 + weight.share) / 2)
+            ranges[f"terms.{name}.weight.share"] = share_range(weight.share)
         elif weight > 0 and not name.startswith("det."):
             ranges[f"terms.{name}.weight"] = SearchRange(low=weight / WEIGHT_FACTOR, high=weight * WEIGHT_FACTOR, log=True)
     return ranges

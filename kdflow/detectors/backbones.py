@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 import torchvision
 from torch import Tensor, nn
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
+from torchvision.models.resnet import BasicBlock, ResNet
 from torchvision.ops import FeaturePyramidNetwork, FrozenBatchNorm2d
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7
 
@@ -59,6 +61,8 @@ class BackboneSpec:
         pretrained: Weights of the backbone alone: a state-dict file, a weight name of the library, or None.
         trainable: Number of stages that train, counted from C5 down; 5 trains all. None: 3 with pretrained weights, else 5.
         neck_norm: ``batch`` puts BatchNorms into the pyramid.
+        depths: Blocks of a ResNet's four stages; empty for the usual ones.
+        inner_width: Channels inside the bottlenecks of its first stage; None for the usual ones.
     """
 
     name: str
@@ -69,14 +73,26 @@ class BackboneSpec:
     pretrained: str | None = None
     trainable: int | None = None
     neck_norm: Literal["none", "batch"] = "none"
+    depths: tuple[int, ...] = ()
+    inner_width: int | None = None
 
     def __post_init__(self) -> None:
-        """Raises UsageError for a pyramid that a MobileNet does not have."""
+        """Raises UsageError for a pyramid that a MobileNet does not have, and pretrained weights of another network."""
+        if self.reshaped and self.pretrained is not None:
+            raise UsageError(
+                "pretrained_backbone holds the weights of the usual blocks, which depths and inner_width change. Next: leave "
+                "one of them out"
+            )
         if self.name in MOBILE and (self.first != 2 or self.extra != "pool"):
             raise UsageError(
                 f"{self.name} has the two maps of stride 32 that torchvision's Faster R-CNN reads, and no pyramid from P3 on. "
                 f"Next: {TIMM} and timm's name of it, such as {TIMM}mobilenetv3_large_100"
             )
+
+    @property
+    def reshaped(self) -> bool:
+        """True where its blocks are not the usual ones."""
+        return bool(self.depths) or self.inner_width is not None
 
     @property
     def stages(self) -> tuple[int, ...]:
@@ -133,7 +149,7 @@ def build_backbone(spec: BackboneSpec) -> tuple[Expression, tuple[int, ...]]:
     if spec.name not in RESNETS:
         known = choices(spec.name, (*RESNETS, *MOBILE), limit=20)
         raise UsageError(f'no backbone "{spec.name}".{known} or {TIMM}<name of a timm model>')
-    made = Expression(torchvision.models.get_model, spec.name, norm_layer=norm_layer(spec.norm))
+    made = _resnet(spec)
     body = made.build()
     if spec.pretrained is not None:
         load_body(body, spec.name, spec.pretrained)
@@ -146,12 +162,29 @@ def build_backbone(spec: BackboneSpec) -> tuple[Expression, tuple[int, ...]]:
     return pyramid.called("backbone"), tuple(channels)
 
 
+def _resnet(spec: BackboneSpec) -> Expression:
+    """Torchvision's model of this name, or the same class with blocks of another number or width."""
+    made = Expression(torchvision.models.get_model, spec.name, norm_layer=norm_layer(spec.norm))
+    if not spec.reshaped:
+        return made
+    with torch.device("meta"):
+        usual = torchvision.models.get_model(spec.name)
+    block, stages = type(usual.layer1[0]), (usual.layer1, usual.layer2, usual.layer3, usual.layer4)
+    if spec.inner_width is not None and block is BasicBlock:
+        raise UsageError(f"inner_width is for bottleneck blocks, which {spec.name} does not have. Next: resnet50, or depths")
+    depths = list(spec.depths) or [len(stage) for stage in stages]
+    width = usual.base_width if spec.inner_width is None else spec.inner_width
+    options = {"groups": usual.groups, "width_per_group": width, "norm_layer": norm_layer(spec.norm)}
+    return Expression(ResNet, block, depths, **options)
+
+
 def _neck_norm(spec: BackboneSpec) -> dict[str, Any]:
     return {"norm_layer": nn.BatchNorm2d} if spec.neck_norm == "batch" else {}
 
 
 def _mobile(spec: BackboneSpec) -> tuple[Expression, tuple[int, ...]]:
     """As in torchvision's own MobileNet detectors: the last map that halves the picture, and the last one of all."""
+    _require_resnet(spec, False)
     made = Expression(torchvision.models.get_model, spec.name, norm_layer=norm_layer(spec.norm))
     whole = made.build()
     if spec.pretrained is not None:
@@ -205,8 +238,10 @@ def _timm(spec: BackboneSpec) -> tuple[Expression, tuple[int, ...]]:
 
     name, trainable = spec.name.removeprefix(TIMM), _trainable(spec)
     indices = timm_indices(name, spec.stages)
-    made = Expression(timm.create_model, name, features_only=True, out_indices=indices)
-    made.given(create_timm(name, indices, spec.pretrained))
+    _require_resnet(spec, timm.model_entrypoint(name).__module__ == "timm.models.resnet")
+    shape = _timm_shape(spec)
+    made = Expression(timm.create_model, name, features_only=True, out_indices=indices, **shape)
+    made.given(create_timm(name, indices, spec.pretrained, shape))
     if spec.norm == "frozen":
         from timm.layers import freeze_batch_norm_2d
 
@@ -220,6 +255,18 @@ def _timm(spec: BackboneSpec) -> tuple[Expression, tuple[int, ...]]:
         TimmPyramid, made, list(channels), spec.width, extra_block(spec, channels[-1]), **_neck_norm(spec)
     )
     return pyramid.called("backbone"), tuple(channels)
+
+
+def _require_resnet(spec: BackboneSpec, is_one: bool) -> None:
+    if spec.reshaped and not is_one:
+        key = "depths" if spec.depths else "inner_width"
+        raise UsageError(f"{key} is for ResNets, which {spec.name} is not. Next: leave it out, or take another backbone")
+
+
+def _timm_shape(spec: BackboneSpec) -> dict[str, Any]:
+    """Timm's keywords for other blocks."""
+    depths = {"layers": list(spec.depths)} if spec.depths else {}
+    return {**depths, **({} if spec.inner_width is None else {"base_width": spec.inner_width})}
 
 
 def timm_indices(name: str, stages: Sequence[int]) -> tuple[int, ...]:
@@ -244,12 +291,21 @@ def timm_indices(name: str, stages: Sequence[int]) -> tuple[int, ...]:
     return tuple(len(reductions) - 1 - reductions[::-1].index(2**s) for s in stages)
 
 
-def create_timm(name: str, indices: Sequence[int], pretrained: str | None) -> Any:
-    """A timm feature extractor; ``pretrained`` is a state-dict file, or ``default`` for the weights that timm names."""
+def create_timm(
+    name: str, indices: Sequence[int], pretrained: str | None, shape: Mapping[str, Any] | None = None
+) -> Any:
+    """A timm feature extractor.
+
+    Args:
+        name: timm's name of it.
+        indices: Features that it gives.
+        pretrained: A state-dict file, or ``default`` for the weights that timm names.
+        shape: Further keywords of the model.
+    """
     import timm
 
     say_once()
-    settings: dict[str, Any] = {"features_only": True, "out_indices": tuple(indices)}
+    settings: dict[str, Any] = {"features_only": True, "out_indices": tuple(indices), **(shape or {})}
     if pretrained is None:
         return timm.create_model(name, pretrained=False, **settings)
     file = Path(pretrained).expanduser()

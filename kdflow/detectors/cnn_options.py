@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pydantic import PositiveInt, field_validator
+
 from kdflow.detectors.backbones import BackboneSpec, Extra, Norm
 from kdflow.detectors.normalize import IMAGENET_MEAN, IMAGENET_STD
 from kdflow.options import Options, option
@@ -21,6 +23,13 @@ class PyramidOptions(Options):
     pretrained_backbone: str | None = option(
         None, "State-dict file or weight name (``default``, ``IMAGENET1K_V2``) for the backbone alone."
     )
+    depths: tuple[PositiveInt, ...] = option((), "Blocks of a ResNet's four stages instead of the usual ones.")
+    inner_width: int | None = option(
+        None,
+        "Channels inside the bottleneck blocks of a ResNet's first stage, doubled from stage to stage, 64 in ResNet-50; what the "
+        "blocks hand on keeps its width.",
+        ge=8,
+    )
     neck: int = option(256, "Channels of the pyramid and of the towers on it.", gt=0)
     norm: Norm = option(
         "batch", "``batch``, or ``frozen`` for BatchNorms that are constants (for pretrained backbones)."
@@ -35,8 +44,16 @@ class PyramidOptions(Options):
     def pyramid(self, first: int = 2, extra: Extra = "pool") -> BackboneSpec:
         """What the pyramid is built from; see :class:`BackboneSpec` for the arguments."""
         return BackboneSpec(
-            self.backbone, self.neck, self.norm, first, extra, self.pretrained_backbone, self.trainable_layers
+            self.backbone, self.neck, self.norm, first, extra, self.pretrained_backbone, self.trainable_layers,
+            depths=self.depths, inner_width=self.inner_width,
         )
+
+    @field_validator("depths")
+    @classmethod
+    def _four(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if len(value) not in (0, 4):
+            raise ValueError("give one number for each of the four stages")
+        return value
 
 
 class DetectionOptions(Options):

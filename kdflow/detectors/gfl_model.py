@@ -48,7 +48,7 @@ def tower(width: int, blocks: int, groups: int) -> nn.Sequential:
 
 def cells(values: Tensor, size: int) -> Tensor:
     """(B, size, H, W) -> (B, H * W, size)."""
-    return values.flatten(2).transpose(1, 2).reshape(len(values), -1, size)
+    return values.flatten(2).transpose(1, 2).reshape(values.shape[0], -1, size)
 
 
 def square_priors(maps: list[Tensor], strides: tuple[int, ...], side: float) -> list[Tensor]:
@@ -186,7 +186,7 @@ class ATSSHead(PointHead):
         """Priors moved by the deltas, whose units are 0.1 and 0.2."""
         del level
         deltas = outputs["deltas"]
-        return self.coder.decode_single(deltas.reshape(-1, 4), priors.repeat(len(deltas), 1)).view_as(deltas)
+        return self.coder.decode_single(deltas.reshape(-1, 4), priors.repeat(deltas.shape[0], 1)).view_as(deltas)
 
     def scores(self, outputs: dict[str, Tensor]) -> Tensor:
         """Class probability times centerness."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import pickle
+import re
 import zipfile
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
@@ -27,36 +28,52 @@ _TEXTS = {
     b"{": "it is JSON text. Next: name the file with the tensors",
 }
 _SHOWN = 12
+_AVERAGED = re.compile(r"(^|[._])ema($|[._])", re.IGNORECASE)
+"""Names of weights that are averaged over training: ``ema``, ``model_ema``, ``ema_state_dict``."""
 
 
-def read_state(file: Path, option: str = "weights") -> dict[str, Tensor]:
-    """The state dict in a file: itself, or the only one among the entries of a checkpoint.
+def read_state(file: Path, option: str = "weights", entry: str | None = None) -> dict[str, Tensor]:
+    """The state dict in a file: itself, the only one among the entries of a checkpoint, or of several the averaged one.
 
     Args:
         file: ``torch.save`` or safetensors, told apart by content.
         option: The key that named the file, for messages.
+        entry: Which of several is taken, by its keys joined with dots (``ema.module``).
 
     Raises:
-        UsageError: The file holds no state dict of plain tensors, or several; says what it holds and how to cut one out.
+        UsageError: The file holds no state dict of plain tensors, or several of which none is chosen; says what it holds and what
+            to do.
     """
     name = f'{option} "{file}"'
     content = _read(file, name)
-    found = dict(_state_dicts(content))
-    if len(found) == 1:
-        path, state = next(iter(found.items()))
-        if path:
-            _log.warning("%s: the state dict is taken from its entry %s", name, ".".join(path))
-        return dict(state)
+    found = {".".join(path): state for path, state in _state_dicts(content)}
+    if entry is None and set(found) == {""}:
+        return dict(found[""])
     if found:
-        listed = _listed({".".join(path): state for path, state in found.items()})
-        words = f"{name} holds {len(found)} state dicts: {listed}. kdflow does not choose among them"
-        raise UsageError(f"{words}. Next: {_cut(file, next(iter(found)))}")
+        return dict(found[_chosen(found, entry, name, option)])
     if isinstance(content, Mapping):
         raise UsageError(
             f"{name}: this is no state dict (a mapping from parameter names to tensors), and none of its entries is one; "
             f"it holds {_listed(content)}"
         )
     raise UsageError(f"{name}: this is no state dict (a mapping from parameter names to tensors) but a {_sort(content)}")
+
+
+def _chosen(found: Mapping[str, Any], entry: str | None, name: str, option: str) -> str:
+    """The entry that is taken, which is said; what was averaged over training is what a training publishes."""
+    listed = _listed(found)
+    if entry is not None:
+        if entry in found:
+            return entry
+        holds = "is a state dict itself" if set(found) == {""} else f"holds the state dicts {listed}"
+        raise UsageError(f"{option}_entry: {entry} is no entry of the file: {name} {holds}")
+    averaged = list(found) if len(found) == 1 else [path for path in found if _AVERAGED.search(path)]
+    if len(averaged) == 1:
+        others = "" if len(found) == 1 else f", the averaged one of {listed}"
+        _log.warning("%s: the state dict is taken from its entry %s%s", name, averaged[0], others)
+        return averaged[0]
+    names = ", ".join(f"{option}_entry: {path}" for path in found) if option == "weights" else "a file with one of them"
+    raise UsageError(f"{name} holds {len(found)} state dicts: {listed}. kdflow does not choose among them. Next: {names}")
 
 
 def without_prefix(state: Mapping[str, Tensor], own: Mapping[str, Any], source: str) -> dict[str, Tensor]:

@@ -31,7 +31,9 @@ WITHOUT_EPS = ("FasterRCNN_ResNet50_FPN_Weights.COCO_V1", "RetinaNet_ResNet50_FP
 """Weights trained when the library's frozen BatchNorm had no epsilon; its own builders set 0 for them too."""
 
 
-def load_weights(detector: Detector, weights: str | Path, rows: str | Sequence[str] | None = None) -> None:
+def load_weights(
+    detector: Detector, weights: str | Path, rows: str | Sequence[str] | None = None, entry: str | None = None
+) -> None:
     """Load weights into ``detector.model``, strictly.
 
     Args:
@@ -41,22 +43,26 @@ def load_weights(detector: Detector, weights: str | Path, rows: str | Sequence[s
             name, so a COCO model becomes a detector of the classes at hand.
         rows: For a file: the class names behind the rows of its predictors, in their order, or the name of one of
             :data:`LISTS`; those of the classes at hand are chosen. None takes the file as it is.
+        entry: For a file with several state dicts: which one, see :func:`kdflow.detectors.weight_files.read_state`.
 
     Raises:
         UsageError: No such file or name, or the weights do not fit the model.
     """
     file = Path(weights).expanduser()
-    if file.is_file() and rows is not None:
-        state = without_prefix(read_state(file), detector.model.state_dict(), str(weights))
-        names = LISTS[rows] if isinstance(rows, str) else rows
-        fit(detector.model, rows_by_name(state, detector, names, str(weights)), str(weights), detector.classes)
-    elif file.is_file():
-        _check_order(file, detector.classes)
-        fit(detector.model, read_state(file), str(weights), detector.classes)
-    elif rows is not None:
-        raise UsageError(f'weights_classes is for a file of weights; "{weights}" is none, and its classes are known')
-    else:
+    if not file.is_file():
+        for key, given in (("weights_classes", rows), ("weights_entry", entry)):
+            if given is not None:
+                raise UsageError(f'{key} is for a file of weights; "{weights}" is none, and what it holds is known')
         detector.load(str(weights))
+        return
+    state = read_state(file, entry=entry)
+    if rows is None:
+        _check_order(file, detector.classes)
+    else:
+        names = LISTS[rows] if isinstance(rows, str) else rows
+        own = without_prefix(state, detector.model.state_dict(), str(weights))
+        state = rows_by_name(own, detector, names, str(weights))
+    fit(detector.model, state, str(weights), detector.classes)
 
 
 def _check_order(file: Path, classes: Sequence[str]) -> None:

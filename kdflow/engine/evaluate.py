@@ -81,7 +81,7 @@ def examine(
     evaluator: str = HOTCOCO,
 ) -> Evaluation:
     """The same as :func:`evaluate`, with what was found and how each class fared."""
-    detections = _detect(detector, loader, _category_ids(detector.classes, ground_truth), device)
+    detections = _detect(detector, loader, category_ids(detector.classes, ground_truth), device)
     everywhere: dict[int, list[Found]] = {}
     for part in ranks.gather(detections):
         for image_id, found in part.items():
@@ -143,7 +143,7 @@ def _detect(
                 boxes = to_disk(boxes, batch.image_sizes[index], batch.original_sizes[index])
                 rows = zip(boxes.tolist(), scores.tolist(), labels.tolist(), strict=True)
                 found.setdefault(batch.image_ids[index], [
-                    _as_coco(batch.image_ids[index], category_ids[label], box, score) for box, score, label in rows
+                    as_coco(batch.image_ids[index], category_ids[label], box, score) for box, score, label in rows
                 ])
     finally:
         for module, mode in was_training.items():
@@ -177,7 +177,8 @@ def to_disk(boxes: Tensor, size: tuple[int, int], original: tuple[int, int]) -> 
     return (boxes * scale).clamp(min=0).minimum(limit)
 
 
-def _as_coco(image_id: int, category_id: int, box: Sequence[float], score: float) -> Found:
+def as_coco(image_id: int, category_id: int, box: Sequence[float], score: float) -> Found:
+    """A detection (xyxy, pixels on disk) as COCO writes it."""
     x1, y1, x2, y2 = box
     return {"image_id": image_id, "category_id": category_id, "bbox": [x1, y1, x2 - x1, y2 - y1], "score": score}
 
@@ -193,8 +194,8 @@ def _best(found: Sequence[Found], limit: int) -> list[Found]:
     return best
 
 
-def _category_ids(classes: Sequence[str], ground_truth: Mapping[str, Any]) -> list[int]:
-    """COCO category id of each label, matched by name."""
+def category_ids(classes: Sequence[str], ground_truth: Mapping[str, Any]) -> list[int]:
+    """COCO category id of each label, matched by name; DataError where the names are others."""
     ids = {category["name"]: category["id"] for category in ground_truth["categories"]}
     if set(ids) != set(classes):
         raise DataError(

@@ -143,10 +143,7 @@ def begin(run: Run, resume: bool) -> None:
         training.enter(0)
         run.inspect()
         return
-    training.resume(found.state)
-    run.resumed_from = run.reported = training.step
-    run.saved = (training.step, training.at)
-    run.notes = (*found.notes, f"resumed_from_step {training.step}")
+    run.resume(found)
 
 
 def _carry_out(run: Run) -> RunEnded:

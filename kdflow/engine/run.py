@@ -13,9 +13,10 @@ import torch
 
 from kdflow.engine import ranks
 from kdflow.engine.calibrate import aside, calibrate
-from kdflow.engine.checkpoint import Checkpoints, Writer
+from kdflow.engine.checkpoint import Checkpoints, Found, Writer
 from kdflow.engine.interruption import Interruption
 from kdflow.engine.journal import Journal
+from kdflow.engine.listeners import give_back, states
 from kdflow.engine.machine import Machine
 from kdflow.engine.phases import lay_out
 from kdflow.engine.protocols import Loader, Metrics, Passes, Plan, Preparation
@@ -113,8 +114,9 @@ class Run:
         """A run before its first step, its plan on the machine.
 
         Raises:
-            UsageError: Phases or patterns that fit nothing, a folder of another run.
+            UsageError: Phases or patterns that fit nothing, a folder of another run, a hook whose state cannot be saved.
         """
+        states(fit.hooks)
         phases = lay_out(fit.phases, fit.total_steps)
         return cls(
             fit,
@@ -125,6 +127,15 @@ class Run:
             interruption,
             loader,
         )
+
+    def resume(self, found: Found) -> None:
+        """Go on from a checkpoint, with what the listeners remembered."""
+        training = self.training
+        training.resume(found.state)
+        self.resumed_from = self.reported = training.step
+        self.saved = (training.step, training.at)
+        forgotten = give_back(self.hooks, found.state.get("hooks", {})) if training.machine.is_first else ()
+        self.notes = (*found.notes, *forgotten, f"resumed_from_step {training.step}")
 
     @contextmanager
     def timed(self) -> Iterator[None]:
@@ -231,7 +242,7 @@ class Run:
         """Write a checkpoint, of a sound state only."""
         training = self.training
         training.check(thorough=training.step == training.phase.end)
-        state = training.state()
+        state = {**training.state(), "hooks": states(self.hooks)}
         if training.machine.is_first:
             self.checkpoints.save(state)
         ranks.wait()

@@ -29,12 +29,13 @@ NO_EFFECT: Mapping[type[BaseModel], frozenset[str]] = {
     DataSpec: frozenset({"workers", "resident"}),
     Recipe: frozenset({"checkpoint_every", "log_every"}),
     Evaluation: frozenset({"evaluator"}),
-    Method: frozenset({"title", "paper", "fidelity", "search", "variants", "bench", "plugins", "constants"}),
+    Method: frozenset({"title", "paper", "fidelity", "search", "metric", "variants", "bench", "plugins", "constants"}),
 }
 """Fields that change no result, by model."""
 UNLESS_SET: Mapping[type[BaseModel], frozenset[str]] = {
     Recipe: frozenset({"calibrate", "fast", "checkpoint_activations"}),
     TermEntry: frozenset({"control"}),
+    DetectorSpec: frozenset({"weights_entry"}),
 }
 """Fields that count where they are set: whatever was known before they existed keeps its hash."""
 PLACES: Mapping[type[BaseModel], frozenset[str]] = {
@@ -102,27 +103,34 @@ def identify(setting: Setting, data: str, threads: int = 0, processes: int = 1) 
         "bench": {**own, "student": _without_weights(student)},
         "teachers": teachers,
         "weights": weights_content(student, setting.detectors["student"]),
+        **({} if setting.start is None else {"start": known_file_hash(setting.start)}),
         "data": data,
         "divisor": max(d.size_divisor for d in setting.detectors.values()),
         "code": {
             "student": detector_code(student.detector, setting.detectors["student"].code),
             "ops": op_code(setting.plan.graph),
+            **_code_of_parts(setting.method),
         },
     }
     parts = {**common, "seed": setting.seed, "threads": threads, "processes": processes}
     return Identity(plain(parts), stream_of(setting), digest(common), digest({"bench": whole, "data": data}))
 
 
+def _code_of_parts(method: Method) -> dict[str, str]:
+    """Hash of the code of every detector that the method builds for a part of it."""
+    return {name: detector_code(entry.build.detector) for name, entry in method.modules.items() if entry.build}
+
+
 def teacher_identity(spec: TeacherSpec, detector: Detector, bench: Bench, data: str) -> str:
     """Hash of everything that determines a teacher: its weights, or the recipe and the data that it learns from."""
-    sight = bench.data
+    sight, size = bench.data, spec.size or bench.data.size
     return digest(
         {
-            "teacher": _without_weights(spec),
+            "teacher": {**_without_weights(spec), "size": None},
             "weights": weights_content(spec, detector),
             "classes": detector.classes,
             "data": data,
-            "sight": [sight.size, sight.max_size, sight.fixed, sight.flip, effects(sight.augment), detector.size_divisor],
+            "sight": [size, sight.max_size, sight.fixed, sight.flip, effects(sight.augment), detector.size_divisor],
             "evaluation": effects(bench.evaluation),
             "seed": TEACHER_SEED,
             "code": detector_code(spec.detector, detector.code),
@@ -146,7 +154,8 @@ def effects(value: Any) -> Any:
     """Plain data of what in a document has an effect."""
     if isinstance(value, BaseModel):
         silent = {name for kind in type(value).__mro__ for name in NO_EFFECT.get(kind, ())}
-        unset = {name for name in UNLESS_SET.get(type(value), ()) if getattr(value, name) is None}
+        optional = {name for kind in type(value).__mro__ for name in UNLESS_SET.get(kind, ())}
+        unset = {name for name in optional if getattr(value, name) is None}
         fields = {name: getattr(value, name) for name in type(value).model_fields if name not in silent | unset}
         places = {name for kind in type(value).__mro__ for name in PLACES.get(kind, ())}
         written = {**fields, **(value.model_extra or {})}

@@ -18,6 +18,7 @@ from kdflow.experiment.result import RESULT, RunResult
 from kdflow.experiment.setup import Setting, is_bench_path
 from kdflow.files import as_json, write_json
 from kdflow.graph.facets import knowledge, needs
+from kdflow.spec.metrics import recorded_name
 from kdflow.tracking.mlflow import MlflowTracker
 from kdflow.tracking.run import DETAILS, RunFacts, Tracker, safe_name
 
@@ -77,6 +78,7 @@ def publish(trackers: Sequence[Tracker], done: RunResult, two_splits: bool, is_t
     folder = Path(done.folder)
     files = [] if is_trial else [folder / "student.py", *([Path(done.student_path)] if done.student_path else [])]
     metrics = dict(done.validation) if is_trial else {**done.metrics, **details_of(done)}
+    metrics |= {recorded_name(name): value for name, value in done.costs.items()}
     split = "val" if is_trial or two_splits else "test"
     for tracker in trackers:
         tracker.text(RESULT, as_json(done.as_json()))

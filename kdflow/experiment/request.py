@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +24,22 @@ class TrialOf:
         study: Name of the search.
         number: Number of the trial in it, or the name of a run beside its trials.
         parent: MLflow id of the search's own run.
+        costs: Costs of the student that are measured before it trains, and recorded.
+        limits: Cost -> most that is allowed; a student that costs more is not trained.
+        start: Checkpoint with the student that this one's ``init:`` takes weights from.
     """
 
     study: str
     number: int | str
     parent: str = ""
+    costs: tuple[str, ...] = ()
+    limits: Mapping[str, float] = field(default_factory=dict)
+    start: Path | None = None
+
+    def excess(self, costs: Mapping[str, float]) -> str:
+        """Which limits the costs are beyond, in words; empty where they are kept."""
+        beyond = [(name, costs[name], most) for name, most in self.limits.items() if costs.get(name, 0.0) > most]
+        return ", ".join(f"{name} {cost:.4g} is above {most:.4g}" for name, cost, most in beyond)
 
     def folder(self, output: Path, bench: str) -> Path:
         """Where the trial's checkpoints lie."""
@@ -76,7 +87,8 @@ class RunRequest:
         """
         method = self.spec if isinstance(self.spec, MethodSpec) else read_method(self.spec)
         changes = with_length(self.overrides, self.steps, self.precision, self.compiled, self.calibrate, self.fast)
-        return prepare(method, self.bench, overrides=changes, seed=self.seed, teachers=teachers)
+        setting = prepare(method, self.bench, overrides=changes, seed=self.seed, teachers=teachers)
+        return replace(setting, start=self.trial.start) if self.trial and self.trial.start else setting
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,7 @@ class RunResult:
         seen: What it learned from, as it lay in memory: ``data``, ``teachers`` (owner -> ``identity``, ``weights``), the first
             weights of the ``student``, ``batches``, ``steps`` and ``images``; empty in results of older versions.
         pictures: How pictures were treated (:class:`kdflow.student.pictures.Pictures`).
+        costs: Costs of the student that were asked for (``flops``, ``parameters``).
         peak_memory_mib: Most memory of the GPU that the training took, in MiB, teachers included; of students that train together
             that of all. None on a CPU, where it is not measured.
     """
@@ -67,6 +68,7 @@ class RunResult:
     teachers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     seen: Mapping[str, Any] = field(default_factory=dict)
     pictures: Mapping[str, Any] = field(default_factory=dict)
+    costs: Mapping[str, float] = field(default_factory=dict)
     peak_memory_mib: float | None = None
 
     def as_json(self) -> dict[str, Any]:

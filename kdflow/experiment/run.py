@@ -13,6 +13,7 @@ from kdflow.engine.loop import FitResult, fit
 from kdflow.engine.run import Fit
 from kdflow.errors import SpecError, UsageError
 from kdflow.events import Hook
+from kdflow.experiment.costs import student_costs
 from kdflow.experiment.export import export_notes, export_student
 from kdflow.experiment.feed import Feed
 from kdflow.experiment.filled import WEIGHTS, FilledWeights, write_identity
@@ -23,7 +24,14 @@ from kdflow.experiment.request import Context, Notify, RunRequest, TrialOf
 from kdflow.experiment.result import RESULT, RunResult
 from kdflow.experiment.session import Session, open_session
 from kdflow.experiment.setup import Setting, fill_weights, silent_terms
-from kdflow.experiment.teacher import best_student, examine_into, examined, measure_learned, untrained_teacher
+from kdflow.experiment.teacher import (
+    best_student,
+    examine_into,
+    examined,
+    measure_learned,
+    student_of,
+    untrained_teacher,
+)
 from kdflow.files import in_words
 from kdflow.folders import runs_folder, slug
 from kdflow.graph.inherit import inherit
@@ -137,6 +145,7 @@ class Opened:
         is_trial: It is one trial of a search.
         teachers: Teacher -> its identity and metrics on the validation split.
         seen: What it learns from; see :class:`RunResult`.
+        costs: Costs of the student that were asked for.
     """
 
     setting: Setting
@@ -148,6 +157,7 @@ class Opened:
     is_trial: bool = False
     teachers: Mapping[str, Found] = field(default_factory=dict)
     seen: Mapping[str, Any] = field(default_factory=dict)
+    costs: Mapping[str, float] = field(default_factory=dict)
 
     def fit(self, hooks: Sequence[Hook]) -> Fit:
         """Its training, listened to by its record and ``hooks``.
@@ -209,7 +219,9 @@ class Opened:
 
 
 def open_run(request: RunRequest, setting: Setting, context: Context) -> Opened | RunResult:
-    """Know the run by its hash and give student and teachers their weights; the result of a finished run on resume.
+    """Know the run by its hash and give student and teachers their weights.
+
+    Gives the result of a finished run on resume, and of a trial that costs more than it may.
 
     What can go wrong without training does so here: a store that does not answer, a folder that cannot be written.
     """
@@ -221,6 +233,12 @@ def open_run(request: RunRequest, setting: Setting, context: Context) -> Opened 
     folder = trial.folder(output, bench.bench) if trial else folder_of(setting, identity.run, output)
     if context.resume and (done := finished_result(setting, context, identity, folder, trial)) is not None:
         return done
+    costs = student_costs(setting, trial.costs) if trial else {}
+    if trial and (excess := trial.excess(costs)):
+        return RunResult(
+            method.method, bench.bench, setting.seed, None, "stopped", {}, {}, None, 0, (), (), None, str(folder.resolve()),
+            excess, run_hash=identity.run, costs=costs,
+        )
     if context.is_first:
         if context.resume and not trial:
             tell_nearest(identity, folder, method.method, context.notify)
@@ -231,7 +249,7 @@ def open_run(request: RunRequest, setting: Setting, context: Context) -> Opened 
     facts = facts_of(setting, identity, folder, teachers, trial)
     tracker, others = MlflowTracker(facts, output), beside(context.trackers, facts, folder)
     seen = {**seen, "batches": identity.stream}
-    return Opened(setting, feed, identity.run, folder, tracker, others, trial is not None, teachers, seen)
+    return Opened(setting, feed, identity.run, folder, tracker, others, trial is not None, teachers, seen, costs)
 
 
 def give_weights(
@@ -249,7 +267,8 @@ def give_weights(
         owner: {"identity": identity, "weights": session.weights_of(owner, identity, setting.detectors[owner])}
         for owner, (identity, _) in teachers.items()
     }
-    inherit(setting.method.init, setting.detectors)
+    parent = None if setting.start is None else student_of(setting.start)
+    inherit(setting.method.init, setting.detectors, parent)
     setting.plan.copy_weights()
     images = feed.total_steps * recipe.batch * recipe.accumulate * session.machine.world_size
     return teachers, {
@@ -313,6 +332,7 @@ def record(opened: Opened, result: FitResult, notify: Notify = print) -> RunResu
         teachers=teachers,
         seen=opened.seen,
         pictures=vars(feed.pictures),
+        costs=opened.costs,
         peak_memory_mib=max((e.peak_memory for e in result.history if e.peak_memory is not None), default=None),
     )
     if finished and feed.machine.is_first:

@@ -10,11 +10,13 @@ from typing import Any
 
 import torch
 
+from kdflow.collector import seldom_collecting
 from kdflow.data.formats import describe
 from kdflow.detectors.weights import load_weights
 from kdflow.engine.phases import lay_out
 from kdflow.errors import Fault, KdflowError, SpecError, UsageError, choices
 from kdflow.experiment.balance import balance_faults, lr_drops
+from kdflow.experiment.ranges import range_problems
 from kdflow.experiment.shelf import Row, Shelf
 from kdflow.folders import name_problem
 from kdflow.graph.classes import ClassOrder
@@ -28,10 +30,12 @@ from kdflow.registry import UnknownNameError
 from kdflow.resources import specs_folder
 from kdflow.spec.bench import UNTRAINED, Bench, DetectorSpec, Recipe, TeacherSpec
 from kdflow.spec.faults import validate
+from kdflow.spec.leads import faults_of
 from kdflow.spec.load import Document, is_run, part_of, read
-from kdflow.spec.method import Method
+from kdflow.spec.method import Method, SearchRange
+from kdflow.spec.paths import BENCH_PATHS
 from kdflow.spec.places import ENDINGS
-from kdflow.spec.resolve import BENCH_PATHS, MethodSpec, bench_of, faults_of, read_spec
+from kdflow.spec.resolve import MethodSpec, bench_of, read_spec
 
 Teachers = dict[tuple[str, str, tuple[str, ...]], Detector]
 """Teachers by owner, specification and the data's classes."""
@@ -51,6 +55,8 @@ class Setting:
         seed: Seed of the run.
         overrides: What was set on the command line.
         place: Folder of the bench's file, which its plugins lie in.
+        bench_document: The bench's file, for messages.
+        start: Checkpoint of another trial, whose student the method's ``init:`` takes weights from.
     """
 
     method: Method
@@ -62,6 +68,8 @@ class Setting:
     seed: int
     overrides: Mapping[str, Any] = field(default_factory=dict)
     place: Path = Path()
+    bench_document: Document = field(default_factory=lambda: Document("bench"))
+    start: Path | None = None
 
 
 def find_method(name: str | Path) -> Path:
@@ -143,6 +151,7 @@ def read_bench(path: str | Path, overrides: Mapping[str, Any] | None = None) -> 
     return bench, document
 
 
+@seldom_collecting()
 def prepare(
     spec: MethodSpec,
     bench: str | Path | None = None,
@@ -180,6 +189,7 @@ def prepare(
         raise SpecError([*error.faults, *_elsewhere(error.faults, faults_everywhere(spec, benches, context))]) from None
     faults = [
         *faults_everywhere(spec, benches, context),
+        *range_faults(method.search, spec.document, document, setting, detectors, overrides),
         *balance_faults(method, plan, spec.document, setting.recipe),
         *lonely_norms(plan, setting, document),
     ]
@@ -187,7 +197,21 @@ def prepare(
         faults += silent_terms(method, plan, spec.document, setting.recipe, setting.recipe.steps, setting.recipe.steps)
     if faults:
         raise SpecError(faults)
-    return Setting(method, setting, spec.document, classes, detectors, plan, seed, overrides, Path(document.file).parent)
+    place = Path(document.file).parent
+    return Setting(method, setting, spec.document, classes, detectors, plan, seed, overrides, place, document)
+
+
+def range_faults(
+    ranges: Mapping[str, SearchRange],
+    spec: Document,
+    document: Document,
+    bench: Bench,
+    detectors: Mapping[str, Detector],
+    overrides: Mapping[str, Any],
+) -> list[Fault]:
+    """What is wrong with ranges over the bench, at their lines in the method's file."""
+    found = range_problems(ranges, document, bench, detectors, overrides)
+    return [spec.fault(("search", path), problem) for path, problem in found.items()]
 
 
 def _bench_file(spec: MethodSpec, bench: str | Path | None) -> Path:
@@ -254,7 +278,8 @@ def lonely_norms(plan: Plan, bench: Bench, document: Document) -> list[Fault]:
     trained = {"student", "", *plan.learners}
     found = [
         f"{node.name.partition(':')[0]}, layer {layer}"
-        for node in plan.graph.ordered() if node.owner in trained for layer in node.lonely_norms
+        for node in plan.graph.ordered() if node.owner in trained or (node.copied and node.copied.trainable)
+        for layer in node.lonely_norms
     ]
     if not found:
         return []
@@ -409,7 +434,7 @@ def brings_architecture(spec: DetectorSpec) -> bool:
 def fill_weights(spec: DetectorSpec, detector: Detector) -> None:
     """Load the weights that a bench names, where building has not done so already; raises UsageError when they do not fit."""
     if spec.weights not in (None, UNTRAINED) and not brings_architecture(spec):
-        load_weights(detector, str(spec.weights), spec.weights_classes)
+        load_weights(detector, str(spec.weights), spec.weights_classes, spec.weights_entry)
 
 
 def _missing_file(weights: str | None) -> bool:

@@ -192,6 +192,8 @@ def run_jobs(
     together: int = 1,
     hooks: Callable[[Job], Sequence[Hook]] = lambda _: (),
     notify: Notify = print,
+    numbers: Sequence[int] | None = None,
+    total: int | None = None,
     runner: Callable[..., RunResult] = run,
     group_runner: Callable[..., list[RunResult]] = run_together,
 ) -> Iterator[JobResult]:
@@ -205,10 +207,13 @@ def run_jobs(
         together: Up to so many jobs that see the same batches are trained side by side; fewer where memory does not suffice.
         hooks: Listeners of a job's run.
         notify: Receives a line per phase.
+        numbers: Which jobs they are, from 1 on, where they are a part of more.
+        total: How many there are in all; with ``numbers``.
         runner: What carries out a run.
         group_runner: What carries out several side by side.
     """
-    place = {id(job): f"[{number}/{len(jobs)}] {job.name}" for number, job in enumerate(jobs, start=1)}
+    counted = zip(numbers or range(1, len(jobs) + 1), jobs, strict=True)
+    place = {id(job): f"[{number}/{total or len(jobs)}] {job.name}" for number, job in counted}
     known = {id(job): record_of(job, output) if resume else None for job in jobs}
     settings = {"output": output, "resume": resume, "notify": notify, "session": session}
     for group in groups(jobs, together, lambda job: not job.problem and not _finished(known[id(job)])):

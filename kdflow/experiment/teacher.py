@@ -185,6 +185,15 @@ def best_student(folder: Path, detector: Detector, plan: nn.Module | None = None
     return detector
 
 
+def student_of(checkpoint: Path) -> Mapping[str, Any]:
+    """State dict of the student in a checkpoint; raises KdflowError for one that cannot be read."""
+    try:
+        found: Mapping[str, Any] = read(checkpoint)["student"]
+    except (OSError, KeyError, BrokenCheckpointError) as fault:
+        raise KdflowError(f"{checkpoint}: it holds no student to start from ({fault})") from fault
+    return found
+
+
 def _measured(folder: Path, detector: Detector, feed: Feed, tell: Notify) -> Mapping[str, float]:
     """Metrics on the validation split, measured once per identity, input size and way to evaluate."""
     file = folder / f"val-{_sight(feed)}.json"

@@ -13,6 +13,7 @@ from kdflow.errors import choices
 from kdflow.graph.calls import Calls
 from kdflow.graph.names import check_names
 from kdflow.graph.node import Graph, Node, Operand, Role, Value
+from kdflow.graph.parts import Parts
 from kdflow.graph.per_level import checked_options
 from kdflow.graph.rewire import DETECTIONS, OwnWiring
 from kdflow.graph.sides import SIDES, BothSides, Sides
@@ -20,10 +21,11 @@ from kdflow.graph.terms import add_terms
 from kdflow.graph.wiring import Rewiring, Wiring
 from kdflow.kinds import ANY, Kind
 from kdflow.operation import OPS, Op
-from kdflow.ports import BATCH_PORTS, Detector, Port
+from kdflow.ports import BATCH_PORTS, DETECTORS, Detector, Port
 from kdflow.spec.load import Document, Steps
 from kdflow.spec.method import Method, NodeEntry, Preparation, TermEntry
 from kdflow.spec.reference import Reference, parse_reference
+from kdflow.standard_ports import standard_of
 
 
 class Builder:
@@ -35,6 +37,10 @@ class Builder:
         detectors: Owner (``student``, ``teacher``, ...) -> detector.
         given: Reference -> value, for evaluations on given values: the graph is cut at these places.
         kinds: Reference -> kind of a given value, where it is said.
+        seed: Seed of the weights of parts that are built.
+
+    Attributes:
+        everyone: The detectors, and those that the method builds for a part of them.
     """
 
     def __init__(
@@ -44,19 +50,22 @@ class Builder:
         detectors: Mapping[str, Detector],
         given: Mapping[str, Any] | None = None,
         kinds: Mapping[str, Kind] | None = None,
+        seed: int = 0,
     ) -> None:
         self.method = method
         self.document = document
         self.detectors = detectors
+        self.everyone: dict[str, Detector] = dict(detectors)
         self.given = dict(given or {})
         self.given_kinds = dict(kinds or {})
         self.graph = Graph()
         self.own = OwnWiring(method, document, {} if given else detectors, self.reference)
-        self.wiring = Wiring(self.graph, detectors, self.given, self._source, self.own)
+        self.wiring = Wiring(self.graph, self.everyone, self.given, self._source, self.own)
         self._built: dict[str, str | Rewiring | BothSides | None] = {}
         self._building: list[str] = []
         self.calls = Calls(self)
         self.sides = Sides(self)
+        self.parts = Parts(self, seed)
 
     def build(self) -> Graph:
         """The whole graph: the student's own wiring and losses, then the method's nodes and terms."""
@@ -70,6 +79,7 @@ class Builder:
                 self._node(name)
         add_terms(self)
         check_names(self.method, self.document)
+        self.parts.check(self.graph)
         return self.graph
 
     # references
@@ -103,7 +113,9 @@ class Builder:
             return False
         if parsed.whole in self.given or parsed.whole in BATCH_PORTS:
             return True
-        detector = self.detectors.get(parsed.base)
+        if self.parts.declared(parsed.base):
+            self.parts.whole(parsed.base)
+        detector = self.everyone.get(parsed.base)
         return parsed.rest in detector.ports if detector else parsed.base in self.method.nodes
 
     def _part(self, whole: str, parsed: Reference, path: Steps) -> str:
@@ -122,11 +134,14 @@ class Builder:
             return self._given(text)
         if parsed.base in self.detectors:
             return self._owned(parsed, path)
+        if self.parts.declared(parsed.base):
+            return self._of_part(parsed, path)
         if text in BATCH_PORTS:
             return self._input(text, BATCH_PORTS[text])
         if parsed.base in self.method.nodes or parsed.base in self.method.prepare:
             return self._output(parsed, path)
-        known = [*self.detectors, *self.method.nodes, *self.method.prepare, *BATCH_PORTS]
+        built = [name for name in self.method.modules if self.parts.declared(name)]
+        known = [*self.detectors, *self.method.nodes, *self.method.prepare, *built, *BATCH_PORTS]
         if parsed.base.startswith("teacher"):
             self.document.report(
                 path, f'"{text}": this run has no "{parsed.base}"; name one in the bench ({", ".join(self.detectors)})'
@@ -168,6 +183,8 @@ class Builder:
         base, _, rest = text.partition(".")
         if base in self.detectors:
             return self.detectors[base].ports.get(rest)
+        if self.parts.declared(base):
+            return Port(rest).within(self.family_of(base)) if standard_of(rest) else None
         entry = self.method.nodes.get(base) or self.method.prepare.get(base)
         if isinstance(entry, NodeEntry) and entry.call is not None:
             return self.calls.given_output(entry, rest)
@@ -192,7 +209,28 @@ class Builder:
             return None
         return self.wiring.in_our_classes(parsed.base, parsed.rest, self.port(parsed.base, parsed.rest))
 
-    def _called(self, rewiring: Rewiring, port: str) -> str:
+    def _of_part(self, parsed: Reference, path: Steps) -> str | None:
+        """A port of a detector that was built for a part of it."""
+        whole = self.parts.whole(parsed.base)
+        if whole is None:
+            return None
+        detector = self.everyone[parsed.base]
+        if parsed.module or parsed.rest not in detector.ports:
+            problem = f'{parsed.base} ({detector.name}) has no port "{parsed.rest}{"@" if parsed.module else ""}{parsed.module}".'
+            self.document.report(path, problem + choices(parsed.rest, detector.ports))
+            return None
+        return self.wiring.port(parsed.base, parsed.rest, whole)
+
+    def family_of(self, owner: str) -> str:
+        """The family of a detector, or of one that is to be built; empty where there is none."""
+        module = self.method.modules.get(owner)
+        name = module.build.detector if module is not None and module.build is not None else ""
+        if owner in self.everyone:
+            return self.everyone[owner].family
+        return DETECTORS.get(name).family if name in DETECTORS else ""
+
+    def _called(self, rewiring: Rewiring, output: str) -> str:
+        port = rewiring.call.outputs[output]
         return self.wiring.in_our_classes(rewiring.owner, port, self.wiring.port(rewiring.owner, port, rewiring))
 
     def _interior(self, parsed: Reference, path: Steps) -> str | None:
@@ -243,7 +281,8 @@ class Builder:
                 return None
             shared = self.method.modules[entry.module]
             if shared.op is None:
-                self.document.report((*path, "module"), f'"{entry.module}" is a copy; write call: {entry.module}')
+                what = "a copy" if shared.source else "a part of a detector"
+                self.document.report((*path, "module"), f'"{entry.module}" is {what}; write call: {entry.module}')
                 return None
             for key in ("op", *shared.arguments):
                 if key not in options:  # what the module says is wrong, if it is, where the module says it
@@ -370,11 +409,11 @@ class Builder:
         if isinstance(built, Rewiring):
             outputs = built.call.outputs
             if not parsed.rest and len(outputs) == 1:
-                return self._called(built, next(iter(outputs.values())))
+                return self._called(built, next(iter(outputs)))
             if parsed.rest not in outputs:
                 self.document.report(path, f'the call "{parsed.base}" gives {", ".join(outputs)}, not "{parsed.rest}"')
                 return None
-            return self._called(built, outputs[parsed.rest])
+            return self._called(built, parsed.rest)
         if isinstance(built, BothSides):
             return self._of_side(built, parsed, path)
         if built is None:

@@ -37,8 +37,11 @@ class Calls:
             return None
         owner, call = called
         rewiring = Rewiring(name, owner, call)
-        if entry.call in self.builder.method.modules:
-            if self._is_taken(str(entry.call)):
+        if self.builder.parts.declared(owner):
+            rewiring.base = whole = self.builder.parts.whole(owner)
+            rewiring.weights, rewiring.copies = owner, whole.copies if whole else {}
+        elif entry.call in self.builder.method.modules:
+            if self.is_taken(str(entry.call)):
                 return None
             rewiring.weights = str(entry.call)
             rewiring.copies = self._copied(rewiring.weights, self.builder.detectors[owner], call)
@@ -50,8 +53,8 @@ class Calls:
         """What a given value stands for that takes the place of a call's output; None where that is no standard port."""
         owner, _, call = self._text(str(entry.call))[0].partition(".")
         for name in (f"{call}.{output}", f"{call.partition('.')[0]}.{output}", output):
-            if standard_of(name) and owner in self.builder.detectors:
-                return Port(name).within(self.builder.detectors[owner].family)
+            if standard_of(name) and (family := self.builder.family_of(owner)):
+                return Port(name).within(family)
         return None
 
     def _called(self, name: str, entry: NodeEntry, path: Steps) -> tuple[str, Call] | None:
@@ -59,10 +62,13 @@ class Calls:
         text, place = self._text(str(entry.call))
         place = place or (*path, "call")
         owner, _, called = text.partition(".")
-        detectors, report = self.builder.detectors, self.builder.document.report
+        report = self.builder.document.report
+        if self.builder.parts.declared(owner) and self.builder.parts.whole(owner) is None:
+            return None
+        detectors = self.builder.everyone
         if owner not in detectors:
-            copies = [module for module, declared in self.builder.method.modules.items() if declared.source]
-            report(place, f'no detector "{owner}" in this run.{choices(owner, [*detectors, *copies])}')
+            modules = [module for module, declared in self.builder.method.modules.items() if declared.op is None]
+            report(place, f'no detector "{owner}" in this run.{choices(owner, [*self.builder.detectors, *modules])}')
             return None
         calls = detectors[owner].calls
         if called not in calls:
@@ -73,11 +79,13 @@ class Calls:
         return owner, calls[called]
 
     def _text(self, call: str) -> tuple[str, Steps]:
-        """OWNER.CALL that a call stands for, and where a copy says so."""
+        """OWNER.CALL that a call stands for, and where a module says so."""
         module = self.builder.method.modules.get(call)
+        if self.builder.parts.declared(call):
+            return f"{call}.{self.builder.parts.call(call)}", ("modules", call, "build", "part")
         return (call, ()) if module is None or module.source is None else (module.source, ("modules", call, "copy"))
 
-    def _is_taken(self, module: str) -> bool:
+    def is_taken(self, module: str) -> bool:
         """True after recording that weights cannot be kept under this name."""
         node = self.builder.method.nodes.get(module)
         if hasattr(ModuleDict, module):
@@ -97,9 +105,7 @@ class Calls:
 
     def _rewire(self, rewiring: Rewiring, key: str, value: Any, path: Steps) -> None:
         call = rewiring.call
-        if key in call.options:
-            rewiring.options.setdefault(call.options[key], {})[key] = value
-        elif key in call.inputs:
+        if key in call.inputs:
             if (node := self.builder.reference(value, path)) is None:
                 return
             target = call.inputs[key]
@@ -109,6 +115,8 @@ class Calls:
                 rewiring.arguments[stage, argument] = node
             else:
                 rewiring.ports[target] = node
+        elif key in call.options:
+            rewiring.options.setdefault(call.options[key], {})[key] = value
         else:
             known = [*call.inputs, *call.options]
             self.builder.document.report(path, f'this call has no input or option "{key}".{choices(key, known)}')

@@ -53,7 +53,8 @@ def compile_method(
         SpecError: With every fault found.
     """
     found = Document(document.file, document.data, document.marks)
-    graph = Builder(method, found, detectors, given, kinds).build()
+    builder = Builder(method, found, detectors, given, kinds, seed or 0)
+    graph = builder.build()
     if given is None:
         check_search(method, found)
         check_learners(method, detectors, found)
@@ -61,7 +62,7 @@ def compile_method(
         report_unused(method, found)
     streams = Streams(seed)
     example = {**example_batch(*canvas), **{k: v for k, v in (given or {}).items() if k in ("images", "image_sizes")}}
-    Inference(graph, found, detectors, example, seed=seed or 0, streams=streams, fakes=fakes).run()
+    Inference(graph, found, builder.everyone, example, seed=seed or 0, streams=streams, fakes=fakes).run()
     graph = merge_equal(graph)
     place_terms(graph, found, learning=[owner for owner in detectors if any(p.names(owner) for p in method.phases)])
     terms = _terms(graph, method, found)

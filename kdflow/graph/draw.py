@@ -158,7 +158,7 @@ def method_view(graph: Graph) -> nx.DiGraph:
     for node in graph.ordered():
         if node.name in needed:
             box = _box(node)
-            view.add_node(box, label=_label(node), group=_group(node))
+            view.add_node(box, label=_label(node), group=_group(graph[box]))
             for operand in node.operands():
                 if operand in needed and (source := _box(graph[operand])) != box:
                     view.add_edge(source, box)
@@ -185,6 +185,8 @@ def _label(node: Node) -> str:
 def _group(node: Node) -> str:
     if node.role is Role.TERM:
         return "term"
+    if node.copied and node.weights == node.owner:
+        return "op"
     if node.owner:
         return "student" if node.owner == "student" else "teacher"
     return "op" if node.role in (Role.OP, Role.SLICE) else "batch"

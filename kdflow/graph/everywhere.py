@@ -10,9 +10,12 @@ from kdflow.errors import Fault
 from kdflow.graph.outline import outline
 from kdflow.ports import DETECTORS
 from kdflow.spec.cases import Case, cases_of, report_conditions
+from kdflow.spec.leads import declared
 from kdflow.spec.load import Document, Mark, Steps
-from kdflow.spec.resolve import Context, MethodSpec, declared, steps_of
+from kdflow.spec.paths import steps_of
+from kdflow.spec.resolve import MethodSpec
 from kdflow.spec.salvage import salvage
+from kdflow.spec.variants import Context
 
 
 @dataclass

@@ -222,7 +222,7 @@ def _in_training(node: Node) -> Iterable[str]:
 def what(node: Node) -> str:
     """What a node does, in a few words."""
     if node.role is Role.STAGE:
-        return f"{'copied ' if node.copied else ''}{node.owner}.{node.stage}"
+        return f"{'copied ' if node.copied and node.weights != node.owner else ''}{node.owner}.{node.stage}"
     if node.role is Role.OP and node.op is not None:
         return node.op.name + (f" per {node.lift.rstrip('s')}" if node.lift else "")
     if node.role is Role.SLICE:

@@ -84,6 +84,7 @@ class Outline(Builder):
     ) -> None:
         super().__init__(method, document, detectors)
         self.offers = detectors
+        self.parts.sized = False
         self.lost = frozenset(lost)
         self.certain: list[Steps] = []
         self.everything = AnyDetector({DETECTORS.get(name).family for name in DETECTORS.names()})
@@ -98,6 +99,22 @@ class Outline(Builder):
         check_detector_terms(self)
         check_names(self.method, self.document)
         return self.graph
+
+    def port(self, owner: str, port: str) -> str:
+        """A port as a value of its kind: no stage is put before it, unless the method rewires stages."""
+        return super().port(owner, port) if self.own.places else self._port(f"{owner}.{port}", owner, port)
+
+    def _called(self, rewiring: Rewiring, output: str) -> str:
+        if self.own.places:
+            return super()._called(rewiring, output)
+        return self._port(f"{rewiring.name}.{output}", rewiring.owner, rewiring.call.outputs[output])
+
+    def _port(self, name: str, owner: str, port: str) -> str:
+        if name not in self.graph:
+            found = self.offers[owner].ports[port]
+            value = Value(found.kind, strides=found.strides, form=found.form)
+            self.graph.add(Node(name, Role.INPUT, owner=owner, port=found, value=value))
+        return name
 
     def _whole(self, parsed: Reference, path: Steps) -> str | None:
         return None if parsed.base in self.lost else super()._whole(parsed, path)
@@ -131,12 +148,14 @@ class Outline(Builder):
             calls = self._calls_of(built)
             single = next((call for call in calls if len(call.outputs) == 1), None)
             if single is not None:
-                return self._called(built, next(iter(single.outputs.values())))
+                return self._called(built, next(iter(single.outputs)))
         if built is None:
             return None  # the node itself is at fault, and that was said
         return super()._output(parsed, path)
 
     def _calls_of(self, rewiring: Rewiring) -> list[Any]:
+        if self.parts.declared(rewiring.owner):
+            return [rewiring.call]
         declared = str(self.method.nodes[rewiring.name].call)
         module = self.method.modules.get(declared)
         text = declared if module is None or module.source is None else module.source

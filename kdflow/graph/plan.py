@@ -265,9 +265,12 @@ class Plan(nn.Module):
         return frozenset(name for name, factor in self._factors.items() if factor == 0)
 
     def copy_weights(self) -> None:
-        """Give every copied stage the weights that its detector has now; called before training, after weights were loaded."""
+        """Give every copied stage the weights that its detector has now; called before training, after weights were loaded.
+
+        Parts that were built keep their random ones.
+        """
         for node in self.graph.of_role(Role.STAGE):
-            if node.copied is not None and node.run is not None:
+            if node.copied is not None and node.run is not None and node.owner in self.detectors:
                 own = self.detectors[node.owner].stages[node.stage].run
                 node.run.run.load_state_dict(own.state_dict())
 

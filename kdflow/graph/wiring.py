@@ -20,7 +20,11 @@ from kdflow.spec.reference import Reference
 
 @dataclass
 class Rewiring:
-    """What a call replaces: whole ports, single arguments and options of stages, and the stages themselves by copies."""
+    """What a call replaces: whole ports, single arguments and options of stages, and the stages themselves by copies.
+
+    Attributes:
+        base: What holds where this replaces nothing; None: the owner's own wiring.
+    """
 
     name: str
     owner: str
@@ -30,6 +34,7 @@ class Rewiring:
     options: dict[str, dict[str, Any]] = field(default_factory=dict)
     copies: Mapping[str, tuple[Stage, CopiedStages]] = field(default_factory=dict)
     weights: str = ""
+    base: Rewiring | None = None
 
     def name_of(self, port: str) -> str:
         """The rewired port as the method writes it: ``shared.logits``."""
@@ -68,8 +73,8 @@ class Wiring:
         """The node of a port, under the owner's own wiring or a rewired one."""
         if port in BATCH_PORTS:
             return self.source(port)
-        if rewiring and port in rewiring.ports:
-            return rewiring.ports[port]
+        if (node := _replaced(rewiring, port)) is not None:
+            return node
         text = f"{owner}.{port}"
         if text in self.given:
             return self.source(text)
@@ -93,7 +98,7 @@ class Wiring:
     def stage(self, owner: str, stage: str, rewiring: Rewiring | None) -> str:
         """The node of a stage; a rewiring that does not touch it shares the owner's own."""
         if rewiring and not self._depends(owner, stage, rewiring):
-            rewiring = None
+            rewiring = rewiring.base
         key = (owner, stage, rewiring.name if rewiring else "")
         if key in self._stages:
             return self._stages[key]
@@ -126,16 +131,17 @@ class Wiring:
     def _stage_input(self, owner: str, stage: str, argument: str, port: str, rewiring: Rewiring | None) -> str:
         if rewiring and (stage, argument) in rewiring.arguments:
             return rewiring.arguments[stage, argument]
-        replaced = rewiring is not None and port in rewiring.ports
+        replaced = _replaced(rewiring, port) is not None
         own = self.own.node(owner, f"{stage}:{argument}") or (None if replaced else self.own.node(owner, port))
         if own is not None:
             return own
-        node, order = self.port(owner, port, rewiring), self.orders[owner]
+        node, order = self.port(owner, port, rewiring), self.orders.get(owner)
         return order.labels(self.graph, node, inward=True) if order and port == "targets.labels" else node
 
     def _depends(self, owner: str, stage: str, rewiring: Rewiring) -> bool:
         """True when the stage, or one it needs, is touched by the rewiring."""
-        if stage in rewiring.copies or stage in rewiring.options or any(s == stage for s, _ in rewiring.arguments):
+        copied = rewiring.base is None and stage in rewiring.copies
+        if copied or stage in rewiring.options or any(s == stage for s, _ in rewiring.arguments):
             return True
         detector = self.detectors[owner]
         for argument, port in detector.stages[stage].reads.items():
@@ -151,12 +157,12 @@ class Wiring:
 
     def in_our_classes(self, owner: str, port: str, node: str) -> str:
         """A teacher's class scores and labels as the method sees them: in the student's order."""
-        order = self.orders[owner]
+        order = self.orders.get(owner)
         return node if order is None else order.ours(self.graph, node, self.detectors[owner].ports[port].classes)
 
     def in_their_classes(self, owner: str, place: str, node: str) -> str:
         """A value for a port or a stage's argument (``losses:labels``), in the order of the detector that receives it."""
-        order, detector = self.orders[owner], self.detectors[owner]
+        order, detector = self.orders.get(owner), self.detectors[owner]
         stage, _, argument = place.partition(":")
         port = detector.stages[stage].reads[argument] if argument else place
         batch = {"targets.labels": CLASS_LABELS}
@@ -180,7 +186,7 @@ class Wiring:
         if parsed.module not in modules:
             raise LookupError(f'{parsed.base} has no module "{parsed.module}".{choices(parsed.module, modules)}')
         wanted = modules[parsed.module]
-        if self.orders[parsed.base] is not None:
+        if self.orders.get(parsed.base) is not None:
             self._refuse_classes(parsed, wanted)
         stage = next((n for n, s in detector.stages.items() if any(m is wanted for m in s.run.modules())), None)
         if stage is None:
@@ -205,6 +211,15 @@ class Wiring:
                 f'{parsed.base}@{path} has numbers per class, and the classes of {parsed.base} stand in another order than the '
                 f"student's, which is translated for ports alone; read a port instead: {', '.join(ports)}"
             )
+
+
+def _replaced(rewiring: Rewiring | None, port: str) -> str | None:
+    """What stands for a port, by a rewiring or by what holds beneath it."""
+    while rewiring is not None:
+        if port in rewiring.ports:
+            return rewiring.ports[port]
+        rewiring = rewiring.base
+    return None
 
 
 def _node_of(detector: Detector, stage: str, module: nn.Module) -> str | None:

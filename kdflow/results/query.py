@@ -105,14 +105,14 @@ class Answer:
         by: How it is grouped.
         metric: The metric that lines are ordered and gains are summed up by.
         groups: In the order of the taxonomy, or sorted.
-        records: How many records passed the filter.
+        records: Those that passed the filter, one per run and per published row.
         superseded: Measured records left out because a newer run of the same method, bench and seed exists.
     """
 
     by: str
     metric: str
     groups: tuple[Group, ...]
-    records: int
+    records: tuple[Record, ...] = field(repr=False)
     superseded: int
 
     @property
@@ -173,7 +173,7 @@ def query(
     current, superseded = _current([*asked, *_plain_students(given, asked, against)])
     lines = _with_literature(_lines(current, against), given, metric)
     groups = _groups(lines, by, metric, tree or load_tree())
-    return Answer(by, metric, groups, len(asked), superseded)
+    return Answer(by, metric, groups, tuple(asked), superseded)
 
 
 def _check(by: str, metric: str, records: Sequence[Record]) -> None:

@@ -124,7 +124,7 @@ def _title(answer: Answer) -> str:
 
 def caption_of(answer: Answer) -> str:
     """What a reader must know of the numbers."""
-    words = [f"{answer.records} records. Measured and published numbers are never averaged together."]
+    words = [f"{len(answer.records)} records. Measured and published numbers are never averaged together."]
     if answer.superseded:
         words.append(f"{answer.superseded} older run(s) of the same method, bench and seed are left out.")
     if any(not line.record.verified for _, line in answer.lines):
@@ -270,7 +270,7 @@ def _json(answer: Answer) -> str:
         }
         for group in answer.groups
     ]
-    head = {"by": answer.by, "metric": answer.metric, "records": answer.records, "superseded": answer.superseded}
+    head = {"by": answer.by, "metric": answer.metric, "records": len(answer.records), "superseded": answer.superseded}
     return json.dumps({**head, "groups": groups}, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 

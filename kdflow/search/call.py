@@ -20,6 +20,7 @@ def search(
     bench: str | Path | None = None,
     include: Mapping[str, Any] | Sequence[str] = (),
     metric: str | Sequence[str] = (),
+    limit: Mapping[str, float] | None = None,
     sampler: SamplerName | None = None,
     pruner: PrunerName | None = None,
     overrides: Mapping[str, Any] | None = None,
@@ -47,9 +48,10 @@ def search(
         trials: Finished trials of the study in all; 20 unless told.
         bench: Name or file; none takes the method's own.
         include: Dotted path -> range (``1..16,log``, ``a,b,c``) beside the spec's, or such texts as ``PATH=RANGE``.
-        metric: What trials are judged by on the validation split; several, also ``step_ms`` or ``added_parameters``, give a
-            Pareto front. AP unless told.
-        sampler: ``tpe`` unless told.
+        metric: What trials are judged by on the validation split; several, also ``flops``, ``parameters``, ``step_ms`` or
+            ``added_parameters``, give a Pareto front. The method's own ``metric:`` unless told, else AP.
+        limit: Cost -> most that a trial's student may have (``flops``, ``parameters``); one that costs more is not trained.
+        sampler: ``tpe`` unless told, ``nsga2`` with several metrics.
         pruner: ``median`` unless told; ``none`` with several metrics.
         overrides: Dotted path -> value in every trial.
         steps: Length of every trial.
@@ -71,8 +73,9 @@ def search(
     texts = [f"{path}={entry}" for path, entry in include.items()] if isinstance(include, Mapping) else list(include)
     request = Request(
         trials=trials, bench=bench, study=study, storage=storage, sampler=sampler, pruner=pruner,
-        metrics=(metric,) if isinstance(metric, str) else tuple(metric), include=tuple(texts), overrides=dict(overrides or {}),
-        steps=steps, seed=seed, timeout=timeout, resume=resume, join=join, together=together, device=device, output=output,
-        write=None if write is None else Path(write),
+        metrics=(metric,) if isinstance(metric, str) else tuple(metric),
+        limits=tuple(f"{cost}={most}" for cost, most in (limit or {}).items()), include=tuple(texts),
+        overrides=dict(overrides or {}), steps=steps, seed=seed, timeout=timeout, resume=resume, join=join, together=together,
+        device=device, output=output, write=None if write is None else Path(write),
     )
     return run_search(spec, request, notify)

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 import optuna
 from optuna.storages import RDBStorage
 
-from kdflow.errors import UsageError, choices
-from kdflow.search.objective import COSTS
+from kdflow.errors import UsageError
+from kdflow.spec.metrics import COSTS, metric_problem
 
 KEY = "kdflow"
 SCHEME = 2
 """What the content of a study is made of now."""
-METRICS = ("AP", "AP50", "AP75", "AP_S", "AP_M", "AP_L", "voc_ap50", "voc07_ap50", *COSTS)
 CHOOSES_BEST = ("AP", "AP50", "voc_ap50")
 """Metrics that the engine can choose the best checkpoint by."""
 
@@ -41,6 +40,7 @@ class Definition:
         sampler: Name; may change.
         pruner: Name; may change.
         scheme: What ``content`` is made of; studies of older versions have 1, and their content is not compared.
+        limits: Cost -> most that a trial's student may have.
     """
 
     method: str
@@ -58,6 +58,7 @@ class Definition:
     sampler: str = "tpe"
     pruner: str = "median"
     scheme: int = 1
+    limits: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
     def read(cls, study: optuna.Study, patience: float = 30.0) -> Definition:
@@ -71,7 +72,7 @@ class Definition:
             if time.monotonic() > end:
                 raise UsageError(f'the study "{study.study_name}" was not made by kdflow search; choose another --study')
             time.sleep(0.2)
-        kept, known = study.user_attrs[KEY], {field.name for field in fields(cls)}
+        kept, known = study.user_attrs[KEY], {one.name for one in fields(cls)}
         content = {key: value for key, value in kept.items() if key in known}
         return cls(**{**content, "metrics": tuple(content["metrics"])})
 
@@ -82,7 +83,7 @@ class Definition:
     def check(self, other: Definition, name: str) -> None:
         """Refuse to go on with a study that searched something else; raises UsageError that says what differs."""
         comparable = ("content",) if self.scheme == other.scheme else ()
-        fixed = ("method", "bench", "metrics", "seed", "overrides", "space", *comparable)
+        fixed = ("method", "bench", "metrics", "seed", "overrides", "space", "limits", *comparable)
         changed = [f for f in fixed if _plain(getattr(self, f)) != _plain(getattr(other, f))]
         if changed:
             words = "; ".join(_difference(f, getattr(self, f), getattr(other, f)) for f in changed)
@@ -96,8 +97,8 @@ class Definition:
 def check_metrics(metrics: Sequence[str]) -> None:
     """Raise UsageError for an unknown or repeated objective."""
     for metric in metrics:
-        if metric not in METRICS:
-            raise UsageError(f'--metric {metric}: no such metric.{choices(metric, METRICS)}')
+        if problem := metric_problem(metric):
+            raise UsageError(f"--metric {metric}: {problem}")
     if len(set(metrics)) != len(metrics):
         raise UsageError("--metric: each metric once")
 
@@ -143,4 +144,4 @@ def _difference(name: str, was: Any, now: Any) -> str:
         return "the method, the bench, its data, weights or code have changed since"
     if name == "space":
         return f"it searches {', '.join(was)} in other ranges" if set(was) == set(now) else f"it searches {', '.join(was)}"
-    return f"its {name} {'are' if name in ('metrics', 'overrides') else 'is'} {_plain(was)}, not {_plain(now)}"
+    return f"its {name} {'are' if name in ('metrics', 'overrides', 'limits') else 'is'} {_plain(was)}, not {_plain(now)}"

@@ -118,10 +118,10 @@ class JobRunner:
 
     def side_by_side(self, drawn: Sequence[Drawn]) -> list[Judged | Exception]:
         """Some jobs; those that were begun before go on from their checkpoints."""
+        begun = {one.trial.number: self._begun(one) for one in drawn}  # before anything runs, and thereby begins
         found: dict[int, Judged | Exception] = {}
         for again in (False, True):
-            numbers = [one.trial.number for one in drawn if self._begun(one) is again]
-            found |= self._carry_out(numbers, again)
+            found |= self._carry_out([number for number, was in begun.items() if was is again], again)
         return [found[one.trial.number] for one in drawn]
 
     def _begun(self, drawn: Drawn) -> bool:
@@ -129,7 +129,10 @@ class JobRunner:
 
     def _carry_out(self, numbers: Sequence[int], again: bool) -> dict[int, Judged | Exception]:
         jobs = [self.jobs[number] for number in numbers]
-        options = {"resume": again, "together": max(1, len(jobs)), "hooks": self.hooks, "notify": self.notify}
+        options = {
+            "resume": again, "together": max(1, len(jobs)), "hooks": self.hooks, "notify": self.notify,
+            "numbers": [number + 1 for number in numbers], "total": len(self.jobs),
+        }
         results = {id(r.job): r for r in self.runner(jobs, self.session, self.output, **options)} if jobs else {}
         never = InterruptedTrialError("an earlier job of this worker was interrupted")
         return {n: _outcome(results[id(job)]) if id(job) in results else never for n, job in zip(numbers, jobs)}

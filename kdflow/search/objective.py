@@ -14,17 +14,17 @@ import torch
 
 from kdflow.errors import InvariantError
 from kdflow.events import EvaluationEvent, RunStarted, Silent, StopRun
+from kdflow.experiment.costs import MEASURES
 from kdflow.experiment.request import RunRequest, TrialOf
 from kdflow.experiment.result import RunResult
 from kdflow.experiment.run import run
 from kdflow.experiment.session import Session
 from kdflow.experiment.together import run_together
+from kdflow.search.parents import Parents
 from kdflow.search.space import Space
 from kdflow.search.worker import Drawn, InterruptedTrialError, Judged, Notify, breaks_device, reason_of
+from kdflow.spec.metrics import COSTS
 from kdflow.spec.resolve import MethodSpec
-
-COSTS = ("step_ms", "added_parameters")
-"""Metrics of which less is better; they come from the run itself, not from its evaluation."""
 
 
 def quiet(_: str) -> None:
@@ -75,6 +75,8 @@ class RunObjective:
         hooks: Trial number -> further listeners of its run.
         terms: Distillation terms of the method on the bench.
         notify: Told why trials that should train together do not.
+        limits: Cost -> most that a trial's student may have; one that costs more is not trained.
+        parents: Finds the trial that another one takes weights from; None where the method does not ask for any.
     """
 
     spec: MethodSpec
@@ -88,6 +90,8 @@ class RunObjective:
     hooks: Callable[[int | str], Sequence[Silent]] = lambda _: ()
     terms: Sequence[str] = ()
     notify: Notify = quiet
+    limits: Mapping[str, float] = field(default_factory=dict)
+    parents: Parents | None = None
 
     def __call__(self, trial: optuna.Trial) -> Judged:
         """One run.
@@ -100,7 +104,8 @@ class RunObjective:
     def draw(self, trial: optuna.Trial) -> Drawn:
         """Values for a trial."""
         again = bool(trial.params)
-        return Drawn(trial, self.space.suggest(trial), again)
+        values = self.space.suggest(trial)
+        return Drawn(trial, values, again, self.parents.start_of(trial, values) if self.parents else None)
 
     def alone(self, drawn: Drawn) -> Judged:
         """One trial; errors as for calling."""
@@ -214,7 +219,8 @@ class RunObjective:
         return hooks
 
     def _trial_of(self, drawn: Drawn) -> TrialOf:
-        return TrialOf(self.study, drawn.trial.number, self.parent)
+        costs = tuple(name for name in MEASURES if name in (*self.metrics, *self.limits))
+        return TrialOf(self.study, drawn.trial.number, self.parent, costs, self.limits, drawn.start)
 
     def _judged(self, result: RunResult) -> Judged:
         if result.status == "interrupted":
@@ -223,6 +229,7 @@ class RunObjective:
         facts = {
             "folder": result.folder, "run_id": result.run_id, "validation": dict(result.validation),
             "step_ms": result.step_ms, "added_parameters": result.added_parameters, "overrides": dict(self.overrides),
+            **result.costs,
         }
         if result.status == "stopped":
             return Judged(None, result.reason, facts)
@@ -230,7 +237,7 @@ class RunObjective:
 
     def _value(self, result: RunResult, metric: str) -> float:
         if metric in COSTS:
-            value = getattr(result, metric)
+            value = result.costs.get(metric, getattr(result, metric, None))
             return float("nan") if value is None else float(value)
         return result.validation[metric]
 

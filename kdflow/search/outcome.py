@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -17,13 +19,14 @@ from kdflow.experiment.setup import context_of, prepare
 from kdflow.files import write_json, write_text
 from kdflow.folders import slug
 from kdflow.search.definition import Definition
-from kdflow.search.objective import COSTS, RunObjective
+from kdflow.search.objective import RunObjective
 from kdflow.search.plain import Plain, plain_of, run_plain
 from kdflow.search.plots import draw, importances_of
 from kdflow.search.queue import Queue
 from kdflow.search.space import Space
 from kdflow.search.worker import Notify
 from kdflow.search.write import variant_text, write_best
+from kdflow.spec.metrics import COSTS, recorded_name
 from kdflow.spec.resolve import MethodSpec
 from kdflow.tracking.store import open_client, quiet, store_uri
 
@@ -172,6 +175,19 @@ def best_yaml(values: Mapping[str, Any], wanted: Definition, study: str) -> str:
     return "\n".join(lines) + "\n"
 
 
+def front_csv(front: tuple[Best, ...], metrics: tuple[str, ...]) -> str:
+    """A line per trial of a front: its number, the objectives, and the values (lists as JSON)."""
+    paths = list(dict.fromkeys(path for best in front for path in best.values))
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(["trial", *map(recorded_name, metrics), *paths])
+    for best in front:
+        values = [best.values.get(path, "") for path in paths]
+        plain = [value if isinstance(value, str) else json.dumps(value) for value in values]
+        table.writerow([best.number, *(best.objectives[metric] for metric in metrics), *plain])
+    return text.getvalue()
+
+
 def _last(queue: Queue) -> int:
     """The trial that finished last; all workers agree on it."""
     ended = [(t.datetime_complete, t.number) for t in queue.trials() if t.datetime_complete is not None]
@@ -216,9 +232,10 @@ def _files(
         return [], {}
     out.mkdir(parents=True, exist_ok=True)
     write_text(out / "best.yaml", text)
+    front = [write_text(out / "front.csv", front_csv(best, wanted.metrics))] if len(wanted.metrics) > 1 else []
     importances = importances_of(queue.study, wanted.metrics)
     plots = draw(queue.study, wanted.metrics, out, notes) if complete else []
-    return [out / "best.yaml", *plots], importances
+    return [out / "best.yaml", *front, *plots], importances
 
 
 def _write(
@@ -240,7 +257,7 @@ def _track(wanted: Definition, outcome: Outcome, files: list[Path], output: Path
             for name, value in outcome.test.items():
                 client.log_metric(wanted.parent, name, value)
             for metric, value in (outcome.best[0].objectives if outcome.best else {}).items():
-                client.log_metric(wanted.parent, f"val/{metric}", value)
+                client.log_metric(wanted.parent, recorded_name(metric), value)
             for file in files:
                 client.log_artifact(wanted.parent, str(file))
             if outcome.complete:

@@ -11,9 +11,10 @@ from typing import Any
 import optuna
 
 from kdflow.errors import KdflowError
-from kdflow.search.objective import COSTS, RunObjective
+from kdflow.search.objective import RunObjective
 from kdflow.search.queue import Queue
 from kdflow.search.worker import InterruptedTrialError, Notify
+from kdflow.spec.metrics import COSTS
 
 KEY = "plain"
 SEEDS = 3

@@ -15,9 +15,9 @@ from optuna.trial import FrozenTrial
 from kdflow.errors import MissingPackageError, UsageError, choices
 from kdflow.search.space import Space
 
-SamplerName: TypeAlias = Literal["tpe", "cmaes", "random", "grid", "gp"]
+SamplerName: TypeAlias = Literal["tpe", "nsga2", "cmaes", "random", "grid", "gp"]
 PrunerName: TypeAlias = Literal["median", "hyperband", "none"]
-SAMPLERS: tuple[SamplerName, ...] = ("tpe", "cmaes", "random", "grid", "gp")
+SAMPLERS: tuple[SamplerName, ...] = ("tpe", "nsga2", "cmaes", "random", "grid", "gp")
 PRUNERS: tuple[PrunerName, ...] = ("median", "hyperband", "none")
 STARTUP = 4
 """Trials that are never pruned, because there is nothing to compare them with."""
@@ -60,7 +60,7 @@ def make_sampler(name: str, space: Space, seed: int, trials: int, several: bool 
         name: One of :data:`SAMPLERS`.
         space: What is searched.
         seed: Seed of this trial.
-        trials: Trials of the study; bounds a grid.
+        trials: Trials of the study; bounds a grid, and the generations of ``nsga2``.
         several: There is more than one objective.
 
     Raises:
@@ -75,6 +75,8 @@ def make_sampler(name: str, space: Space, seed: int, trials: int, several: bool 
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         if name == "tpe":
             return optuna.samplers.TPESampler(seed=seed, constant_liar=True, multivariate=True)
+        if name == "nsga2":
+            return optuna.samplers.NSGAIISampler(seed=seed, population_size=population_of(trials))
         if name == "random":
             return optuna.samplers.RandomSampler(seed=seed)
         if name == "gp":
@@ -82,6 +84,11 @@ def make_sampler(name: str, space: Space, seed: int, trials: int, several: bool 
         if name == "cmaes":
             return optuna.samplers.CmaEsSampler(seed=seed, warn_independent_sampling=False)
     raise UsageError(f'no sampler "{name}".{choices(name, SAMPLERS)}')
+
+
+def population_of(trials: int) -> int:
+    """Trials of one generation: a fifth of the study, between 4 and Optuna's 50, so that a short study evolves too."""
+    return max(4, min(50, trials // 5))
 
 
 def make_pruner(name: str, total_steps: int, evaluate_every: int) -> optuna.pruners.BasePruner:
@@ -103,6 +110,6 @@ def make_pruner(name: str, total_steps: int, evaluate_every: int) -> optuna.prun
 
 def _require_cmaes(several: bool) -> None:
     if several:
-        raise UsageError("cmaes has one objective; with several --metric take tpe, gp, random or grid")
+        raise UsageError("cmaes has one objective; with several --metric take nsga2, tpe, gp, random or grid")
     if importlib.util.find_spec("cmaes") is None:
         raise MissingPackageError('--sampler cmaes needs the package cmaes: pip install cmaes (or "--sampler gp")')

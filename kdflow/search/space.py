@@ -15,15 +15,18 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from pydantic import ValidationError
 
 from kdflow.errors import SpecError, UsageError
+from kdflow.experiment.ranges import is_elsewhere
 from kdflow.experiment.setup import Setting, is_bench_path
+from kdflow.spec.balance import Share
 from kdflow.spec.load import parse
-from kdflow.spec.method import Method, SearchRange
-from kdflow.spec.resolve import steps_of
+from kdflow.spec.method import SearchRange
+from kdflow.spec.paths import steps_of
 
 _NUMBER = r"[-+]?(?:\d+(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?"
 _RANGE = re.compile(rf"^({_NUMBER})\.\.({_NUMBER})((?:,(?:log|step={_NUMBER}))*)$")
 _GROUPS = ("constants", "modules", "prepare", "nodes", "terms")
 _SCALARS = (type(None), bool, int, float, str)
+SHARE = "recipe.calibrate.share"
 _OF_THE_BENCH = ("recipe.optimizer.lr", "recipe.optimizer.weight_decay", "recipe.batch")
 
 
@@ -34,12 +37,12 @@ class Space:
     Attributes:
         ranges: What is searched.
         declared: The values that spec and bench hold now, where they lie inside their range.
-        ignored: Paths of the spec that the bench's variant dropped.
+        ignored: Paths of the spec that are not searched -> why.
     """
 
     ranges: Mapping[str, SearchRange]
     declared: Mapping[str, Any] = field(default_factory=dict)
-    ignored: tuple[str, ...] = ()
+    ignored: Mapping[str, str] = field(default_factory=dict)
 
     def distributions(self) -> dict[str, BaseDistribution]:
         """Path -> Optuna's distribution."""
@@ -149,14 +152,19 @@ def read_includes(pairs: Sequence[str]) -> dict[str, SearchRange]:
 def space_of(setting: Setting, include: Mapping[str, SearchRange] | None = None) -> Space:
     """The spec's ranges that apply on this bench, and those of the command line; what ``--set`` fixes is not searched.
 
+    Where the recipe calibrates, the spec's ranges of weights give way to one of the share that all terms have together.
+
     Raises:
-        UsageError: There is nothing to search; lists what could be.
+        UsageError: There is nothing to search, or what is asked for has no effect; lists what could be.
     """
-    method = setting.method
-    wanted = {**method.search, **(include or {})}
+    method, asked = setting.method, include or {}
+    _check_effect(setting, asked)
+    own = ranges_of_weights_as_share(setting, method.search)
+    wanted = {**own, **asked}
     for path, entry in wanted.items():
         checked_range(entry.model_dump(), path)
-    ignored = tuple(path for path in method.search if not _applies(method, path) and path not in (include or {}))
+    ignored = {path: "recipe.calibrate sets it when a run begins" for path in method.search if path not in wanted}
+    ignored |= {path: "not part of the method on this bench" for path in own if not _applies(setting, path) and path not in asked}
     ranges = {p: entry for p, entry in wanted.items() if p not in ignored and p not in setting.overrides}
     if not ranges:
         could = [path for path in candidates(setting) if path not in setting.overrides]
@@ -167,6 +175,37 @@ def space_of(setting: Setting, include: Mapping[str, SearchRange] | None = None)
     declared = {path: value for path in ranges if (value := declared_value(setting, path)) is not None}
     inside = {path: value for path, value in declared.items() if _contains(ranges[path], value)}
     return Space(ranges, inside, ignored)
+
+
+def ranges_of_weights_as_share(setting: Setting, ranges: Mapping[str, SearchRange]) -> dict[str, SearchRange]:
+    """The same ranges; where the recipe calibrates, with one of the common share in place of those of numeric weights."""
+    weights, calibrate = _calibrated(setting), setting.bench.recipe.calibrate
+    if calibrate is None or not weights & ranges.keys():
+        return dict(ranges)
+    return {SHARE: share_range(calibrate.share), **{path: entry for path, entry in ranges.items() if path not in weights}}
+
+
+def share_range(share: float) -> SearchRange:
+    """Half of a share of the gradient up to half of what it leaves."""
+    return SearchRange(low=share / 2, high=(1 + share) / 2)
+
+
+def _calibrated(setting: Setting) -> set[str]:
+    """Paths of the weights that the run sets by itself."""
+    if setting.bench.recipe.calibrate is None:
+        return set()
+    terms = setting.method.terms.items()
+    return {f"terms.{name}.weight" for name, term in terms if not (isinstance(term.weight, Share) or name.startswith("det."))}
+
+
+def _check_effect(setting: Setting, asked: Mapping[str, SearchRange]) -> None:
+    """One weight alone has no effect where the recipe gives all terms a common factor; of several, the ratio has."""
+    weights = _calibrated(setting)
+    if len(weights) == 1 and (without := next(iter(weights & asked.keys()), None)):
+        raise UsageError(
+            f"--include {without}: recipe.calibrate sets it when a run begins, so its value has no effect. "
+            f"Next: --include {SHARE}=0.25..0.75, or no calibration"
+        )
 
 
 def candidates(setting: Setting) -> list[str]:
@@ -184,12 +223,14 @@ def declared_value(setting: Setting, path: str) -> Any:
     return holder
 
 
-def _applies(method: Method, path: str) -> bool:
-    """False for paths into a node or term that this run does not have."""
+def _applies(setting: Setting, path: str) -> bool:
+    """False for paths into a node or term that this run does not have, and for options that other detectors have."""
     steps = steps_of(path)
-    if is_bench_path(path) or steps[0] not in _GROUPS or len(steps) < 2:
+    if is_bench_path(path):
+        return not is_elsewhere(path, setting.bench)
+    if steps[0] not in _GROUPS or len(steps) < 2:
         return True
-    return steps[1] in getattr(method, str(steps[0]))
+    return steps[1] in getattr(setting.method, str(steps[0]))
 
 
 def _numbers(value: Any, path: str) -> list[str]:

@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol, TypeVar
 
 import optuna
@@ -57,11 +59,13 @@ class Drawn:
         trial: The trial.
         values: Dotted path -> value.
         again: It had these values before: it was begun, and put back.
+        start: Checkpoint with the student that this one's ``init:`` takes weights from.
     """
 
     trial: optuna.Trial
     values: Mapping[str, Any]
     again: bool
+    start: Path | None = None
 
 
 class Group(Protocol):
@@ -190,20 +194,26 @@ class Worker:
             self._keep(trial, outcome)
 
     def _keep(self, trial: optuna.Trial, judged: Judged) -> None:
-        for key, value in judged.facts.items():
-            trial.set_user_attr(key, value)
         if judged.values is None:
-            self._tell(trial, TrialState.PRUNED, None, judged.pruned)
+            self._tell(trial, TrialState.PRUNED, None, judged.pruned, judged.facts)
         elif not all(map(math.isfinite, judged.values)):
-            self._tell(trial, TrialState.FAIL, None, f"not finite: {', '.join(map(str, judged.values))}")
+            self._tell(trial, TrialState.FAIL, None, f"not finite: {', '.join(map(str, judged.values))}", judged.facts)
         else:
-            self._tell(trial, TrialState.COMPLETE, judged.values, "")
+            self._tell(trial, TrialState.COMPLETE, judged.values, "", judged.facts)
 
-    def _tell(self, trial: optuna.Trial, state: TrialState, values: Sequence[float] | None, reason: str) -> None:
+    def _tell(
+        self,
+        trial: optuna.Trial,
+        state: TrialState,
+        values: Sequence[float] | None,
+        reason: str,
+        facts: Mapping[str, Any] = MappingProxyType({}),
+    ) -> None:
         """Finish a trial; a trial that another worker has finished meanwhile keeps that result."""
         number = trial.number
         try:
-            trial.set_user_attr("reason", reason)
+            for key, value in {**facts, "reason": reason}.items():
+                trial.set_user_attr(key, value)
             self.queue.study.tell(trial, None if values is None else list(values), state)
         except (ValueError, optuna.exceptions.UpdateFinishedTrialError):
             self.notify(f"{self.noun} {number}: another worker finished it meanwhile; that result counts")

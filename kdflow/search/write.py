@@ -13,7 +13,9 @@ from kdflow.errors import UsageError
 from kdflow.experiment.setup import find_method, is_bench_path
 from kdflow.files import write_text
 from kdflow.spec.method import Method
-from kdflow.spec.resolve import Context, MethodSpec, parse_method, steps_of
+from kdflow.spec.paths import steps_of
+from kdflow.spec.resolve import MethodSpec, parse_method
+from kdflow.spec.variants import Context
 
 
 def variant_text(bench: str, values: Mapping[str, Any], reason: str, indent: str = "  ") -> str:

@@ -120,10 +120,18 @@ class DetectorSpec(BaseModel):
         "behind its rows; coco80, and coco91 with numbers that have no class, are COCO's. Rows of the data's classes are chosen",
     )
 
+    weights_entry: str | None = Field(
+        default=None,
+        description="for a checkpoint with several state dicts: which one, its keys joined with dots (ema.module); without it "
+        "the only one is taken, or of several the averaged one (ema)",
+    )
+
     @model_validator(mode="after")
     def _rows_of_weights(self) -> DetectorSpec:
         if self.weights_classes is not None and self.weights is None:
             raise ValueError("weights_classes has no effect without weights:, whose rows it names")
+        if self.weights_entry is not None and self.weights is None:
+            raise ValueError("weights_entry has no effect without weights:, whose part it names")
         return self
 
     @property

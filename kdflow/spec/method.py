@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_val
 
 from kdflow.spec.balance import Control, Share
 from kdflow.spec.bench import MAX_STEPS, SLUG, Strict
+from kdflow.spec.metrics import metric_problem, plain_name
 
 Axis = str
 DIVISORS = frozenset({"rows", "elements", "b", "c", "y", "x", "n", "r", "q", "h", "k", "e", "i", "j", "m"})
@@ -83,24 +84,43 @@ class NodeEntry(BaseModel):
         return dict(self.model_extra or {})
 
 
+class Build(BaseModel):
+    """A part of a detector with random weights. Keys beside these are the detector's own options."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
+    detector: str = Field(description="a registered detector")
+    part: str = Field(description="the call of that detector whose stages are built")
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Options of the detector."""
+        return dict(self.model_extra or {})
+
+
 class ModuleEntry(BaseModel):
-    """A piece with weights that several nodes may share: an op's layers, or a copy of a detector's call."""
+    """A piece with weights that several nodes may share: an op's layers, a copy of a call, or a part of another detector."""
 
     model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False, serialize_by_alias=True)
     op: str | None = None
     source: str | None = Field(
         default=None, alias="copy", description="OWNER.CALL whose stages are copied, weights included"
     )
+    build: Build | None = Field(default=None, description="a part of a detector that starts from random weights")
+    like: str | None = Field(default=None, description="with build: the place that the part stands on, as student.neck")
     trainable: bool = Field(default=True, description="copies only: false keeps the copied weights as they are")
 
     @model_validator(mode="after")
     def _one_origin(self) -> ModuleEntry:
-        if (self.op is None) == (self.source is None):
-            raise ValueError("a module has exactly one of op: and copy:")
-        if self.op is not None and not self.trainable:
-            raise ValueError("trainable: is for copies; leave a module with op: out of a phase's train: instead")
+        if sum(origin is not None for origin in (self.op, self.source, self.build)) != 1:
+            raise ValueError("a module has exactly one of op:, copy: and build:")
+        if self.source is None and not self.trainable:
+            raise ValueError("trainable: is for copies; leave other modules out of a phase's train: instead")
         if self.source is not None and self.arguments:
             raise ValueError(f"a copy takes no options ({', '.join(self.arguments)}); its calls do")
+        if self.build is not None and self.arguments:
+            raise ValueError(f"options of the built detector ({', '.join(self.arguments)}) stand inside build:")
+        if (self.build is None) != (self.like is None):
+            raise ValueError("build: and like: belong together, as in {build: {detector: fcos, part: head}, like: student.neck}")
         return self
 
     @property
@@ -258,12 +278,22 @@ class Preparation(BaseModel):
         return dict(self.model_extra or {})
 
 
+PARENT = "parent"
+"""Source of ``init:`` that stands for the student of the nearest trial in a search."""
+
+
 class Inherit(Strict):
-    """Student stages that start from the teacher's weights."""
+    """Student stages that start from other weights: a teacher's, or those of the nearest trial of a search."""
 
     student: str = Field(description="pattern over the student's parameter names")
-    source: str = Field(default="teacher", description="which teacher")
-    when: Literal["same_shapes"] = "same_shapes"
+    source: str = Field(
+        default="teacher", description="which teacher, or parent: the student of the nearest finished trial of a search"
+    )
+    when: Literal["same_shapes", "any_shapes"] = Field(
+        default="same_shapes",
+        description="any_shapes takes over what it can where depths and widths differ: the strongest channels of a block, and "
+        "new channels and blocks that change nothing at first",
+    )
 
 
 class Phase(Strict):
@@ -303,6 +333,10 @@ def trains(pattern: str, parameter: str) -> bool:
     return pattern.partition(".")[0] == owner and fnmatchcase(parameter, pattern)
 
 
+def _are_words(value: Any) -> bool:
+    return isinstance(value, str) or (isinstance(value, (list, tuple)) and all(isinstance(one, str) for one in value))
+
+
 class Method(Strict):
     """One method file."""
 
@@ -328,11 +362,28 @@ class Method(Strict):
     phases: tuple[Phase, ...] = ()
     init: tuple[Inherit, ...] = ()
     search: dict[str, SearchRange] = Field(default_factory=dict)
+    metric: tuple[str, ...] = Field(
+        default=(), description="what a search judges trials by, unless told; several, costs among them, give a front"
+    )
     variants: tuple[Variant, ...] = ()
     wraps: str | None = None
     rewrite: str | tuple[Rewrite, ...] = Field(
         default=(), description="rules that transform terms, or the method whose rules are taken"
     )
+
+    @field_validator("metric", mode="before")
+    @classmethod
+    def _names(cls, value: Any) -> Any:
+        return tuple(map(plain_name, [value] if isinstance(value, str) else value)) if _are_words(value) else value
+
+    @field_validator("metric")
+    @classmethod
+    def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if problem := next(filter(None, map(metric_problem, names)), ""):
+            raise ValueError(problem)
+        if len(set(names)) < len(names):
+            raise ValueError("each metric stands once")
+        return names
 
     @property
     def distillation_terms(self) -> dict[str, TermEntry]:

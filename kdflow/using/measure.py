@@ -1,4 +1,4 @@
-"""A student measured again: that of a run, or weights in the student of a bench."""
+"""A detector measured again: that of a run, weights in the student of a bench, or what was exported."""
 
 from __future__ import annotations
 
@@ -12,9 +12,12 @@ from kdflow.experiment.feed import Feed
 from kdflow.experiment.findings import write_detections
 from kdflow.experiment.session import Session, open_session
 from kdflow.experiment.setup import check_bench, fill_weights, find_bench, read_bench
+from kdflow.folders import expand
 from kdflow.ports import Detector
 from kdflow.spec.bench import Bench
-from kdflow.using.saved import reopen, run_folder
+from kdflow.using.forms import is_export, open_export
+from kdflow.using.judged import judged
+from kdflow.using.saved import STUDENT, reopen, run_folder
 
 SPLITS = ("test", "val")
 
@@ -33,9 +36,9 @@ def measure(
     """Metrics of a trained detector on a split, in percent, with those of every class.
 
     Args:
-        place: A run's folder or name; else weights for the bench's student: a file, or a model folder or name that its
-            library knows.
-        bench: Name or file; needed for weights, none takes the run's own.
+        place: A run's folder or name; an ONNX file or another export; else weights for the bench's student: a file, or a
+            model folder or name that its library knows.
+        bench: Name or file; needed for weights, none takes the run's own, for an export the bench of the run that it lies in.
         split: ``test`` or ``val``.
         owner: ``student``, or the name of a teacher of the run.
         device: ``auto``, ``cpu`` or ``cuda``.
@@ -50,13 +53,33 @@ def measure(
     if split not in SPLITS:
         raise UsageError(f"there is no split {split!r} to measure on, only {' and '.join(SPLITS)}")
     with open_session(device) as session:
-        detector, feed = _opened(place, bench, owner, dict(overrides or {}), session)
-        session.inspect(feed, notify)
-        detector.model.to(session.machine.device)
-        found = feed.examine(detector, split)
+        if run_folder(place) is None and is_export(place) and expand(place).name != STUDENT:
+            chosen = _bench_of_export(expand(place), bench, owner, dict(overrides or {}))
+            source = session.source(chosen.data)
+            found = judged(open_export(place, session.machine.device), source.splits[split], chosen.evaluation)
+        else:
+            detector, feed = _opened(place, bench, owner, dict(overrides or {}), session)
+            source = feed.source
+            session.inspect(feed, notify)
+            detector.model.to(session.machine.device)
+            found = feed.examine(detector, split)
         if detections is not None:
-            write_detections(Path(detections), found, feed.source.splits[split].coco)
+            write_detections(Path(detections), found, source.splits[split].coco)
     return found
+
+
+def _bench_of_export(place: Path, bench: str | Path | None, owner: str, overrides: dict[str, Any]) -> Bench:
+    """The bench that an export is measured on: the one named, or that of the run whose folder it lies in."""
+    if owner != "student":
+        raise UsageError(f"{place} is an export of one detector, and no run with a {owner}")
+    if bench is not None:
+        return read_bench(find_bench(bench), overrides)[0]
+    runs = [folder for folder in (place.parent, place.parent.parent) if run_folder(folder) is not None]
+    if not runs:
+        raise UsageError(f"{place}: the data to measure on are those of a bench (--bench)")
+    if overrides:
+        raise UsageError("--set changes a bench: name it with --bench")
+    return reopen(runs[0]).bench
 
 
 def _opened(

@@ -14,7 +14,8 @@ from kdflow.errors import UsageError
 from kdflow.files import in_words, replacing, write_json
 from kdflow.folders import slug
 from kdflow.using.drawn import Box, colour_of, draw
-from kdflow.using.finder import Finder, open_finder
+from kdflow.using.finder import Finder
+from kdflow.using.forms import open_finder
 from kdflow.using.sights import Sight, files_of, sights
 
 JSON = "predictions.json"

@@ -123,12 +123,14 @@ class Saved:
         """A teacher of the run with the weights that it taught with.
 
         Raises:
-            UsageError: There is no such teacher, or its weights are not kept.
+            UsageError: There is no such teacher, it finds no objects, or its weights are not kept.
         """
         specs = self.bench.all_teachers if self.method.teacher == "required" else {}
         if owner not in specs:
             raise UsageError(f'{self.folder.name} has no teacher "{owner}".{choices(owner, specs)}')
         detector = self._built(owner, specs[owner])
+        if not detector.detects:
+            raise UsageError(f"{owner}: {detector.name} is a backbone without a head, which finds no objects by itself")
         self._taught(owner, detector)
         detector.model.eval()
         return detector

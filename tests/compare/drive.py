@@ -1,4 +1,7 @@
-"""A worker of a tiny comparison in a process of its own: ``drive.py FOLDER [RUNS]``; after so many runs it kills itself."""
+"""A worker of a tiny comparison in a process of its own: ``drive.py FOLDER [RUNS [URL]]``; after so many runs it kills itself.
+
+Under torchrun its processes go through all runs together, without a queue.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ PROTOCOL = Protocol(("fitnet",), str(BENCH), seeds=2, budget=2, controls=())
 
 
 def request(folder: Path, **more: Any) -> Execution:
-    return Execution(name="tiny", output=folder, device="cpu", beat=0.2, grace=2, poll=0.2, **more)
+    return Execution(name="tiny", output=folder, device="cpu", beat=0.2, grace=4, poll=0.2, **more)
 
 
 class Killer(Silent):
@@ -35,5 +38,8 @@ class Killer(Silent):
 
 if __name__ == "__main__":
     teacher.require_teacher = lambda *_: None  # a teacher of two steps is no better than chance
-    killer = Killer(int(sys.argv[2]) if len(sys.argv) > 2 else -1)
-    compare(PROTOCOL, request(Path(sys.argv[1]), join=True), hooks=lambda _: (killer,))
+    folder, runs, storage = (*sys.argv[1:], *(None, "-1", None)[len(sys.argv) - 1 :])
+    killer = Killer(int(runs or -1))
+    compare(
+        PROTOCOL, request(Path(str(folder)), join="WORLD_SIZE" not in os.environ, storage=storage), hooks=lambda _: (killer,)
+    )

@@ -140,6 +140,15 @@ def test_controls_and_methods_that_do_not_fit_are_left_out_with_the_reason(home:
     assert "moving average" in found.left_out["ema"]
 
 
+def test_calibrated_methods_are_tuned_over_the_share_that_their_terms_have(home: Path) -> None:
+    protocol = Protocol(("fitnet", "defeat"), str(BENCH), budget=2, controls=(), overrides={"recipe.calibrate": True})
+    plain, *methods = lineup_of(protocol, Preview("cpu")).entries
+    assert set(plain.space.ranges) == {"recipe.optimizer.lr"}
+    for entry in methods:
+        assert set(entry.space.ranges) == {"recipe.optimizer.lr", "recipe.calibrate.share"}
+        assert entry.space.declared["recipe.calibrate.share"] == 0.5
+
+
 def test_killed_worker_is_joined_and_the_file_is_the_same(home: Path, any_teacher: None, tmp_path: Path) -> None:
     once, place = compare(drive.PROTOCOL, drive.request(tmp_path / "once"), lambda _: None)
     words = [sys.executable, "-m", "tests.compare.drive", str(tmp_path / "killed"), "6"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Mapping
 from typing import Any
@@ -169,7 +170,7 @@ def prepared(op: Op, kinds: Mapping[str, Kind], inputs: Mapping[str, Any], dtype
         module.observe(**inputs)
         module.finish()
         return lambda **_: module()
-    return lambda **given: module(**given, **metas)
+    return functools.partial(module, **metas)
 
 
 def tensors_in(value: Any) -> list[Tensor]:

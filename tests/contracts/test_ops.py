@@ -67,6 +67,11 @@ def gradient_ops(op: Op) -> bool:
     return not op.no_grad and not op.observes and bool(op.inputs)
 
 
+def in_training(op: Op) -> bool:
+    """A module that is called at every step, as preparations are not."""
+    return op.is_module and not op.observes
+
+
 def test_the_registry_holds_the_vocabulary() -> None:
     assert {"adapter", "loss", "mask", "stats", "transform", "values"} <= {name.split(".")[0] for name in NAMES}
 
@@ -133,6 +138,22 @@ def test_inputs_are_left_alone_and_equal_draws_give_equal_results(name: str, fre
     first, second = evaluate(op, kinds, inputs), evaluate(op, kinds, inputs)
     assert all(torch.equal(a, b) for a, b in zip(tensors_in(inputs), tensors_in(before), strict=True))
     assert all(torch.equal(a, b) for a, b in zip(tensors_in(first), tensors_in(second), strict=True))
+
+
+@pytest.mark.parametrize(("name", "free"), [c for c in CASES if in_training(OPS.get(str(c.values[0])))])
+def test_all_that_an_op_remembers_is_in_its_state(name: str, free: Kind) -> None:
+    op = OPS.get(name)
+    kinds = kinds_of(op, free)
+    inputs = inputs_of(op, kinds, Examples())
+    used, fresh = (prepared(op, kinds, inputs, torch.float32) for _ in range(2))
+    torch.manual_seed(1)
+    used(**inputs)
+    fresh.func.load_state_dict(used.func.state_dict())
+    results = []
+    for module in (used, fresh):
+        torch.manual_seed(2)
+        results.append(tensors_in(module(**inputs)))
+    assert all(torch.equal(one, other) for one, other in zip(*results, strict=True))
 
 
 @pytest.mark.parametrize(("name", "free"), CASES)

@@ -58,12 +58,31 @@ def test_a_plain_state_dict_is_taken_without_a_word(tmp_path: Path, caplog: Any)
     assert caplog.text == ""
 
 
-def test_of_several_state_dicts_none_is_chosen(tmp_path: Path) -> None:
+@pytest.mark.parametrize("averaged", ["ema", "ema.module", "model_ema", "ema_state_dict", "state_dict_ema"])
+def test_of_several_state_dicts_the_averaged_one_is_taken_and_said(averaged: str, tmp_path: Path, caplog: Any) -> None:
+    content: Any = state(2)
+    for key in reversed(averaged.split(".")):
+        content = {key: content}
+    file = saved({"model": state(), **content, "epoch": 3}, tmp_path / "w.pth")
+    assert read_state(file)["weight"][0, 0] == 2
+    assert f"is taken from its entry {averaged}, the averaged one of model (2 tensors), {averaged} (2 tensors)" in caplog.text
+
+
+def test_an_entry_is_chosen_by_its_keys(tmp_path: Path, caplog: Any) -> None:
     file = saved({"model": state(), "ema": {"module": state(2)}, "epoch": 3}, tmp_path / "w.pth")
-    message = refusal(file)
-    assert "holds 2 state dicts: model (2 tensors), ema.module (2 tensors)" in message
-    run_line(message)
-    assert read_state(tmp_path / "w-state.pt")["weight"][0, 0] == 1
+    assert read_state(file, entry="model")["weight"][0, 0] == 1
+    assert read_state(file, entry="ema.module")["weight"][0, 0] == 2
+    assert caplog.text == ""
+    with pytest.raises(UsageError, match=r"weights_entry: emma is no entry .* model \(2 tensors\), ema\.module \(2 tensors\)"):
+        read_state(file, entry="emma")
+    with pytest.raises(UsageError, match="is a state dict itself"):
+        read_state(saved(state(), tmp_path / "plain.pth"), entry="model")
+
+
+def test_of_several_state_dicts_without_an_averaged_one_none_is_chosen(tmp_path: Path) -> None:
+    message = refusal(saved({"generator": state(), "detector": {"net": state(2)}, "epoch": 3}, tmp_path / "w.pth"))
+    assert "holds 2 state dicts: generator (2 tensors), detector.net (2 tensors)" in message
+    assert message.endswith("Next: weights_entry: generator, weights_entry: detector.net")
 
 
 def run_line(message: str) -> None:

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -316,6 +316,59 @@ def test_hook_stops_the_run(machine: Machine, tmp_path: Path) -> None:
     result = fit(make_plan()[0], loader, make_recipe(), **settings(tmp_path, machine, hooks=(Prune(),)))
     assert (result.status, result.step) == ("stopped", 10)
     assert "below the median" in result.reason
+
+
+class Highest(Silent):
+    """Remembers the highest total and how many reports it saw, as early stopping does."""
+
+    def __init__(self, begin: float = 0.0) -> None:
+        self.state: dict[str, Any] = {"highest": torch.tensor(begin), "seen": 0, "steps": [(0, "start")]}
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.state
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.state = dict(state)
+
+    def step_ended(self, event: StepEvent) -> None:
+        highest = torch.maximum(self.state["highest"], torch.tensor(event.total))
+        steps = [*self.state["steps"], (event.step, "step")]
+        self.state = {"highest": highest, "seen": self.state["seen"] + 1, "steps": steps}
+
+
+@pytest.mark.parametrize("point", ["in the optimizer's step 7", "in the optimizer's step 10", "after the checkpoint of step 8"])
+def test_what_hooks_remember_is_as_if_nothing_had_happened(point: str, machine: Machine, tmp_path: Path) -> None:
+    whole = (Highest(), Silent(), Highest(50.0))
+    fit(make_plan()[0], loader, make_recipe(), **settings(tmp_path / "whole", machine, hooks=whole))
+    kill(point, machine, tmp_path / "cut", hooks=(Highest(), Silent(), Highest(50.0)))
+    resumed = (Highest(), Silent(), Highest(0.0))
+    fit(make_plan()[0], loader, make_recipe(), **settings(tmp_path / "cut", machine, hooks=resumed))
+    assert [hook.state["seen"] for hook in (whole[0], whole[2])] == [5, 5]
+    assert differences(resumed[0].state, whole[0].state) == []
+    assert differences(resumed[2].state, whole[2].state) == []
+    assert float(resumed[2].state["highest"]) == 50.0
+    assert differences(read(tmp_path / "cut" / LAST), read(tmp_path / "whole" / LAST)) == []
+
+
+def test_a_hook_without_its_state_is_told(machine: Machine, tmp_path: Path) -> None:
+    kill("in the optimizer's step 7", machine, tmp_path, hooks=(Highest(),))
+    result = fit(make_plan()[0], loader, make_recipe(), **settings(tmp_path, machine))
+    assert any("state of the hook Highest, which does not listen" in note for note in result.notes)
+    kill("in the optimizer's step 7", machine, tmp_path / "other")
+    result = fit(make_plan()[0], loader, make_recipe(), **settings(tmp_path / "other", machine, hooks=(Highest(),)))
+    assert any("the hook Highest begins anew" in note for note in result.notes)
+
+
+@pytest.mark.parametrize(("state", "words"), [({"at": Path()}, "at is a PosixPath"), ({"a": [1, {2}]}, r"a\[1\] is a set")])
+def test_a_state_that_no_checkpoint_can_hold_is_refused_before_the_first_step(
+    state: dict[str, Any], words: str, machine: Machine, tmp_path: Path
+) -> None:
+    hook = Highest()
+    hook.state = state
+    plan = make_plan()[0]
+    with pytest.raises(UsageError, match=f"hook Highest .*{words}"):
+        fit(plan, loader, make_recipe(), **settings(tmp_path, machine, hooks=(hook,)))
+    assert plan.advanced == []
 
 
 def test_kill_9_in_mid_training_loses_nothing(alone: dict[str, Any], tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ def test_lines_are_rows_of_plain_data_and_a_data_frame():
         ("baseline", 31.0, [0, 1]),
         ("<b>fgd", 33.5, [0, 1]),
     ]
+    assert answer.records == tuple(RECORDS), "one per run"
     frame = answer.to_pandas()
     assert frame["method"].tolist() == ["baseline", "<b>fgd"]
     assert frame["mean.AP"].tolist() == [31.0, 33.5]

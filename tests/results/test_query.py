@@ -106,7 +106,7 @@ def test_a_plain_student_without_any_method_is_still_shown():
 
 def test_the_plain_student_stays_when_the_filter_names_a_method_only():
     answer = query(SEEDS, where="method = fgd")
-    assert answer.records == 2
+    assert len(answer.records) == 2
     assert line(answer, "cnn/neck", "fgd").gain["AP"] == 2.5
 
 

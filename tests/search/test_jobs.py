@@ -28,8 +28,10 @@ class Runner:
     def __init__(self, **fails: tuple[str, str]) -> None:
         self.fails, self.calls = fails, list[list[int]]()
         self.resumed: list[bool] = []
+        self.places: list[tuple[list[int], int]] = []
 
-    def __call__(self, jobs: Sequence[Job], *_: Any, resume: bool, **__: Any) -> Iterable[JobResult]:
+    def __call__(self, jobs: Sequence[Job], *_: Any, resume: bool, **options: Any) -> Iterable[JobResult]:
+        self.places += [(options["numbers"], options["total"])] if jobs and "numbers" in options else []
         self.calls += [[job.seed for job in jobs]] if jobs else []
         self.resumed += [resume] if jobs else []
         for job in jobs:
@@ -47,6 +49,7 @@ def test_second_worker_has_the_results_of_the_first_and_runs_nothing(tmp_path: P
     first, second = Runner(h3=("failed", "kd/hint: not finite")), Runner()
     done = go(tmp_path, first, replace(SHARING, together=2))
     assert first.calls == [[0, 1], [2, 3], [4]]
+    assert first.places == [([1, 2], 5), ([3, 4], 5), ([5], 5)], "a job is told by its place among all"
     assert [(r.job.seed, r.status, r.metrics.get("AP")) for r in done] == [
         (0, "finished", 0.0), (1, "finished", 1.0), (2, "finished", 2.0), (3, "failed", None), (4, "finished", 4.0),
     ]
@@ -81,6 +84,16 @@ def test_interrupted_job_goes_back_and_is_resumed_by_the_next_worker(tmp_path: P
     assert runner.calls == [[1], [2], [3], [4]]
     assert runner.resumed == [True, False, False, False]
     assert {r.status for r in done} == {"finished"}
+
+
+def test_jobs_that_end_otherwise_are_not_begun_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run's record lies there as soon as it begins, and looks like one of an earlier worker."""
+    runner = Runner(h0=("failed", "kd/hint: not finite"), h3=("interrupted", "SIGTERM"))
+    begun = lambda job, _: job.seed if any(job.seed in call for call in runner.calls) else None  # noqa: E731
+    monkeypatch.setattr("kdflow.search.jobs.record_of", begun)
+    with pytest.raises(InterruptedTrialError):
+        go(tmp_path, runner)
+    assert runner.calls == [[0], [1], [2], [3]]
 
 
 def test_worker_whose_device_breaks_ends_and_leaves_the_rest(tmp_path: Path) -> None:

@@ -68,8 +68,27 @@ def test_variant_that_drops_a_term_takes_its_range_along() -> None:
     setting = prepare(spec, BENCH)
     setting = replace(setting, method=spec.resolve({"student.family": "dense", "bench": "tiny"}))
     space = space_of(setting)
-    assert space.ignored == ("terms.roi_objects.weight", "terms.roi_rest.weight")
+    assert list(space.ignored) == ["terms.roi_objects.weight", "terms.roi_rest.weight"]
     assert set(space.ranges) == {"terms.neck_objects.weight", "terms.neck_rest.weight"}
+
+
+def test_where_weights_are_calibrated_their_common_share_is_searched() -> None:
+    setting = prepare(read_method("defeat"), BENCH, overrides={"recipe.calibrate": {"share": 0.4}})
+    space = space_of(setting)
+    assert {path: (r.low, r.high) for path, r in space.ranges.items()} == {"recipe.calibrate.share": (0.2, 0.7)}
+    assert space.declared == {"recipe.calibrate.share": 0.4}
+    assert set(space.ignored.values()) == {"recipe.calibrate sets it when a run begins"}
+    both = space_of(setting, read_includes(["terms.roi_rest.weight=1..4"]))  # of several weights the ratio counts
+    assert set(both.ranges) == {"recipe.calibrate.share", "terms.roi_rest.weight"}
+    fixed = prepare(read_method("defeat"), BENCH, overrides={"recipe.calibrate": True, "recipe.calibrate.share": 0.4})
+    assert "recipe.calibrate.share" not in space_of(fixed, read_includes(["recipe.optimizer.lr=0.001..0.1,log"])).ranges
+
+
+def test_a_weight_that_the_run_sets_itself_cannot_be_searched() -> None:
+    setting = prepare(read_method("pkd"), BENCH, overrides={"recipe.calibrate": True})
+    assert {path: (r.low, r.high) for path, r in space_of(setting).ranges.items()} == {"recipe.calibrate.share": (0.25, 0.75)}
+    with pytest.raises(UsageError, match=r"no effect. Next: --include recipe.calibrate.share"):
+        space_of(setting, read_includes(["terms.neck.weight=1..4"]))
 
 
 def test_without_any_range_the_message_lists_what_could_be_searched() -> None:

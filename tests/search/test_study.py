@@ -16,6 +16,7 @@ from kdflow.errors import InvariantError, UsageError
 from kdflow.events import EvaluationEvent, RunStarted, StopRun
 from kdflow.experiment.run import RunResult
 from kdflow.experiment.together import run_together
+from kdflow.resources import specs_folder
 from kdflow.results.measured import read_records
 from kdflow.search import definition as about
 from kdflow.search.study import Request, search
@@ -72,10 +73,10 @@ def fake(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Search:
     monkeypatch.setattr("kdflow.search.study.provide_teachers", lambda *_, **__: {})
     monkeypatch.setattr("kdflow.search.outcome.measure_trial", lambda *_: {"AP": 50.0})
 
-    def go(runs: Runs, notify: Callable[[str], None] = lambda _: None, **options: Any) -> Any:
+    def go(runs: Runs, notify: Callable[[str], None] = lambda _: None, spec: Any = "fitnet", **options: Any) -> Any:
         monkeypatch.setattr("kdflow.search.objective.run", runs)
         settings: dict[str, Any] = {"bench": BENCH, "output": tmp_path / "runs", "device": "cpu", "study": "s"}
-        return search("fitnet", Request(**{**settings, **options}), notify)
+        return search(spec, Request(**{**settings, **options}), notify)
 
     return go
 
@@ -230,6 +231,86 @@ def test_added_parameters_are_an_objective_of_which_less_is_better(fake: Search)
     assert len(outcome.best) == 4, "more weight brings more AP and costs more, so no trial beats another"
     small = min(outcome.best, key=lambda best: best.objectives["added_parameters"])
     assert small.objectives["AP"] == min(best.objectives["AP"] for best in outcome.best)
+
+
+class Sized(Runs):
+    """A student's width is searched: it brings AP and costs operations; a wide one may be too much."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.starts: list[tuple[int, str]] = []
+
+    def __call__(self, spec: Any, *, overrides: Any, trial: Any, **options: Any) -> RunResult:
+        width = overrides.get("student.neck", 16)
+        weight = {PATH: 0 if overrides[PATH] == 0 else width}
+        costs = {"flops": float(width)}
+        if excess := trial.excess(costs):
+            return RunResult("fitnet", "tiny", 0, None, "stopped", {}, {}, None, 0, (), (), None, "none", excess, costs=costs)
+        done = super().__call__(spec, overrides=weight, trial=trial, **options)
+        if trial.start is not None:
+            self.starts.append((width, Path(trial.start).parent.name))
+        folder = Path(done.folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "best.pt").write_bytes(b"")
+        return replace(done, costs={name: value for name, value in costs.items() if name in trial.costs})
+
+
+WIDTH = ("student.neck={low: 8, high: 40, step: 8}",)
+ONLY_WIDTH: dict[str, Any] = {"include": WIDTH, "overrides": {PATH: 1.0}}
+
+
+def test_costs_of_the_student_make_a_front_by_evolution(fake: Search) -> None:
+    def go(name: str, **options: Any) -> tuple[Sized, Any]:
+        runs = Sized()
+        return runs, fake(runs, trials=12, study=name, plain_seeds=1, **ONLY_WIDTH, **options)
+
+    runs, outcome = go("a", metrics=("val/AP", "cost/flops"))
+    front = {best.values["student.neck"]: best.objectives for best in outcome.best}
+    assert all(found == {"AP": float(width), "flops": float(width)} for width, found in front.items())
+    assert 2 <= len(front) == len(set(runs.values)), "more AP costs more, so every width that was tried is on the front"
+    table = next(Path(file) for file in outcome.files if file.endswith("front.csv")).read_text().splitlines()
+    assert table[0] == "trial,val/AP,cost/flops,student.neck"
+    assert len(table) == 1 + len(outcome.best)
+    again, _ = go("b", metrics=("AP", "flops"))
+    assert again.values == runs.values, "one seed, one path"
+    rest = Sized()
+    assert fake(rest, study="b", trials=14, resume=True).counts == {"complete": 14}
+    assert len(rest.values) == 2
+
+
+def test_a_student_beyond_a_limit_is_not_trained(fake: Search) -> None:
+    runs = Sized()
+    outcome = fake(runs, trials=12, sampler="random", pruner="none", limits=("cost/flops=20",), plain_seeds=1, **ONLY_WIDTH)
+    assert max(runs.values) <= 20
+    assert outcome.counts["pruned"] == 12 - len(runs.values) > 0
+    with pytest.raises(UsageError, match="limits are"):
+        fake(Sized(), trials=12, resume=True, limits=("flops=30",))
+    with pytest.raises(UsageError, match="step_ms is not known before training"):
+        fake(Sized(), study="t", trials=1, include=WIDTH, limits=("step_ms=3",))
+    with pytest.raises(UsageError, match="COST=NUMBER"):
+        fake(Sized(), study="t", trials=1, include=WIDTH, limits=("flops=few",))
+
+
+def test_a_trial_starts_from_the_nearest_finished_one(fake: Search, tmp_path: Path) -> None:
+    spec = (specs_folder() / "fitnet.yaml").read_text() + 'init: [{student: "*", source: parent, when: any_shapes}]\n'
+    (tmp_path / "heir.yaml").write_text(spec.replace("method: fitnet", "method: heir"))
+    runs = Sized()
+    grid = {"include": ("student.neck=[8, 16, 24, 32, 40]",), "overrides": {PATH: 1.0}, "sampler": "grid"}
+    fake(runs, trials=5, pruner="none", spec=tmp_path / "heir.yaml", plain_seeds=1, **grid)
+    assert runs.values == [8, 16, 24, 32, 40]
+    assert runs.starts == [(16, "0"), (24, "1"), (32, "2"), (40, "3")]
+
+
+def test_a_searched_bench_is_judged_before_anything_runs(fake: Search) -> None:
+    for include, words in (
+        ("student.nekc=1..2", "unknown key"), ("data.flip=[0, 0.5]", "changes the teacher"), ("teacher.neck=8..16", "choices"),
+    ):
+        with pytest.raises(UsageError, match=f"--include .*{words}"):
+            fake(Sized(), trials=1, include=(include,))
+    with pytest.raises(UsageError, match=r"--together: .*same batches.*data.size"):
+        fake(Sized(), trials=2, include=("data.size=[32, 64]",), together=2)
+    with pytest.raises(UsageError, match='no metric "cost/flop"'):
+        fake(Sized(), trials=1, include=WIDTH, metrics=("cost/flop",))
 
 
 def test_interrupted_search_keeps_everything_and_goes_on(fake: Search) -> None:

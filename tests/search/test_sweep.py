@@ -115,7 +115,9 @@ def test_jobs_of_one_stream_train_together_and_a_group_too_large_is_halved(tmp_p
 def test_job_whose_files_are_gone_is_missing(tmp_path: Path) -> None:
     (job,) = plan_jobs(["fitnet"], [TINY], [0], {})
     assert record_of(job, tmp_path) is None
-    (result,) = go([job], tmp_path, Runs())
+    said: list[str] = []
+    (result,) = run_jobs([job], None, tmp_path, notify=said.append, runner=Runs(), numbers=[4], total=9)  # type: ignore[arg-type]
+    assert said[0].startswith("[4/9] fitnet"), "one of many is told by its place among them"
     found = record_of(job, tmp_path)
     assert found is not None
     assert found.status == "finished"

@@ -152,3 +152,20 @@ def test_hook_stops_a_hopeless_run_but_never_at_its_last_evaluation(queue: Queue
         _evaluated(hook, 20, 3.0)
     _evaluated(hook, 30, 3.0)
     assert queue.trials()[0].intermediate_values == {10: 12.0, 20: 3.0, 30: 3.0}
+
+
+def test_what_another_worker_finished_meanwhile_counts(queue: Queue) -> None:
+    """This one was silent for too long, so its trial went to another worker, who was faster."""
+    said: list[str] = []
+
+    def slow(trial: optuna.Trial) -> Judged:
+        if trial.number == 0:
+            queue.study.tell(0, 3.0)
+        return Judged([1.0], facts={"found": "late"})
+
+    late = Worker(queue, slow, lambda number: RandomSampler(seed=number), notify=said.append)
+    assert late.work()
+    assert [trial.value for trial in queue.trials()] == [3.0, 1.0, 1.0, 1.0]
+    assert "found" not in queue.trials()[0].user_attrs
+    assert late.mine == [1, 2, 3]
+    assert "trial 0: another worker finished it meanwhile; that result counts" in said

@@ -49,6 +49,7 @@ def test_what_is_written_down_of_a_bench_can_be_read_again(optimizer: str, sched
         ("recipe.batch", True, "expected a number (got true)"),
         ("data.flip", 2, "of at most 1 (got 2)"),
         ("student.weights_classes", "coco80", "weights_classes has no effect without weights:"),
+        ("student.weights_entry", "ema", "weights_entry has no effect without weights:"),
         ("data.size", 2000, "max_size 1333 is below size 2000"),
         ("data", {"format": "shapes", "fixed": True, "max_size": 800}, "max_size has no effect"),
         ("evaluation.max_detections", 0, "a number above 0"),

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from kdflow.errors import KdflowError, SpecError
 from kdflow.spec.load import MAX_BYTES, parse, read
-from kdflow.spec.resolve import bench_of, parse_method, parse_overrides
+from kdflow.spec.paths import parse_overrides
+from kdflow.spec.resolve import bench_of, parse_method
 
 METHOD = Path(__file__).parents[2] / "specs" / "fgd.yaml"
 BENCH = Path(__file__).parents[2] / "specs" / "benches" / "shapes-fcos.yaml"

@@ -10,7 +10,8 @@ from kdflow.errors import Fault, SpecError
 from kdflow.experiment.setup import find_method, known_benches
 from kdflow.graph.everywhere import faults_everywhere
 from kdflow.resources import specs_folder
-from kdflow.spec.resolve import faults_of, read_spec
+from kdflow.spec.leads import faults_of
+from kdflow.spec.resolve import read_spec
 from tests.spec.mutations import mutations_of
 
 METHODS = sorted(specs_folder().glob("*.yaml"))

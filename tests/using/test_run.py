@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from html.parser import HTMLParser
 from pathlib import Path
@@ -15,7 +16,6 @@ from PIL import Image
 import kdflow
 from kdflow.cli.main import main
 from kdflow.data.formats import open_data
-from kdflow.engine.evaluate import judge
 from kdflow.errors import UsageError
 from kdflow.experiment.run import RunResult, run
 from kdflow.student.pictures import read
@@ -23,8 +23,9 @@ from kdflow.tracking.store import open_client
 from kdflow.urls import sqlite_url
 from kdflow.using.export import formats
 from kdflow.using.export.formats import export
-from kdflow.using.export.onnx_file import onnx_finder
-from kdflow.using.finder import Finder, open_finder
+from kdflow.using.export.onnx_file import Whole
+from kdflow.using.finder import Finder
+from kdflow.using.forms import open_finder
 from kdflow.using.measure import measure
 from kdflow.using.saved import reopen
 from tests.using.paths import LEARNED
@@ -33,19 +34,6 @@ from tests.using.paths import LEARNED
 def split_of(trained: RunResult, name: str) -> Any:
     bench = reopen(trained.folder).bench
     return open_data(bench.data.format, bench.data.options).splits[name]
-
-
-def judged(finder: Finder, split: Any) -> dict[str, float]:
-    """AP of a finder that sees one picture after the other."""
-    found: dict[int, list[dict[str, Any]]] = {}
-    for key, file in zip(split.annotations.ids.tolist(), split.annotations.files):
-        seen = finder.find(read(file), 0.0)
-        rows = zip(seen["boxes"].tolist(), seen["scores"].tolist(), seen["labels"].tolist())
-        found[key] = [
-            {"image_id": key, "category_id": label, "bbox": [x, y, x2 - x, y2 - y], "score": score}
-            for (x, y, x2, y2), score, label in rows
-        ]
-    return dict(judge(found, split.coco))
 
 
 def test_the_student_has_learned_something(trained: RunResult) -> None:
@@ -131,14 +119,48 @@ def test_what_cannot_be_shown_is_a_mistake_in_words(
 def onnx_file(trained: RunResult, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The student in ONNX, kept in MLflow too; exporting takes long, so there is one."""
     folder = tmp_path_factory.mktemp("onnx") / "out"
-    assert main(["export", trained.folder, "--format", "onnx", "-o", str(folder), "--mlflow"]) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        said: list[str] = []
+        patch.setattr("kdflow.cli.export.note", said.append)
+        assert main(["export", trained.folder, "--format", "onnx", "-o", str(folder), "--mlflow"]) == 0
+    assert any("takes any number of pictures at once, 8 bits, any size" in words for words in said)
+    (measured,) = [words for words in said if "test AP" in words]
+    assert re.fullmatch(rf"  test AP [\d.]+ through the export, {trained.metrics['AP']:.2f} of the run", measured)
     return folder / "model.onnx"
 
 
-def test_ap_through_the_onnx_file_is_the_runs(trained: RunResult, onnx_file: Path) -> None:
-    found = judged(onnx_finder(onnx_file, False), split_of(trained, "test"))
+def test_ap_through_the_onnx_file_is_the_runs(trained: RunResult, onnx_file: Path, capsys: Any) -> None:
+    assert main(["eval", str(onnx_file), "--bench", str(LEARNED), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["metrics"]
     assert found["AP"] == pytest.approx(trained.metrics["AP"], abs=0.1)
     assert found["AP50"] == pytest.approx(trained.metrics["AP50"], abs=0.1)
+
+
+def test_an_onnx_file_is_shown_pictures_without_its_run(trained: RunResult, onnx_file: Path, capsys: Any) -> None:
+    picture = split_of(trained, "test").annotations.files[0]
+    assert main(["predict", str(onnx_file), picture, "--threshold", "0.02", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["detections"]
+    (own,) = kdflow.predict(trained.folder, picture, threshold=0.02, device="cpu")
+    assert [one["class"] for one in found][:3] == [one.name for one in own.detections][:3]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["eval", "FILE"], "the data to measure on are those of a bench"),
+        (["eval", "FILE", "--owner", "teacher", "--bench", str(LEARNED)], "no run with a teacher"),
+        (["predict", "FILE", "."], "no image and no video"),
+        (["eval", "OTHER", "--bench", str(LEARNED)], "cannot be opened as an ONNX model"),
+    ],
+)
+def test_an_export_that_cannot_be_used_is_a_mistake_in_words(
+    onnx_file: Path, tmp_path: Path, capsys: Any, words: list[str], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "other.onnx").write_bytes(b"no model")
+    names = {"FILE": str(onnx_file), "OTHER": str(tmp_path / "other.onnx")}
+    assert main([*(names.get(word, word) for word in words), "--device", "cpu"]) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_an_onnx_file_takes_many_pictures_at_once(trained: RunResult, onnx_file: Path) -> None:
@@ -163,14 +185,20 @@ def test_an_export_is_kept_in_mlflow_as_a_model(trained: RunResult, onnx_file: P
     assert record.info.status == "FINISHED"
 
 
-def test_the_teacher_leaves_the_same_way_with_a_threshold_inside(trained: RunResult, tmp_path: Path) -> None:
-    done = export(trained.folder, "onnx", tmp_path / "out", owner="teacher", threshold=0.1)
-    assert done.files == ("model.onnx",)
-    assert "any number of pictures at once, 8 bits, any size" in done.notes[0]
-    found = onnx_finder(tmp_path / "out" / "model.onnx", False).find(
-        read(split_of(trained, "test").annotations.files[0])
-    )
-    assert (found["scores"] > 0.1).all()
+def test_the_teacher_leaves_the_same_way(trained: RunResult, tmp_path: Path) -> None:
+    done = export(trained.folder, "torch", tmp_path / "out", owner="teacher")
+    assert done.own == pytest.approx(trained.teachers["teacher"]["metrics"]["AP"])
+    assert done.ap == pytest.approx(done.own, abs=0.1)
+
+
+def test_a_threshold_lies_inside_an_onnx_file(trained: RunResult) -> None:
+    saved = reopen(trained.folder)
+    picture = read(split_of(trained, "test").annotations.files[0])
+    with torch.no_grad():
+        _, all_scores, _, _ = Whole(saved.student(), saved.pictures, 0.0, None).eval()(picture[None])
+        _, scores, _, _ = Whole(saved.student(), saved.pictures, 0.2, None).eval()(picture[None])
+    assert torch.equal(scores, all_scores[all_scores > 0.2])
+    assert 0 < len(scores) < len(all_scores)
 
 
 @pytest.mark.parametrize("format", ["torch", "safetensors"])
@@ -178,8 +206,9 @@ def test_weights_leave_with_code_that_finds_the_same(trained: RunResult, tmp_pat
     done = export(trained.folder, format, tmp_path / "out")
     assert done.agreement.holds
     assert set(done.files) == {"student.py", f"student.{'pt' if format == 'torch' else format}"}
-    found = judged(open_finder(tmp_path / "out"), split_of(trained, "test"))
-    assert found["AP"] == pytest.approx(trained.metrics["AP"], abs=0.1)
+    assert done.ap == pytest.approx(trained.metrics["AP"], abs=0.1)
+    again = measure(tmp_path / "out", bench=LEARNED, device="cpu", notify=lambda _: None)
+    assert again.metrics["AP"] == pytest.approx(done.ap, abs=1e-9)
 
 
 def test_a_form_that_finds_otherwise_is_refused_and_leaves_nothing(

@@ -5,6 +5,9 @@ Stages whose output sizes depend on data declare their outputs (``Stage.infer``)
 
 from __future__ import annotations
 
+import contextlib
+import itertools
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -22,6 +25,21 @@ from kdflow.graph.runtime import FunctionOp, OpCall, Prepared, StageCall, Stream
 from kdflow.kinds import ANY
 from kdflow.ports import BATCH_PORTS, Detector
 from kdflow.spec.load import Document
+
+_UNLIKE = re.compile(r"broadcast|must match|expanded size")
+"""How torch words that shapes do not meet."""
+
+
+class Flops(FlopCounterMode):
+    """torch's counter without its watch over modules, whose hooks ask for gradients."""
+
+    def __init__(self) -> None:
+        super().__init__(display=False)
+        self.mod_tracker: Any = _NoModules()
+
+
+class _NoModules(contextlib.nullcontext[None]):
+    parents = frozenset({"Global"})
 
 
 class Inference:
@@ -150,6 +168,7 @@ class Inference:
         if rule is not None:
             inferred = rule(**inputs, **{k: v for k, v in node.options.items() if k != "taps"})
             if not taps:
+                self._count_ruled(node.name, StageCall(node.name, fake, {**node.options, "taps": {}}, None), inputs)
                 return inferred
         run = self._count(node.name, StageCall(node.name, fake, {**node.options, "taps": taps}, None), inputs)
         return {**run, **inferred}
@@ -157,10 +176,18 @@ class Inference:
     def _count(self, name: str, stage: StageCall, inputs: dict[str, Any]) -> Any:
         if self.flops is None:
             return stage(**inputs)
-        with FlopCounterMode(display=False) as counter:
+        with Flops() as counter:
             result = stage(**inputs)
         self.flops[name] = counter.get_total_flops()
         return result
+
+    def _count_ruled(self, name: str, stage: StageCall, inputs: dict[str, Any]) -> None:
+        """Count a stage whose outputs are declared: all of it, or up to where it begins to choose by values (boxes to keep)."""
+        if self.flops is None:
+            return
+        with Flops() as counter, contextlib.suppress(Exception):
+            stage(**inputs)
+        self.flops[name] = counter.get_total_flops()
 
     def _blame(self, node: Node) -> Any:
         """Line of the call that rewired this stage, where one did."""
@@ -190,6 +217,9 @@ class Inference:
         except Exception as error:
             if str(error).startswith("zip() ") and not self._equally_long(node, self._stacks(node)):
                 return None
+            if _UNLIKE.search(str(error)) and (words := self._unequal_widths(node)):
+                self.document.report(node.path, words)
+                return None
             shapes = ", ".join(f"{name} is {show(self._operand(o))}" for name, o in node.inputs.items())
             self.document.report(node.path, f"{node.op.name} cannot take these values ({shapes}): {_first_line(error)}")
             return None
@@ -197,6 +227,18 @@ class Inference:
             words = f"{node.op.name} does not keep its declaration: {problem}; correct gives= or the function"
             self.document.report(node.path, words)
         return result
+
+    def _unequal_widths(self, node: Node) -> str:
+        """Which two inputs have unlike channels, and the next move; empty where none have."""
+        single = [(name, self.graph[operand]) for name, operand in node.inputs.items() if isinstance(operand, str)]
+        wide = [(name, one, _width(one)) for name, one in single if _width(one)]
+        for (name, one, width), (other, two, wanted) in itertools.combinations(wide, 2):
+            if width != wanted:
+                return (
+                    f"{name} ({one.name}) has {width} channels, {other} ({two.name}) has {wanted}, and "
+                    f"{node.op.name if node.op else node.name} takes equal ones; {_remedy(one, two)}"
+                )
+        return ""
 
     def _axes(self, node: Node) -> tuple[str, ...]:
         """Axis names of one entry of the node's first input; empty where they are not known."""
@@ -348,6 +390,14 @@ def _remedy(student: Node, teacher: Node) -> str:
 def _channels(value: Any) -> Any:
     first = value[0] if isinstance(value, (list, tuple)) and value else value
     return first.shape[1] if isinstance(first, Tensor) and first.dim() > 1 else None
+
+
+def _width(node: Node) -> int:
+    """Channels of a value, or of a stack's first entry; 0 where it has none."""
+    axes, value = node.value.kind.element().axes or (), node.value.fake
+    first = value[0] if isinstance(value, (list, tuple)) and value else value
+    fits = isinstance(first, Tensor) and "c" in axes and first.dim() == len(axes)
+    return int(first.shape[axes.index("c")]) if fits else 0
 
 
 def _same_modules(original: nn.Module, fake: nn.Module, taps: Mapping[str, nn.Module]) -> dict[str, nn.Module]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from kdflow.errors import UsageError, choices
-from kdflow.graph.inherit import inherited
+from kdflow.graph.inherit import check_rule
 from kdflow.graph.node import Graph, Role
 from kdflow.graph.plan import Plan
 from kdflow.graph.predict import predictions
 from kdflow.ports import Detector
 from kdflow.spec.load import Document, Steps
-from kdflow.spec.method import Inherit, Method, trains
+from kdflow.spec.method import PARENT, Inherit, Method, trains
 
 
 def check_learners(method: Method, detectors: Mapping[str, Detector], document: Document) -> None:
@@ -49,6 +49,10 @@ def check_phases(method: Method, plan: Plan, document: Document) -> None:
             parts = {f"{'.'.join(name.split('.')[:2])}.*" for name, _ in plan.named_parameters()}
             document.report((*path, "train"), f'"{pattern}" fits no parameter.{choices(pattern, parts)}')
         _check_init(phase.init, plan.detectors, document, (*path, "init"))
+        for place, rule in enumerate(phase.init):
+            if rule.source == PARENT:
+                problem = f'"{PARENT}" is there when a run begins; write this under init: at the top of the file'
+                document.report((*path, "init", place), problem)
     for term in plan.terms:
         if method.phases and term.is_distillation and not any(phase.counts(term.name) for phase in method.phases):
             document.report(("terms", term.name.partition("/")[2]), "this term counts in no phase")
@@ -63,6 +67,6 @@ def _unknown(patterns: Sequence[str], plan: Plan) -> list[str]:
 def _check_init(rules: Sequence[Inherit], detectors: Mapping[str, Detector], document: Document, path: Steps) -> None:
     for index, rule in enumerate(rules):
         try:
-            inherited(rule, detectors)
+            check_rule(rule, detectors)
         except UsageError as error:
             document.report((*path, index), str(error))

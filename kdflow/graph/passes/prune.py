@@ -24,15 +24,15 @@ def report_unused(method: Method, document: Document) -> None:
         for word in _words(waiting.pop()):
             base = re.split(r"[.\[@]", word, maxsplit=1)[0]
             if base in method.nodes and base not in named:
-                named.add(base)
                 waiting.append(method.nodes[base].model_dump())
+            named.add(base)
     for name in method.nodes:
         if name not in named:
             document.report(("nodes", name), "no term uses this node; remove it, or name it in a term")
-    called = {name for entry in method.nodes.values() for name in (entry.module, entry.call)}
-    for name in method.modules:
-        if name not in called:
-            problem = "no node uses this module; remove it, or apply it with module: (a copy with call:)"
+    called = {str(name).partition(".")[0] for entry in method.nodes.values() for name in (entry.module, entry.call) if name}
+    for name, entry in method.modules.items():
+        if name not in called and (entry.build is None or name not in named):
+            problem = "no node uses this module; remove it, or apply it with module: (copies and parts of detectors with call:)"
             document.report(("modules", name), problem)
 
 

@@ -10,7 +10,7 @@ from kdflow.operation import OPS, Op
 from kdflow.spec.faults import validate
 from kdflow.spec.load import Document
 from kdflow.spec.method import Method, ModuleEntry, NodeEntry, Preparation, SearchRange, TermEntry
-from kdflow.spec.resolve import steps_of
+from kdflow.spec.paths import steps_of
 
 Entry = TermEntry | NodeEntry | ModuleEntry | Preparation
 

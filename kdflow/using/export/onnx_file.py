@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,48 +21,15 @@ from kdflow.errors import MissingPackageError, UsageError
 from kdflow.escape import printable
 from kdflow.ports import Detector
 from kdflow.student.pictures import Pictures
-from kdflow.using.export.candidates import Suppression, candidates
+from kdflow.using.export.inside.candidates import Suppression
+from kdflow.using.export.inside.family import candidates
+from kdflow.using.export.inside.suppress import TRANSLATIONS, kept
 from kdflow.using.export.resize import resize
 from kdflow.using.finder import Finder
 
 INPUT, OUTPUTS = "pictures", ("boxes", "scores", "labels", "picture")
 OPSET = 18
-
-
-@torch.library.custom_op("kdflow::suppress", mutates_args=())
-def suppress(boxes: Tensor, scores: Tensor, iou: float, score: float, limit: int) -> Tensor:
-    """Rows (picture, 0, candidate) of the candidates that are kept, best first within a picture.
-
-    Args:
-        boxes: (N, C, 4) xyxy; boxes of different classes do not overlap.
-        scores: (N, 1, C).
-        iou: Overlap above which the worse box is dropped.
-        score: Kept ones have more.
-        limit: Most kept ones of a picture.
-    """
-    from torchvision.ops import nms
-
-    rows = []
-    for picture, (own, marks) in enumerate(zip(boxes, scores[:, 0])):
-        able = torch.where(marks > score)[0]
-        kept = able[nms(own[able], marks[able], iou)][:limit]
-        rows.append(torch.stack([torch.full_like(kept, picture), torch.zeros_like(kept), kept], 1))
-    return torch.cat(rows)
-
-
-@suppress.register_fake
-def _suppress_shape(boxes: Tensor, scores: Tensor, iou: float, score: float, limit: int) -> Tensor:
-    del scores, iou, score, limit
-    count = torch.library.get_ctx().new_dynamic_size()
-    return boxes.new_empty((count, 3), dtype=torch.int64)
-
-
-def _suppress_in_onnx(boxes: Any, scores: Any, iou: float, score: float, limit: int) -> Any:
-    from onnxscript import opset18 as op
-
-    kept = op.Constant(value_ints=[limit])
-    overlap, least = op.Constant(value_floats=[iou]), op.Constant(value_floats=[score])
-    return op.NonMaxSuppression(boxes, scores, kept, overlap, least)
+MODEL, FACTS = "model.onnx", "kdflow."
 
 
 class Whole(nn.Module):
@@ -84,9 +52,7 @@ class Whole(nn.Module):
             rows = torch.nonzero(scores > least)
             picture, chosen = rows[:, 0], rows[:, 1]
         else:
-            apart = boxes + (labels * (boxes.max() + 1)).to(boxes.dtype)[..., None]
-            rows = suppress(apart, scores[:, None], rule.iou, least, rule.limit)
-            picture, chosen = rows[:, 0], rows[:, 2]
+            picture, chosen = kept(boxes, scores, labels, rule.iou, least, rule.limit)
         found = boxes[picture, chosen].to(torch.float64)
         height, width = _side(pictures[0, 0, :, :1]), _side(pictures[0, 0, :1, :].T)
         original = torch.cat([width, height]).repeat(2)
@@ -155,7 +121,7 @@ def write_onnx(
         "threshold": str(threshold),
         **{k: str(v) for k, v in vars(pictures).items()},
     }
-    program.model.metadata_props.update({f"kdflow.{key}": value for key, value in facts.items()})
+    program.model.metadata_props.update({f"{FACTS}{key}": value for key, value in facts.items()})
     file.parent.mkdir(parents=True, exist_ok=True)
     program.save(str(file), external_data=False)
     return OnnxFile(file, batch, size)
@@ -183,7 +149,7 @@ def _fixed(program: Any, axes: Sequence[int]) -> list[int]:
 
 
 def _exported(whole: nn.Module, example: Tensor, free: Mapping[int, Any]) -> Any:
-    with torch.no_grad(), _quiet():
+    with torch.no_grad(), _quiet(), _unchecked():
         return torch.onnx.export(
             whole,
             (example,),
@@ -193,7 +159,7 @@ def _exported(whole: nn.Module, example: Tensor, free: Mapping[int, Any]) -> Any
             opset_version=OPSET,
             dynamo=True,
             dynamic_shapes=(dict(free) or None,),
-            custom_translation_table={torch.ops.kdflow.suppress.default: _suppress_in_onnx},
+            custom_translation_table=TRANSLATIONS,
             verbose=False,
         )
 
@@ -214,6 +180,20 @@ def _quiet() -> Iterator[None]:
                 logger.setLevel(level)
 
 
+@contextmanager
+def _unchecked() -> Iterator[None]:
+    """Without transformers' checks of values, which ONNX has no form for; the variable is the library's own."""
+    name = "TRANSFORMERS_DISABLE_TORCH_CHECK"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        del os.environ[name]
+        if before is not None:
+            os.environ[name] = before
+
+
 def _reason(error: BaseException) -> str:
     """The first line of what lies at the bottom of it."""
     while (deeper := error.__cause__) is not None:
@@ -222,17 +202,34 @@ def _reason(error: BaseException) -> str:
     return printable(lines[0])[:300] if lines else type(error).__name__
 
 
-def onnx_finder(file: Path, upright: bool) -> Finder:
-    """The file in onnxruntime, on the CPU."""
+def onnx_finder(file: Path) -> Finder:
+    """A file of :func:`write_onnx` in onnxruntime, on the CPU.
+
+    Raises:
+        UsageError: It is no such file.
+        MissingPackageError: onnxruntime is not installed.
+    """
     try:
         import onnxruntime
     except ImportError as error:
-        raise MissingPackageError("checking ONNX files needs the extra export: pip install kdflow[export]") from error
-    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+        raise MissingPackageError("using ONNX files needs the extra export: pip install kdflow[export]") from error
+    try:
+        session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's errors have no class of their own
+        raise UsageError(f"{file} cannot be opened as an ONNX model: {_reason(error)}") from error
     kept: Mapping[str, str] = session.get_modelmeta().custom_metadata_map
+    if f"{FACTS}classes" not in kept:
+        raise UsageError(f"{file} was not written by kdflow export: it does not name its classes, nor its way with pictures")
+    fixed = [side if isinstance(side, int) else None for side in session.get_inputs()[0].shape[2:]]
 
     def look(image: Tensor) -> dict[str, Tensor]:
+        sides = list(image.shape[-2:])
+        if any(wanted not in (None, side) for wanted, side in zip(fixed, sides)):
+            raise UsageError(
+                f"{file} takes pictures of {fixed[0]} x {fixed[1]} pixels, not {sides[0]} x {sides[1]}: it was exported for "
+                "one size. Next: export it again with another --picture"
+            )
         found: Sequence[np.ndarray] = session.run(list(OUTPUTS), {INPUT: image[None].numpy()})
         return {name: torch.from_numpy(values) for name, values in zip(OUTPUTS, found) if name != "picture"}
 
-    return Finder(tuple(json.loads(kept["kdflow.classes"])), upright, look)
+    return Finder(tuple(json.loads(kept[f"{FACTS}classes"])), kept.get(f"{FACTS}upright") == "True", look)

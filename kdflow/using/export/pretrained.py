@@ -11,12 +11,17 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as transforms
 
 from kdflow.detectors.hf_parts import Postprocess
-from kdflow.errors import UsageError
+from kdflow.errors import MissingPackageError, UsageError
+from kdflow.files import read_json, write_json
 from kdflow.ports import Detector
 from kdflow.student.pictures import Pictures
 from kdflow.using.finder import Finder
 
 _BILINEAR = 2
+FACTS = "kdflow.json"
+"""What the library's own files do not say: classes in label order, whether pictures are turned, options of the decoding."""
+STAND_INS = {"RfDetrImageProcessor": "RTDetrImageProcessor"}
+"""Image processors that resize otherwise than evaluations do (RF-DETR's has no antialiasing) -> one that decodes alike."""
 
 
 def write_pretrained(folder: Path, detector: Detector, pictures: Pictures) -> None:
@@ -38,7 +43,10 @@ def write_pretrained(folder: Path, detector: Detector, pictures: Pictures) -> No
     model: Any = detector.model
     model.save_pretrained(folder)
     settings = _settings(detector, pictures)
-    getattr(transformers, postprocess.processor)(**settings).save_pretrained(folder)
+    processor = STAND_INS.get(postprocess.processor, postprocess.processor)
+    getattr(transformers, processor)(**settings).save_pretrained(folder)
+    facts = {"classes": list(detector.classes), "upright": pictures.upright, "decoding": dict(postprocess.options)}
+    write_json(folder / FACTS, facts)
 
 
 def _settings(detector: Detector, pictures: Pictures) -> dict[str, Any]:
@@ -65,24 +73,39 @@ def _settings(detector: Detector, pictures: Pictures) -> dict[str, Any]:
     return settings
 
 
-def pretrained_finder(folder: Path, detector: Detector) -> Finder:
-    """The folder, read back by the library's own loaders."""
-    from transformers import AutoImageProcessor, AutoModelForObjectDetection
+def pretrained_finder(folder: Path, device: torch.device | str = "cpu") -> Finder:
+    """The folder, read back by the library's own loaders.
 
-    model: Any = AutoModelForObjectDetection.from_pretrained(folder).eval()
-    processor: Any = AutoImageProcessor.from_pretrained(folder)
-    options: Mapping[str, Any] = getattr(detector.stages["postprocess"].run, "options", {})
-    names = model.config.id2label
-    classes = tuple(str(names[index]) for index in range(len(detector.classes)))
+    Args:
+        folder: As :func:`write_pretrained` wrote it.
+        device: Where the model computes.
+
+    Raises:
+        UsageError: The library does not read it.
+        MissingPackageError: transformers is not installed.
+    """
+    try:
+        from transformers import AutoImageProcessor, AutoModelForObjectDetection
+    except ImportError as error:
+        raise MissingPackageError("this folder needs transformers: pip install kdflow[transformers]") from error
+    facts = read_json(folder / FACTS)
+    try:
+        model: Any = AutoModelForObjectDetection.from_pretrained(folder).to(device).eval()
+        processor: Any = AutoImageProcessor.from_pretrained(folder)
+        names: Mapping[int, str] = model.config.id2label
+        classes = tuple(str(names[index]) for index in range(len(facts["classes"])))
+        options, upright = dict(facts["decoding"]), bool(facts["upright"])
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+        raise UsageError(f"{folder}: this model cannot be read: {str(error).splitlines()[0]}") from error
 
     @torch.no_grad()
     def look(image: Tensor) -> dict[str, Tensor]:
-        given = processor(images=transforms.to_pil_image(image), return_tensors="pt")
+        given = processor(images=transforms.to_pil_image(image), return_tensors="pt").to(device)
         sizes = torch.tensor([list(image.shape[-2:])])
         (found,) = processor.post_process_object_detection(
             model(**given), threshold=-1.0, target_sizes=sizes, **options
         )
-        limit = torch.tensor([image.shape[-1], image.shape[-2]] * 2)
+        limit = found["boxes"].new_tensor([image.shape[-1], image.shape[-2]] * 2)
         return {**found, "boxes": found["boxes"].clamp(min=0).minimum(limit)}
 
-    return Finder(classes, False, look)
+    return Finder(classes, upright, look)
