@@ -25,8 +25,8 @@ def voc_ap50(truth: Mapping[str, Any], found: Sequence[Mapping[str, Any]]) -> di
     ignored = np.array([bool(one["iscrowd"]) for one in truth["annotations"]], dtype=bool)
     by_image = np.argsort(boxes.images, kind="stable")
     by_score = np.argsort(-np.array([one["score"] for one in found], dtype=np.float64), kind="stable")
-    curves = []
-    for category in dict.fromkeys(boxes.categories[~ignored].tolist()):
+    curves, counted = [], set(boxes.categories[~ignored].tolist())
+    for category in dict.fromkeys(category for category in boxes.categories.tolist() if category in counted):
         theirs = by_image[boxes.categories[by_image] == category]
         own = by_score[detections.categories[by_score] == category]
         curves.append(_curve(boxes.chosen(theirs), ignored[theirs], detections.chosen(own)))
