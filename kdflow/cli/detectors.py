@@ -33,7 +33,7 @@ def detectors(
 
     if name is None:
         if json:
-            say_json([{"name": n, **_family(n), "ports": offered(n)} for n in DETECTORS.names()])
+            say_json([{"name": n, **_family(n), "options": _options(n), "ports": offered(n)} for n in DETECTORS.names()])
         else:
             found = [(n, _family(n)) for n in DETECTORS.names()]
             rows = [(n, f["family"], f["library"], f["licence"], f["doc"]) for n, f in found]
@@ -51,6 +51,13 @@ def _family(name: str) -> dict[str, Any]:
 
     family = DETECTORS.get(name)
     return {"family": family.family or "any", "library": family.library, "licence": family.licence, "doc": family.doc}
+
+
+def _options(name: str) -> list[dict[str, Any]]:
+    from kdflow.cli.describe import describe_options
+    from kdflow.ports import DETECTORS
+
+    return [vars(option) for option in describe_options(DETECTORS.get(name).options)]
 
 
 def offered(name: str) -> list[dict[str, Any]]:
@@ -91,14 +98,13 @@ def facts_of(name: str, size: int = 128, options: dict[str, Any] | None = None) 
         UnknownNameError: No such detector.
         SpecError: An option is wrong.
     """
-    from kdflow.cli.describe import describe_options
     from kdflow.experiment.setup import build_detector
     from kdflow.ports import DETECTORS
     from kdflow.spec.bench import DetectorSpec
     from kdflow.spec.load import Document
 
     family = DETECTORS.get(name)
-    described_options = [vars(option) for option in describe_options(family.options)]
+    described_options = _options(name)
     if not family.stands_alone and not options:  # which ports it has is said by its options
         nothing: dict[str, Any] = {"ports": [], "calls": [], "stages": [], "losses": []}
         return {"name": name, **_family(name), "options": described_options, **nothing, "size": size}

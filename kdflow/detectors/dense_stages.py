@@ -275,13 +275,12 @@ class AssignedLabels(nn.Module):
         return {"labels": [torch.empty_like(level) for level in indices]}
 
 
-class DenseLoss(Held):
-    """The library's own losses on an assignment made before.
+class OnOutputs(Held):
+    """Something of the library's that reads the head's outputs.
 
     Args:
-        owner: What computes them; handed to ``compute``.
-        names: Loss terms in the library's order.
-        compute: (owner, targets, outputs over all levels, priors per image, indices per image) -> losses by name.
+        owner: What computes it; handed to ``compute``.
+        compute: The library's function.
         library: Port value -> name of the library's head output.
         offset: What the library adds to labels.
         prepare: Applied to the value of an output before the library sees it.
@@ -290,18 +289,36 @@ class DenseLoss(Held):
     def __init__(
         self,
         owner: nn.Module,
-        names: tuple[str, ...],
-        compute: Callable[..., dict[str, Tensor]],
+        compute: Callable[..., Any],
         library: dict[str, str],
         offset: int = 0,
         prepare: Mapping[str, Callable[[Tensor], Tensor]] | None = None,
     ) -> None:
         super().__init__(owner)
+        self.compute, self.library, self.offset, self.prepare = compute, library, offset, prepare or {}
+
+    def named(self, outputs: dict[str, list[Tensor]]) -> dict[str, list[Tensor]]:
+        """Outputs per level under the library's names and in its layout."""
+        return {
+            name: [self.prepare.get(key, lambda v: v)(v) for v in outputs[key]] for key, name in self.library.items()
+        }
+
+
+class DenseLoss(OnOutputs):
+    """The library's own losses on an assignment made before.
+
+    Args:
+        owner: See :class:`OnOutputs`.
+        names: Loss terms in the library's order.
+        compute: (owner, targets, outputs over all levels, priors per image, indices per image) -> losses by name.
+        rest: See :class:`OnOutputs`.
+    """
+
+    def __init__(
+        self, owner: nn.Module, names: tuple[str, ...], compute: Callable[..., dict[str, Tensor]], *rest: Any, **named: Any
+    ) -> None:
+        super().__init__(owner, compute, *rest, **named)
         self.names = names
-        self.compute = compute
-        self.library = library
-        self.offset = offset
-        self.prepare = prepare or {}
 
     def forward(
         self,
@@ -330,37 +347,12 @@ def join_outputs(
     return {name: prepare.get(key, lambda v: v)(torch.cat(outputs[key], dim=1)) for key, name in names.items()}
 
 
-class DenseDetect(Held):
-    """The library's own post-processing of head outputs.
-
-    Args:
-        owner: The model.
-        compute: (model, outputs per level, priors per level, image sizes) -> detections.
-        library: Port value -> name of the library's head output.
-        offset: What the library adds to labels.
-        prepare: Applied to the value of an output before the library sees it.
-    """
-
-    def __init__(
-        self,
-        owner: nn.Module,
-        compute: Callable[..., list[dict[str, Tensor]]],
-        library: dict[str, str],
-        offset: int = 0,
-        prepare: Mapping[str, Callable[[Tensor], Tensor]] | None = None,
-    ) -> None:
-        super().__init__(owner)
-        self.compute = compute
-        self.library = library
-        self.offset = offset
-        self.prepare = prepare or {}
+class DenseDetect(OnOutputs):
+    """The library's own post-processing of head outputs: (model, outputs per level, priors per level, sizes) -> detections."""
 
     def forward(self, priors: list[Tensor], image_sizes: ImageSizes, **outputs: list[Tensor]) -> dict[str, Any]:
         """``detections``: per image boxes, scores and 0-based labels, best first."""
-        named = {
-            name: [self.prepare.get(key, lambda v: v)(v) for v in outputs[key]] for key, name in self.library.items()
-        }
-        found = self.compute(self.owner, named, priors, image_sizes)
+        found = self.compute(self.owner, self.named(outputs), priors, image_sizes)
         return {"detections": [{**one, "labels": one["labels"] - self.offset} for one in found]}
 
     def infer(self, priors: list[Tensor], image_sizes: ImageSizes, **outputs: Any) -> dict[str, Any]:

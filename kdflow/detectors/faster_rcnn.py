@@ -28,17 +28,7 @@ from kdflow.detectors.torchvision_parts import (
 )
 from kdflow.kinds import ANY, ROWS
 from kdflow.options import again, option
-from kdflow.ports import (
-    CLASS_BOXES,
-    CLASS_LABELS,
-    CLASS_SCORES,
-    DETECTORS,
-    ClassRows,
-    Detector,
-    DetectorFamily,
-    Port,
-    Stage,
-)
+from kdflow.ports import CLASS_BOXES, CLASS_LABELS, CLASS_SCORES, DETECTORS, Detector, DetectorFamily, Port, Stage
 
 NAME, FAMILY = "faster-rcnn", "two-stage"
 SIZES = {"image_sizes": "image_sizes"}
@@ -199,10 +189,7 @@ def make(classes: tuple[str, ...], options: FasterRcnnOptions) -> Detector:
         (*rcnn.ROI_LOSSES, *RPN_LOSSES),
         made.source("Faster R-CNN of torchvision"),
         first_label=1,
-        class_rows={
-            "roi_heads.box_predictor.cls_score": ClassRows(background=True),
-            "roi_heads.box_predictor.bbox_pred": ClassRows(block=4, background=True),
-        },
+        class_rows=rcnn.CLASS_ROWS,
     )
 
 
@@ -220,6 +207,4 @@ TINY = {
     "score": 0.01,
 }
 DOC = "Faster R-CNN with a feature pyramid"
-DETECTORS.add(
-    NAME, DetectorFamily(make, FasterRcnnOptions, FAMILY, "torchvision", "BSD-3-Clause", DOC, tiny=TINY)
-)
+DETECTORS.add(NAME, DetectorFamily(make, FasterRcnnOptions, FAMILY, "torchvision", "BSD-3-Clause", DOC, tiny=TINY))

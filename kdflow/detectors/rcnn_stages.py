@@ -29,10 +29,14 @@ from kdflow.detectors.torchvision_parts import (
     library_targets,
 )
 from kdflow.functional.pooling import align_boxes
-from kdflow.ports import Call, ImageSizes
+from kdflow.ports import Call, ClassRows, ImageSizes
 
 ROI = {"logits": "roi.logits", "deltas": "roi.deltas"}
 ROI_LOSSES = ("loss_classifier", "loss_box_reg")
+CLASS_ROWS = {
+    "roi_heads.box_predictor.cls_score": ClassRows(background=True),
+    "roi_heads.box_predictor.bbox_pred": ClassRows(block=4, background=True),
+}
 
 
 class RpnHead(nn.Module):

@@ -133,7 +133,8 @@ def test_a_detector_that_needs_options_is_shown_with_their_texts(call):
 
 def test_detectors_for_programs_name_family_ports_library_and_licence(call):
     found = {one["name"]: one for one in json.loads(call("detectors", "--json").out)}
-    assert len(found) >= 10
+    assert len(found) >= 16
+    assert all(option["doc"] for one in found.values() for option in one["options"])
     assert {one["family"] for one in found.values()} == {"two-stage", "dense", "transformer", "any"}
     assert {"torchvision", "transformers"} <= {one["library"] for one in found.values()}
     assert all(one["licence"] for one in found.values())
