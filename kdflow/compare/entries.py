@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from kdflow.errors import SpecError, UsageError, choices
@@ -193,7 +193,8 @@ class _Maker:
         except SpecError as error:
             self.left_out[name] = error.faults[0].problem
             return None
-        own = {} if setting.method.search else ranges_of_weights_as_share(setting, weight_ranges(setting.method))
+        ranged = any(not is_bench_path(path) for path in setting.method.search)
+        own = {} if ranged else ranges_of_weights_as_share(setting, weight_ranges(setting.method))
         inherits = any(rule.source != PARENT for rule in setting.method.init)
         note = "the student starts with weights of the teacher" if inherits else ""
         return self._entry(setting.method.method, "method", spec, setting, self.session.identify(setting), {}, own, note)
@@ -280,7 +281,13 @@ class _Maker:
         if self.protocol.budget < 2:
             return Space({})
         rate = SearchRange(low=self.rate / RATE_FACTOR, high=self.rate * RATE_FACTOR, log=True)
-        return space_of(setting, {RATE: rate, **own})
+        asked = {RATE: rate, **own}
+        space = space_of(setting, asked)  # what a method's own search says of the bench is left aside: all entries have one
+        kept = [path for path in space.ranges if path in asked or not is_bench_path(path)]
+        return replace(
+            space, ranges={path: space.ranges[path] for path in kept},
+            declared={path: value for path, value in space.declared.items() if path in kept},
+        )
 
 
 def weight_ranges(method: Method) -> dict[str, SearchRange]:

@@ -80,7 +80,7 @@ def head_stages(towers: dense.Towers, predict: nn.Module, form: DenseForm) -> di
     """Towers and predictors."""
     tail = dense.Tail(towers, predict, tuple(form.outputs))
     features = {"cls": "head.cls_tower", "box": "head.box_tower"}
-    blocks = {key: form.port(_tower_name(key), channels=form.width) for key in towers.outputs}
+    blocks = {key: form.port(_tower_name(key), channels=form.width, **_block_doc(key)) for key in towers.outputs}
     return {
         "head.towers": Stage(towers, {"maps": form.maps}, blocks, dense=True),
         "head.tail": Stage(tail, features, form.outputs, options={"from_block": None}, dense=True),
@@ -91,6 +91,13 @@ def _tower_name(key: str) -> str:
     """``cls.1`` -> ``head.cls_tower.1``."""
     branch, dot, block = key.partition(".")
     return f"head.{branch}_tower{dot}{block}"
+
+
+def _block_doc(key: str) -> dict[str, str]:
+    """What a numbered block says of itself; the last one has the standard's text."""
+    branch, dot, block = key.partition(".")
+    tower = "classification" if branch == "cls" else branch
+    return {"doc": f"block {block} of the {tower} tower, before its activation"} if dot else {}
 
 
 def anchors_of(generator: Any, form: DenseForm) -> Stage:

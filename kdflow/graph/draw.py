@@ -52,9 +52,7 @@ def as_json(plan: Plan, shares: Mapping[str, float] | None = None) -> dict[str, 
         "teacher": {
             "run": list(plan.report.teacher_stages_run),
             "pruned": list(plan.report.teacher_stages_pruned),
-            "pruned_share_of_flops": sum(shares.get(stage, 0.0) for stage in plan.report.teacher_stages_pruned)
-            if shares
-            else None,
+            "pruned_share_of_flops": _pruned(plan, shares) if shares else None,
         },
         "adapters": [{"name": name, "parameters": count} for name, count in plan.report.adapters.items()],
         "rewires": list(plan.report.rewires),
@@ -100,14 +98,23 @@ def as_text(plan: Plan, shares: Mapping[str, float] | None = None) -> str:
         lines.append(f"  runs    {stage}{_share(shares, stage)}")
     for stage in plan.report.teacher_stages_pruned:
         lines.append(f"  pruned  {stage}{_share(shares, stage)}")
-    if facts["teacher"]["pruned_share_of_flops"] is not None:
-        lines.append(f"  {facts['teacher']['pruned_share_of_flops']:.0%} of the teacher's operations never run")
+    for owner, share in (facts["teacher"]["pruned_share_of_flops"] or {}).items():
+        whose = "the teacher" if owner == "teacher" else owner
+        lines.append(f"  {share:.0%} of {whose}'s operations never run")
     if plan.report.frozen:
         lines += ["", f"frozen, because no loss of the student reaches them: {', '.join(plan.report.frozen)}"]
     lines += ["", "adapters"] + [f"  {a['name']:<28} {a['parameters']:,} parameters" for a in facts["adapters"]]
     if not facts["adapters"]:
         lines.append("  none")
     return "\n".join(lines)
+
+
+def _pruned(plan: Plan, shares: Mapping[str, float]) -> dict[str, float]:
+    """Teacher -> share of its own operations that never run."""
+    found = dict.fromkeys((stage.partition(".")[0] for stage in shares), 0.0)
+    for stage in plan.report.teacher_stages_pruned:
+        found[stage.partition(".")[0]] += shares.get(stage, 0.0)
+    return found
 
 
 _JOINED = {"sum": "summed", "mean": "averaged", "pooled": "pooled: all numerators over all divisors"}

@@ -220,6 +220,8 @@ def declared_value(setting: Setting, path: str) -> Any:
     holder: Any = (setting.bench if is_bench_path(path) else setting.method).model_dump(mode="json")
     for step in path.split(".") if is_bench_path(path) else steps_of(path):
         holder = holder.get(str(step)) if isinstance(holder, dict) else None
+    if isinstance(holder, dict):  # an entry, as it is written
+        return {key: value for key, value in holder.items() if value is not None}
     return holder
 
 

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+
+from kdflow.graph.draw import _pruned
+from kdflow.graph.plan import PlanReport
 
 
 @pytest.fixture(scope="module")
@@ -33,9 +38,16 @@ def test_text_says_what_never_runs(call, tiny):
 def test_json_is_data(call, tiny, shares):
     facts = json.loads(call("explain", "fitnet", "--bench", tiny, "--json").out)
     pruned = facts["teacher"]["pruned"]
-    assert facts["teacher"]["pruned_share_of_flops"] == pytest.approx(sum(shares[stage] for stage in pruned))
+    assert facts["teacher"]["pruned_share_of_flops"] == pytest.approx({"teacher": sum(shares[stage] for stage in pruned)})
     hint = next(term for term in facts["terms"] if term["name"] == "kd/hint")
     assert (hint["node"], hint["nodes"], hint["weight"]) == ("cnn/neck", ["cnn/neck"], 1.0)
+
+
+def test_two_teachers_have_shares_of_their_own():
+    report = PlanReport(teacher_stages_pruned=("large.head", "sharp.head", "sharp.neck"))
+    shares = {"large.head": 0.6, "large.neck": 0.4, "sharp.head": 0.7, "sharp.neck": 0.3}
+    plan: Any = SimpleNamespace(report=report)
+    assert _pruned(plan, shares) == pytest.approx({"large": 0.6, "sharp": 1.0})
 
 
 def test_how_the_levels_of_a_term_are_joined_is_said(call, tiny):

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 from kdflow.compare.design import design
+from kdflow.compare.entries import RATE as RATE_PATH
+from kdflow.compare.entries import _Maker, weight_ranges
+from kdflow.experiment.setup import prepare, read_method
 from kdflow.search.space import Space
 from kdflow.spec.method import SearchRange
 
@@ -29,3 +35,10 @@ def test_whole_steps_stay_whole_and_inside() -> None:
     values = [p["n"] for p in design(Space({"n": SearchRange(low=1, high=7, step=3)}), 9)]
     assert set(values) == {1, 4, 7}
     assert all(type(value) is int for value in values)
+
+
+def test_a_methods_own_ranges_over_the_bench_are_left_aside() -> None:
+    setting = prepare(read_method("joint-detnas"), "shapes-faster-rcnn")
+    maker: Any = SimpleNamespace(protocol=SimpleNamespace(budget=4), rate=0.002)
+    space = _Maker._space(maker, setting, {"recipe.ema": SearchRange(low=0.9, high=0.99), **weight_ranges(setting.method)})
+    assert set(space.ranges) == {RATE_PATH, "recipe.ema", "terms.regions.weight", "terms.classes.weight"}

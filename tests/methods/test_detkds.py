@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import Tensor
 
+from kdflow.experiment.setup import prepare, read_method
+from kdflow.experiment.shelf import Shelf
 from kdflow.ops.transforms.patches import patches
 from kdflow.ops.transforms.pool import pool
 from tests.methods.shipped import maps, plan_of, terms_of
@@ -50,3 +54,12 @@ def test_pools_and_patches_pad_with_zeros_at_the_end() -> None:
     assert cut.shape == (1, 2, 3, 3)
     assert cut[0, 0].tolist() == features[0, 0, :, :3].tolist()
     assert cut[0, 1, 0].tolist() == [-4, -5, 0]
+
+
+def test_every_operation_of_its_space_compiles() -> None:
+    spec, shelf = read_method("detkds"), Shelf()
+    space = {path: entry.choices for path, entry in spec.resolve().search.items() if entry.choices}
+    assert {"nodes.whole", "terms.global.loss"} <= space.keys()
+    for path, choices in space.items():
+        found = [prepare(spec, overrides={path: choice}, shelf=shelf).method.model_dump() for choice in choices]
+        assert all(one != other for one, other in pairwise(found)), path

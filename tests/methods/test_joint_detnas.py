@@ -9,6 +9,7 @@ from kdflow.search.parents import Parents
 from kdflow.search.space import space_of
 from tests.methods.shipped import maps, plan_of, terms_of
 
+DRAWN = ("nodes.aligned", "nodes.ours", "nodes.theirs", "nodes.shared")
 BOXES = [torch.tensor([[0.0, 0, 20, 20], [2.0, 0, 20, 20]]), torch.tensor([[0.0, 0, 20, 20]])]
 
 
@@ -16,7 +17,7 @@ def test_the_inner_loss_compares_regions_and_class_scores_of_the_students_boxes(
     (ours, theirs), (scores, judged) = maps((3, 4, 7, 7), (3, 4, 7, 7)), maps((3, 5), (3, 5), seed=1)
     given = {"ours": ours, "theirs": theirs, "student.roi.boxes": BOXES, "student.roi.logits": scores, "shared.logits": judged}
     changes = {"terms.regions.at": "cnn/neck", "init": [], "phases": []}
-    regions, classes = terms_of(plan_of("joint-detnas", given, drop=("nodes.shared",), changes=changes), "regions", "classes")
+    regions, classes = terms_of(plan_of("joint-detnas", given, drop=DRAWN, changes=changes), "regions", "classes")
     torch.testing.assert_close(regions, (ours - theirs).square().mean())
     wanted = torch.nn.functional.kl_div(scores.log_softmax(1), judged.softmax(1), reduction="sum") / 3
     torch.testing.assert_close(classes, wanted)

@@ -19,7 +19,10 @@ def prune(graph: Graph, outputs: Iterable[str]) -> Graph:
 def report_unused(method: Method, document: Document) -> None:
     """A declared node that no term names, directly or through other nodes, is a mistake and not a decoration."""
     named: set[str] = set()
-    waiting: list[Any] = [method.wiring, *(e.model_dump() for e in (*method.terms.values(), *method.prepare.values()))]
+    searched = [entry.choices for entry in method.search.values()]  # what some trial names is of use, too
+    waiting: list[Any] = [
+        method.wiring, *searched, *(e.model_dump() for e in (*method.terms.values(), *method.prepare.values()))
+    ]
     while waiting:
         for word in _words(waiting.pop()):
             base = re.split(r"[.\[@]", word, maxsplit=1)[0]

@@ -31,11 +31,17 @@ def check_search(method: Method, document: Document) -> None:
             document.report(("search", path), f'{group}.{rest[0]} has no key "{rest[1]}".{choices(rest[1], known)}')
         elif entry is not None and known and len(rest) == 2:
             _check_values(entry, rest[1], method.search[path], document, path)
+        elif rest and len(rest) == 1 and group in groups:
+            for choice in method.search[path].choices:
+                _check_entry(choice, group, document, path)
 
 
 def _check_values(entry: Entry, key: str, wanted: SearchRange, document: Document, path: str) -> None:
     """Both ends of a range, or all choices, are taken by the op."""
     op = _op_of(entry)
+    if key in ("op", "loss"):
+        for name in wanted.choices:
+            _check_op({key: name, **entry.arguments}, document, path)
     if op is None or key not in op.options.model_fields:
         return
     given = {name: value for name, value in entry.arguments.items() if name in op.options.model_fields}
@@ -44,6 +50,35 @@ def _check_values(entry: Entry, key: str, wanted: SearchRange, document: Documen
         before = validate(op.options, given, Document(document.file))
         if before is not None and validate(op.options, {**given, key: _whole(value)}, trial) is None:
             document.report(("search", path), f"{value} is no value of {op.name}: {trial.faults[0].problem}")
+
+
+def _check_entry(choice: Any, group: str, document: Document, path: str) -> None:
+    """A choice of a whole entry is one of its group."""
+    trial = Document(document.file)
+    if not isinstance(choice, Mapping) or validate(_ENTRIES[group], dict(choice), trial) is None:
+        problem = trial.faults[0].problem if trial.faults else f"it is an entry of {group}, such as {{op: ...}}"
+        document.report(("search", path), f"{choice} is no value of {path}: {problem}")
+        return
+    _check_op(choice, document, path)
+
+
+_ENTRIES: Mapping[str, type[Entry]] = {"terms": TermEntry, "nodes": NodeEntry, "modules": ModuleEntry, "prepare": Preparation}
+_OWN = {key for model in _ENTRIES.values() for key in model.model_fields} | {"copy", "like"}
+
+
+def _check_op(entry: Mapping[str, Any], document: Document, path: str) -> None:
+    """The operation that an entry names exists, and has the entry's other keys."""
+    name = entry.get("op", entry.get("loss"))
+    if name is None:
+        return
+    if name not in OPS:
+        document.report(("search", path), f'no op "{name}".{choices(str(name), OPS.names())}')
+        return
+    op = OPS.get(name)
+    known = {*op.inputs, *op.options.model_fields}
+    for key in entry:
+        if key not in _OWN and key not in known:
+            document.report(("search", path), f'{name} has no key "{key}", which stands beside it.{choices(key, known)}')
 
 
 def _whole(value: Any) -> Any:
@@ -59,7 +94,10 @@ def _op_of(entry: Entry) -> Op | None:
 def _keys(entry: Entry) -> set[str]:
     """Keys that may be searched in an entry; empty where the op is not known or a stage is called."""
     op = _op_of(entry)
-    own = {"weight", "control", "schedule", "reduce"} if isinstance(entry, TermEntry) else set()
+    own = _TERM_KEYS if isinstance(entry, TermEntry) else {"op", "share"}
     if op is None:
         return own if (entry.loss if isinstance(entry, TermEntry) else entry.op) is None else set()
-    return own | set(op.options.model_fields)
+    return own | set(op.options.model_fields) | set(op.inputs)
+
+
+_TERM_KEYS = {"loss", "value", "weight", "control", "sign", "schedule", "reduce", "factors", "rows"}
