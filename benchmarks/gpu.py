@@ -88,6 +88,7 @@ class Report:
         speeds: One entry per mark.
         evaluation: How long it takes to judge what was found, and the most it may.
         left_out: What time did not suffice for.
+        took: Seconds of each check.
     """
 
     device: str
@@ -97,6 +98,7 @@ class Report:
     speeds: list[dict[str, Any]] = field(default_factory=list)
     evaluation: dict[str, Any] = field(default_factory=dict)
     left_out: list[str] = field(default_factory=list)
+    took: dict[str, float] = field(default_factory=dict)
     start: float = field(default_factory=time.perf_counter)
 
     @property
@@ -108,15 +110,18 @@ class Report:
         if time.perf_counter() - self.start > self.limit:
             self.left_out.append(name)
             return
+        begin = time.perf_counter()
         try:
             work()
             self.checks[name] = "ok"
         except Exception as error:  # every check is reported, whatever is wrong with another
             self.checks[name] = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        self.took[name] = round(time.perf_counter() - begin, 1)
 
     def as_json(self) -> dict[str, Any]:
         return {
-            "machine": common.machine_facts(self.device), "tiny": self.tiny, "checks": self.checks, "speeds": self.speeds,
+            "machine": common.machine_facts(self.device), "tiny": self.tiny, "checks": self.checks, "took": self.took,
+            "speeds": self.speeds,
             "evaluation": self.evaluation, "left_out": self.left_out, "seconds": round(time.perf_counter() - self.start, 1),
         }
 
@@ -210,17 +215,18 @@ def runs(report: Report, folder: Path) -> None:
 
     def together() -> None:
         requests = [RunRequest(slug, SMALL, seed=6, steps=2, fast=True) for slug in ("fitnet", "mgd")]
-        finished(*run_together(requests, output=folder / "together", device=report.device, notify=lambda _: None))
+        finished(*run_together(requests, output=folder / "runs", device=report.device, notify=lambda _: None))
 
     def searched() -> None:
         found = kdflow.search(
-            "fitnet", trials=2, steps=2, include={"recipe.optimizer.lr": "1e-4..1e-3,log"}, seed=7, **own
+            "fitnet", trials=1 if report.tiny else 2, steps=2, include={"recipe.optimizer.lr": "1e-4..1e-3,log"}, seed=7, **own
         )
         if not found.best:
             raise RuntimeError("the search has no best trial")
 
     with patch("kdflow.experiment.teacher.require_teacher", lambda *_: None):
-        report.check("run: two methods", lambda: finished(*(run(slug, **own, steps=2) for slug in ("fitnet", "mgd"))))
+        slugs = ("fitnet",) if report.tiny else ("fitnet", "mgd")
+        report.check("run", lambda: finished(*(run(slug, **own, steps=2) for slug in slugs)))
         report.check("run --fast --together", together)
         report.check("run --fast --resume", resumed)
         report.check("search", searched)
@@ -324,7 +330,7 @@ def waits(step: Callable[[], object]) -> dict[str, int]:
 
 def as_text(report: Mapping[str, Any]) -> str:
     """One table of checks and speeds."""
-    rows = [["check", name, verdict] for name, verdict in report["checks"].items()]
+    rows = [["check", name, f"{verdict} ({report['took'].get(name, 0)} s)"] for name, verdict in report["checks"].items()]
     for one in report["speeds"]:
         head = f"{Path(one['pair']).stem} {one['method']} {one['size']} px x {one['batch']} {one['precision']}"
         for name, own in one["variants"].items():

@@ -1,9 +1,9 @@
 """``python -m benchmarks.kill``: SIGKILL at random moments of a whole ``kdflow run``, each followed by ``--resume``.
 
 A whole run is teacher training, training, evaluation, export and record, each time in a new home. The moments are spread evenly
-over its length, one drawn inside each stretch. After the resumed run, and never otherwise, all is well when the exported weights
-are bit for bit those of an undisturbed run, the numbers are equal, and MLflow has exactly one finished run and no other that is
-not closed. Exit code 1 when that failed once.
+over its length, one drawn inside each stretch, and come in a random order. After the resumed run, and never otherwise, all is
+well when the exported weights are bit for bit those of an undisturbed run, the numbers are equal, and MLflow has exactly one
+finished run and no other that is not closed. Exit code 1 when that failed once.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def main() -> None:
         expected = whole(Path(name) / "whole")
         length = time.monotonic() - begun
         print(f"undisturbed: {length:.1f} s, records {dict(expected.records)}")
-        for number in range(options.moments):
+        for number in draw.sample(range(options.moments), options.moments):
             folder = Path(name) / str(number)
             after = length * (number + draw.random()) / options.moments
             hit = killed(folder, after)

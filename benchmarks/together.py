@@ -73,7 +73,7 @@ def open_group(options: argparse.Namespace, machine: Machine, size: int) -> Grou
         return (samples[k % len(samples)].batch for k in count(first))
 
     students = [Student(unheard(setting, machine)) for setting in settings]
-    return Group(students, Stream(batches, 1), Shared, machine)
+    return Group(students, Stream(batches, 1, variants.ENDLESS), Shared, machine)
 
 
 def unheard(setting: Setting, machine: Machine, hooks: Sequence[Hook] = ()) -> Run:

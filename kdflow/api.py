@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +18,10 @@ if TYPE_CHECKING:
     from kdflow.results.query import Answer
     from kdflow.search.call import search
     from kdflow.spec.resolve import MethodSpec
+    from kdflow.using.look.write import look
     from kdflow.using.predict import Prediction
 
-_PLACES = {"run": "kdflow.experiment.run", "search": "kdflow.search.call"}
+_PLACES = {"look": "kdflow.using.look.write", "run": "kdflow.experiment.run", "search": "kdflow.search.call"}
 
 
 def __getattr__(name: str) -> Any:
@@ -180,35 +181,6 @@ def predict(
     from kdflow.using.predict import predictions
 
     return list(predictions(run, paths, output, threshold, owner, device))
-
-
-def look(
-    run: str | Path,
-    output: str | Path | None = None,
-    *,
-    images: Sequence[str] = (),
-    node: str | None = None,
-    threshold: float = 0.3,
-    most: int = 8,
-    against: str | Path | None = None,
-) -> Path:
-    """Write one HTML page of a run: ground truth, teacher, plain student and student side by side; returns its path.
-
-    Args:
-        run: A run's folder or name.
-        output: The page; none takes ``look.html`` in the run's folder.
-        images: File names of pictures of the test split to show, in place of the worst and most telling ones.
-        node: Name of a node of the graph (``their_places``, ``student.neck``), shown as heat over each picture.
-        threshold: Lowest score that is drawn and matched.
-        most: Pictures per section.
-        against: The plain student's run; none takes the baseline run beside this one.
-
-    Raises:
-        UsageError: The run kept no detections, or there is no such picture or node.
-    """
-    from kdflow.using.look.write import look as write
-
-    return write(run, output, images=images, node=node, threshold=threshold, most=most, against=against)
 
 
 def _uri(store: str | Path | None) -> str | None:

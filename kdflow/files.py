@@ -110,6 +110,6 @@ def read_json(path: Path, tell: Callable[[str], None] = lambda _: None) -> Any:
         return None
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         tell(f"{path} cannot be read ({type(error).__name__}: cut off or damaged), so it counts as absent")
         return None

@@ -5,10 +5,12 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,10 +18,13 @@ import torch
 
 from kdflow.cli.main import main
 from kdflow.engine.checkpoint import Checkpoints
+from kdflow.experiment.room import checkpoint_bytes
 from kdflow.experiment.teacher import save_atomically
 from kdflow.files import WriteError, read_json, replacing, write_json, write_text
 from kdflow.results.measured import read_records
+from kdflow.spec.bench import Optimizer
 from kdflow.urls import sqlite_url
+from tests.engine.fakes import FakePlan, TwoParameters, arguments, fit, loader, make_recipe
 from tests.paths import BENCH
 
 
@@ -125,6 +130,37 @@ def test_a_run_on_a_full_disk_ends_in_words_and_goes_on_when_there_is_room(
     assert main([*words, "--resume", "--json"]) == 0
     (record,) = read_records(sqlite_url(tmp_path / "runs" / "mlflow.db"))
     assert record.run_id == json.loads(capsys.readouterr().out)["run_id"]
+
+
+def test_a_disk_without_room_for_checkpoints_is_said_before_teachers_train(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kdflow.experiment.teacher.fit", lambda *_, **__: pytest.fail("a teacher was trained"))
+    monkeypatch.setattr("kdflow.experiment.room.shutil.disk_usage", lambda _: SimpleNamespace(free=1_000_000))
+    assert main(["run", "fitnet", "--bench", str(BENCH), "--output", str(tmp_path / "runs"), "--device", "cpu"]) == 2
+    err = capsys.readouterr().err
+    assert re.search(r"need about \d+ MB, and its disk has 1 MB free. Next: make room", err)
+
+
+class Wide(TwoParameters):
+    """Weights of 160 kB."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.extra = torch.nn.Linear(200, 200)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x) + 0 * self.extra(x.expand(len(x), 200)).mean(dim=1, keepdim=True)
+
+
+@pytest.mark.parametrize(("optimizer", "ema"), [("sgd", None), ("adamw", 0.9)])
+def test_the_room_that_is_asked_for_is_what_checkpoints_take(optimizer: str, ema: float | None, tmp_path: Path) -> None:
+    plan = FakePlan()
+    plan.student = Wide()
+    recipe = make_recipe(optimizer=Optimizer(name=optimizer), ema=ema, checkpoint_every=2)
+    fit(plan, loader, recipe, **arguments(tmp_path, device="cpu"))
+    taken = (tmp_path / "last.pt").stat().st_size
+    assert 0.9 * taken - 10_000 < checkpoint_bytes(plan, recipe) < taken
 
 
 def test_an_output_folder_that_is_a_file_is_refused_at_once(

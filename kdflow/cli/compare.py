@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kdflow.cli.ablate import METRICS
-from kdflow.cli.console import columns, note, say, say_json
+from kdflow.cli.console import note, say, say_json
 from kdflow.cli.options import JsonOption, Output, SetOption, overrides_of
 from kdflow.cli.sweep import DryRun, Resume, Steps, Storage, Together, listeners, show_jobs
+from kdflow.cli.verdicts import report
 from kdflow.errors import UsageError, choices
 from kdflow.folders import runs_folder
 
 if TYPE_CHECKING:
-    from kdflow.compare.content import File, VerdictRow
     from kdflow.compare.entries import Protocol
+    from kdflow.compare.work import Execution
 
 NO_CONTROLS = "none"
 
@@ -76,9 +77,7 @@ def compare(
     from kdflow.compare.entries import CONTROLS, Protocol
 
     if verify is not None or page is not None:
-        if methods or (verify is not None and page is not None):
-            raise UsageError("--verify FILE and --page FOLDER stand alone: nothing is run")
-        _check_file(verify, json) if verify is not None else _make_page(page)  # type: ignore[arg-type]
+        _without_runs(verify, page, bool(methods), json)
         return
     if not methods or bench is None:
         raise UsageError("name what is compared: kdflow compare METHOD... --bench BENCH, or --verify FILE, or --page FOLDER")
@@ -92,11 +91,25 @@ def compare(
         _list(protocol, device, output, json)
         return
     from kdflow.compare.work import Execution
-    from kdflow.compare.work import compare as carry_out
 
     request = Execution(
         name=name, storage=storage, resume=resume, join=join, together=together, device=device, output=output, file=file,
     )
+    _carry_out(protocol, request, json)
+
+
+def _without_runs(verify: Path | None, page: Path | None, asked: bool, json: bool) -> None:
+    if asked or (verify is not None and page is not None):
+        raise UsageError("--verify FILE and --page FOLDER stand alone: nothing is run")
+    if verify is not None:
+        _check_file(verify, json)
+    elif page is not None:
+        _make_page(page)
+
+
+def _carry_out(protocol: Protocol, request: Execution, json: bool) -> None:
+    from kdflow.compare.work import compare as carry_out
+
     try:
         found, place = carry_out(protocol, request, note, listeners())
     except KeyboardInterrupt:
@@ -155,59 +168,3 @@ def _make_page(folder: Path) -> None:
     say(str(place))
     if refused:
         raise typer.Exit(1)
-
-
-def report(file: File) -> str:
-    """The table, the verdicts and the audit, for a terminal."""
-    from kdflow.compare.verify import warnings_of
-    from kdflow.compare.work import summary
-
-    comparison = file.comparison
-    metric, plain = comparison.settings.metric, comparison.entries[0].name
-    verdicts = {row.entry: row for row in comparison.verdicts if row.against == plain}
-    rows = []
-    for name, mean, spread in summary(file):
-        row, cost, entry = verdicts.get(name), file.costs.get(name), comparison.entry(name)
-        rows.append((
-            name, entry.kind, _number(mean, spread), _difference(row), _corrected(row), row.verdict if row else "",
-            _one(cost.step_ms if cost else None), _one(cost.memory_mib if cost else None), str(entry.added_parameters),
-        ))
-    head = ("entry", "kind", metric, "gain, 95 %", "p (Holm)", "verdict", "step ms", "MiB", "added")
-    lines = [
-        f"{comparison.bench}: {len(comparison.settings.seeds)} seeds, {comparison.settings.budget} trials each",
-        columns(rows, head=head),
-    ]
-    lines += [f"the {owner} itself: {value:.2f} {metric}" for owner, value in comparison.taught_by().items()]
-    for row in comparison.verdicts:
-        if row.against != plain:
-            lines.append(f"{row.entry} against {row.against}: {row.verdict}, {_difference(row)}, p (Holm) {_corrected(row)}")
-    lines += [f"{row.entry}: {row.verdict}. It would change with: {row.turn}" for row in verdicts.values() if row.turn]
-    lines.append(
-        "The interval is that of one difference alone; the verdict holds the chance of any wrong one among the methods, and "
-        "among the controls, below 5 % each (Holm)."
-    )
-    same = ", ".join(row.what for row in comparison.audit if row.same)
-    lines.append(f"the same for all entries: {same or 'nothing'}")
-    lines += [f"worth knowing: {words}" for words in warnings_of(file)]
-    lines += [f"left out: {name}: {reason}" for name, reason in comparison.left_out.items()]
-    return "\n".join(lines)
-
-
-def _number(mean: float | None, spread: float | None) -> str:
-    if mean is None:
-        return "-"
-    return f"{mean:.2f}" if spread is None else f"{mean:.2f} ± {spread:.2f}"
-
-
-def _difference(row: VerdictRow | None) -> str:
-    if row is None or row.mean is None:
-        return ""
-    return f"{row.mean:+.2f}" if row.low is None or row.high is None else f"{row.mean:+.2f} ({row.low:+.2f} to {row.high:+.2f})"
-
-
-def _corrected(row: VerdictRow | None) -> str:
-    return "" if row is None or row.mean is None else f"{row.adjusted:.3f}"
-
-
-def _one(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1f}"

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import Field, field_validator
 
 from kdflow.data.annotations import Annotations, AnnotationsBuilder, Trouble
-from kdflow.data.files import LIST_BYTES, climbs, decode, expand, read_bytes, read_json_lines
+from kdflow.data.data_card import CARD, card_classes, card_of
+from kdflow.data.files import climbs, expand, read_json_lines
 from kdflow.data.formats import DATASETS, SPLITS, DataFormat, FolderOptions, pixels_of
 from kdflow.data.images import ImageFaultError, read_header
 from kdflow.data.polygons import XYWH
@@ -21,7 +21,7 @@ from kdflow.data.values import class_name, file_name, number, shown, truth, whol
 from kdflow.data.writing import copy_image, plain_names, write_lines
 from kdflow.errors import DataError
 
-FILE, CARD = "metadata.jsonl", "README.md"
+FILE = "metadata.jsonl"
 LABELS = ("category", "categories", "label", "labels")
 """Names of the column of classes."""
 _CROWDS = ("iscrowd", "is_crowd")
@@ -92,7 +92,7 @@ def class_names(options: HuggingFaceOptions) -> tuple[str, ...]:
     if options.classes is not None:
         return options.classes
     root = expand(options.root)
-    if listed := _card_classes(root / CARD):
+    if listed := card_classes(root / CARD):
         return listed
     names: set[str] = set()
     for folder in folders_of(options).values():
@@ -109,40 +109,6 @@ def class_names(options: HuggingFaceOptions) -> tuple[str, ...]:
 def _labels(row: object) -> list[Any]:
     columns = Columns.of(row.get("objects")) if isinstance(row, dict) else None
     return columns.labels if columns is not None else []
-
-
-def _card_classes(card: Path) -> tuple[str, ...]:
-    """Names of the class labels in the head of a data card; empty where there are none."""
-    try:
-        text = decode(card, read_bytes(card, LIST_BYTES))
-        parts = text.split("\n---", 1) if text.startswith("---") else []
-        head = yaml.safe_load(parts[0].removeprefix("---")) if len(parts) == 2 else None
-    except Exception:  # no card, or no YAML in it: classes are looked for elsewhere
-        return ()
-    return next(_label_names(head), ())
-
-
-def _label_names(head: object) -> Iterator[tuple[str, ...]]:
-    """Lists of class labels anywhere in a description of features; parts that YAML repeats are looked at once."""
-    waiting, seen = [head], set[int]()
-    while waiting:
-        value = waiting.pop(0)
-        if id(value) in seen or not isinstance(value, (dict, list)):
-            continue
-        seen.add(id(value))
-        labels = value.get("class_label") if isinstance(value, dict) else None
-        names = _in_order(labels.get("names")) if isinstance(labels, dict) else []
-        if names and all(class_name(name) is not None for name in names) and len(set(names)) == len(names):
-            yield tuple(names)
-        waiting += value.values() if isinstance(value, dict) else value
-
-
-def _in_order(names: object) -> list[Any]:
-    """Class names as a list, or as a mapping from 0 on without gaps; nothing for anything else."""
-    if isinstance(names, dict):
-        by_label = {whole(key): name for key, name in names.items()}
-        return [by_label[label] for label in range(len(names))] if set(by_label) == set(range(len(names))) else []
-    return names if isinstance(names, list) and all(isinstance(name, str) for name in names) else []
 
 
 def read_split(options: HuggingFaceOptions, split: str) -> Annotations:
@@ -275,8 +241,7 @@ def write(tables: Mapping[str, Annotations], folder: Path) -> tuple[str, ...]:
             lines.append(json.dumps(_row(table, index, name), ensure_ascii=False))
         write_lines(place / FILE, lines)
     classes = next(iter(tables.values())).classes
-    head = yaml.safe_dump({"dataset_info": {"features": _features(classes)}}, sort_keys=False, allow_unicode=True)
-    (folder / CARD).write_text(f"---\n{head}---\n", encoding="utf-8")
+    (folder / CARD).write_text(card_of(classes), encoding="utf-8")
     return ()
 
 
@@ -290,21 +255,6 @@ def _row(table: Annotations, index: int, name: str) -> dict[str, Any]:
         "iscrowd": table.ignored[rows].astype(int).tolist(),
     }
     return {"file_name": name, "width": width, "height": height, "objects": objects}
-
-
-def _features(classes: tuple[str, ...]) -> list[dict[str, Any]]:
-    """The columns as a data card describes them."""
-    labels = {"class_label": {"names": {str(label): name for label, name in enumerate(classes)}}}
-    objects = [
-        {"name": "bbox", "sequence": "float64", "length": 4},
-        {"name": "category", "dtype": labels},
-        {"name": "area", "dtype": "float64"},
-        {"name": "iscrowd", "dtype": "int64"},
-    ]
-    plain = [
-        {"name": name, "dtype": dtype} for name, dtype in (("image", "image"), ("width", "int64"), ("height", "int64"))
-    ]
-    return [*plain, {"name": "objects", "sequence": objects}]
 
 
 def find(root: Path) -> dict[str, Any] | None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from kdflow.detectors.hf_parts import Grid, attention_weights, flatten, grid_of, unflatten, unsigmoid
+from kdflow.detectors.hf_parts import Grid, attention_weights, flatten, grid_of, only_real, unflatten, unsigmoid
 from kdflow.errors import UsageError
 
 
@@ -145,18 +145,19 @@ class Decoder(nn.Module):
     def forward(self, queries: dict[str, Tensor], tokens: Tensor, layout: Layout) -> dict[str, Any]:
         """Per layer states (B, N, D) and input references (B, N, 2 or 4)."""
         content, position, references = self.complete(queries, tokens)
-        out = self.decoder(
-            inputs_embeds=content,
-            object_queries_position_embeddings=position,
-            reference_points=references,
-            encoder_hidden_states=tokens,
-            encoder_attention_mask=layout.inside,
-            spatial_shapes=layout.grid.shapes,
-            spatial_shapes_list=layout.grid.sizes,
-            level_start_index=layout.grid.starts,
-            valid_ratios=layout.ratios,
-            **({"output_attentions": True} if self.attention else {}),
-        )
+        with only_real(self.decoder, queries):
+            out = self.decoder(
+                inputs_embeds=content,
+                object_queries_position_embeddings=position,
+                reference_points=references,
+                encoder_hidden_states=tokens,
+                encoder_attention_mask=layout.inside,
+                spatial_shapes=layout.grid.shapes,
+                spatial_shapes_list=layout.grid.sizes,
+                level_start_index=layout.grid.starts,
+                valid_ratios=layout.ratios,
+                **({"output_attentions": True} if self.attention else {}),
+            )
         after = out.intermediate_reference_points.unbind(1)
         return {
             "states": list(out.intermediate_hidden_states.unbind(1)),

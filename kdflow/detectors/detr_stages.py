@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from kdflow.detectors.hf_parts import attention_weights, unflatten, unsigmoid
+from kdflow.detectors.hf_parts import attention_weights, only_real, unflatten, unsigmoid
 from kdflow.errors import UsageError
 
 
@@ -126,16 +126,17 @@ class Decoder(nn.Module):
                 "Put an adapter between"
             )
         every = self.decoder.config.auxiliary_loss
-        out = self.decoder(
-            inputs_embeds=queries.get("content", torch.zeros_like(position)),
-            attention_mask=None,
-            spatial_position_embeddings=layout.positions,
-            object_queries_position_embeddings=position,
-            encoder_hidden_states=tokens,
-            encoder_attention_mask=layout.inside,
-            **({} if every else {"output_hidden_states": True}),
-            **({"output_attentions": True} if self.attention else {}),
-        )
+        with only_real(self.decoder, queries):
+            out = self.decoder(
+                inputs_embeds=queries.get("content", torch.zeros_like(position)),
+                attention_mask=None,
+                spatial_position_embeddings=layout.positions,
+                object_queries_position_embeddings=position,
+                encoder_hidden_states=tokens,
+                encoder_attention_mask=layout.inside,
+                **({} if every else {"output_hidden_states": True}),
+                **({"output_attentions": True} if self.attention else {}),
+            )
         if every:
             stack = out.intermediate_hidden_states
         else:
@@ -204,15 +205,16 @@ class AnchorDecoder(nn.Module):
             )
         if content is None or content.shape[-1] != tokens.shape[-1]:
             content = tokens.new_zeros(*anchors.shape[:2], tokens.shape[-1])
-        out = self.decoder(
-            inputs_embeds=content,
-            query_position_embeddings=anchors,
-            object_queries=layout.positions,
-            encoder_hidden_states=tokens,
-            memory_key_padding_mask=layout.inside,
-            output_attentions=self.attention,
-            return_dict=True,
-        )
+        with only_real(self.decoder, queries):
+            out = self.decoder(
+                inputs_embeds=content,
+                query_position_embeddings=anchors,
+                object_queries=layout.positions,
+                encoder_hidden_states=tokens,
+                memory_key_padding_mask=layout.inside,
+                output_attentions=self.attention,
+                return_dict=True,
+            )
         stack, points = out.intermediate_hidden_states, out.reference_points
         return {
             "states": list(stack.unbind()),

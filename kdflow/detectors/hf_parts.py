@@ -2,12 +2,14 @@
 
 A query set (kind ``queries``) is a dict with some of these entries; which of them a family reads is said in its file:
 ``content`` (B, N, D); ``position`` (B, N, D); ``references`` (B, N, 2 or 4), points or cxcywh boxes in 0..1; ``anchors``, the
-same before the sigmoid, read instead of ``references`` where present (own queries carry both, so that nothing is rounded).
+same before the sigmoid, read instead of ``references`` where present (own queries carry both, so that nothing is rounded);
+``real`` (B, N), 0 for queries that only fill up an image's set (:func:`only_real`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -85,6 +87,37 @@ def to_labels(boxes: Sequence[Tensor], labels: Sequence[Tensor], image_sizes: Im
         sides = [(x1 + x2) / 2 / width, (y1 + y2) / 2 / height, (x2 - x1) / width, (y2 - y1) / height]
         targets.append({"class_labels": classes, "boxes": torch.stack(sides, -1)})
     return targets
+
+
+@contextmanager
+def only_real(decoder: Any, queries: Mapping[str, Tensor]) -> Iterator[None]:
+    """Inside, no query of the decoder attends to queries that are not ``real``: these change nothing but their own results.
+
+    Args:
+        decoder: The library's decoder; its layers' ``self_attn`` takes an additive ``attention_mask``.
+        queries: A query set; without ``real`` all queries see each other.
+    """
+    real = queries.get("real")
+    if real is None:
+        yield
+        return
+
+    def hide(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        states: Tensor = args[0] if args else kwargs["hidden_states"]
+        every = states.shape[1]
+        mask = states.new_zeros(len(states), 1, 1, every)
+        # finite, since a set may have no real query; in front stand those that a detector adds for its own losses
+        mask[..., every - real.shape[1] :] = (real[:, None, None] == 0) * (torch.finfo(states.dtype).min / 2)
+        if (given := kwargs.get("attention_mask")) is not None:
+            mask = mask + given
+        return args, {**kwargs, "attention_mask": mask.expand(-1, -1, every, -1)}
+
+    hooks = [layer.self_attn.register_forward_pre_hook(hide, with_kwargs=True) for layer in decoder.layers]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 class Prepare(nn.Module):

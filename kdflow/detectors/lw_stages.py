@@ -190,6 +190,9 @@ def check_queries(queries: dict[str, Tensor], tokens: Tensor) -> None:
         raise UsageError(
             f"this decoder reads query content and references; these queries have {', '.join(queries) or 'nothing'}"
         )
+    if "real" in queries:
+        problem = "this decoder cannot hide queries from each other, since its library has no mask there"
+        raise UsageError(f"{problem}; give it no queries that only fill up an image's set")
     widths = queries["content"].shape[-1], queries["references"].shape[-1]
     if widths != (tokens.shape[-1], 4):
         raise UsageError(

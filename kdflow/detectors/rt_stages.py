@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from kdflow.detectors.hf_loss import SetLoss, Terms
-from kdflow.detectors.hf_parts import Grid, attention_weights, flatten, grid_of, to_labels, unsigmoid
+from kdflow.detectors.hf_parts import Grid, attention_weights, flatten, grid_of, only_real, to_labels, unsigmoid
 from kdflow.detectors.rt_loss import object_count
 from kdflow.errors import UsageError
 from kdflow.ports import ImageSizes
@@ -225,16 +225,17 @@ class Decoder(nn.Module):
             count, mask = noise.count, noise.mask_for(content.shape[1])
             content, anchors = torch.concat([noise.content, content], 1), torch.concat([noise.anchors, anchors], 1)
         anchors = anchors.detach()
-        out = self.decoder(
-            inputs_embeds=content,
-            encoder_hidden_states=tokens,
-            encoder_attention_mask=mask,
-            reference_points=anchors,
-            spatial_shapes=self.shapes(grid),
-            spatial_shapes_list=grid.sizes,
-            level_start_index=grid.starts,
-            **({"output_attentions": True} if self.attention else {}),
-        )
+        with only_real(self.decoder, queries):
+            out = self.decoder(
+                inputs_embeds=content,
+                encoder_hidden_states=tokens,
+                encoder_attention_mask=mask,
+                reference_points=anchors,
+                spatial_shapes=self.shapes(grid),
+                spatial_shapes_list=grid.sizes,
+                level_start_index=grid.starts,
+                **({"output_attentions": True} if self.attention else {}),
+            )
         return {**self.split(out, anchors, count), **(attention_weights(out, True, count) if self.attention else {})}
 
     def shapes(self, grid: Grid) -> Tensor:

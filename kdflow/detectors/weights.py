@@ -85,7 +85,7 @@ def _exported_classes(file: Path) -> tuple[str, ...] | None:
         body = ast.parse(script.read_text(encoding="utf-8")).body
         named = [line for line in body if isinstance(line, ast.Assign) and ast.unparse(line.targets[0]) == "CLASSES"]
         found = ast.literal_eval(named[0].value)
-    except (OSError, SyntaxError, ValueError, IndexError):
+    except (OSError, SyntaxError, ValueError, IndexError, RecursionError, MemoryError):
         return None
     return tuple(map(str, found)) if isinstance(found, (tuple, list)) else None
 

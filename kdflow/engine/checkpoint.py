@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 import zipfile
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -193,9 +192,13 @@ def read(path: Path) -> dict[str, Any]:
         if damaged is not None:
             raise BrokenCheckpointError(f"damaged at {damaged}")
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (zipfile.BadZipFile, RuntimeError, EOFError, OSError, pickle.UnpicklingError) as fault:
+    except BrokenCheckpointError:
+        raise
+    except Exception as fault:  # zipfile, pickle and torch each have their own words for damage
         raise BrokenCheckpointError(f"cut off or damaged ({type(fault).__name__})") from fault
-    if not isinstance(state, dict) or state.get("kdflow") != FORMAT:
+    labels = {"kdflow": int, "run": str, "world_size": int}
+    labelled = isinstance(state, dict) and all(isinstance(state.get(key), form) for key, form in labels.items())
+    if not labelled or state["kdflow"] != FORMAT:
         raise BrokenCheckpointError("not a checkpoint of this kdflow")
     return state
 

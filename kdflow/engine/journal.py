@@ -7,10 +7,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from kdflow.events import EvaluationEvent, StepEvent
 from kdflow.files import in_words, write_text
 
 NAME = "journal.jsonl"
+_EVENTS: dict[str, TypeAdapter[Any]] = {"step": TypeAdapter(StepEvent), "evaluation": TypeAdapter(EvaluationEvent)}
 
 
 class Journal:
@@ -53,14 +56,15 @@ class Journal:
             self.evaluations[event.step] = event
 
     def _read(self, run_hash: str) -> bool:
-        if not self.path.exists():
+        if not self.path.is_file():
             return False
-        entries = _whole_lines(self.path.read_text(encoding="utf-8", errors="replace"))
-        if not entries or entries[0] != {"run": run_hash}:
+        head, *lines = self.path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1] or [""]
+        if _plain(head) != {"run": run_hash}:
             return False
-        for entry in entries[1:]:
-            kind = StepEvent if entry.pop("event") == "step" else EvaluationEvent
-            self._remember(kind(**entry))
+        for line in lines:
+            if (event := _event(_plain(line))) is None:
+                break  # a kill or a full disk cut it off here
+            self._remember(event)
         return True
 
     def _rewrite(self, run_hash: str) -> None:
@@ -69,15 +73,21 @@ class Journal:
         write_text(self.path, "".join(lines))
 
 
-def _whole_lines(text: str) -> list[dict[str, Any]]:
-    """Entries up to the first line that a kill cut off."""
-    entries: list[dict[str, Any]] = []
-    for line in text.split("\n")[:-1]:
-        try:
-            entries.append(json.loads(line))
-        except ValueError:
-            break
-    return entries
+def _plain(line: str) -> Any:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _event(entry: Any) -> StepEvent | EvaluationEvent | None:
+    """What a line of the journal reports; None where it is none of its lines."""
+    kind = _EVENTS.get(str(entry.pop("event", ""))) if isinstance(entry, dict) else None
+    try:
+        event: StepEvent | EvaluationEvent | None = kind.validate_python(entry) if kind else None
+    except ValidationError:
+        return None
+    return event
 
 
 def _line(event: StepEvent | EvaluationEvent) -> str:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,10 +21,15 @@ def voc_ap50(truth: Mapping[str, Any], found: Sequence[Mapping[str, Any]]) -> di
         truth: COCO document; annotations with ``iscrowd`` 1 are ignored boxes.
         found: Detections with ``image_id``, ``category_id``, ``bbox`` (x, y, width, height) and ``score``.
     """
-    boxes, detections = _by_category(truth["annotations"]), _by_category(found)
-    curves = [
-        _curve(boxes[category], detections[category]) for category in boxes if any(not b["iscrowd"] for b in boxes[category])
-    ]
+    boxes, detections = Boxes.of(truth["annotations"]), Boxes.of(found)
+    ignored = np.array([bool(one["iscrowd"]) for one in truth["annotations"]], dtype=bool)
+    by_image = np.argsort(boxes.images, kind="stable")
+    by_score = np.argsort(-np.array([one["score"] for one in found], dtype=np.float64), kind="stable")
+    curves, counted = [], set(boxes.categories[~ignored].tolist())
+    for category in dict.fromkeys(category for category in boxes.categories.tolist() if category in counted):
+        theirs = by_image[boxes.categories[by_image] == category]
+        own = by_score[detections.categories[by_score] == category]
+        curves.append(_curve(boxes.chosen(theirs), ignored[theirs], detections.chosen(own)))
     if not curves:
         return {}
     return {
@@ -45,46 +50,64 @@ def area(recall: np.ndarray, precision: np.ndarray) -> float:
     return float(np.sum(np.diff(recall, prepend=0.0) * falling))
 
 
-def _curve(boxes: Sequence[Mapping[str, Any]], found: Sequence[Mapping[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
-    """Recall and precision after each counted detection, best score first."""
-    objects = sum(not b["iscrowd"] for b in boxes)
-    images: dict[int, list[int]] = defaultdict(list)
-    for index, box in enumerate(boxes):
-        images[box["image_id"]].append(index)
-    taken: set[int] = set()
-    right: list[bool] = []
-    for detection in sorted(found, key=lambda one: -one["score"]):
-        best, overlap = _nearest(detection, boxes, images.get(detection["image_id"], []))
-        hit = overlap >= THRESHOLD
-        if hit and boxes[best]["iscrowd"]:
-            continue
-        right.append(hit and best not in taken)
-        if hit:
-            taken.add(best)
-    counted = np.cumsum(right)
-    return counted / objects, counted / np.arange(1, len(right) + 1)
+@dataclass(frozen=True)
+class Boxes:
+    """Boxes of many images as arrays.
+
+    Attributes:
+        images: (n,) image ids.
+        categories: (n,) category ids.
+        places: (n, 4) x, y, width, height.
+    """
+
+    images: np.ndarray
+    categories: np.ndarray
+    places: np.ndarray
+
+    @classmethod
+    def of(cls, entries: Sequence[Mapping[str, Any]]) -> Boxes:
+        """From COCO's annotations or results."""
+        images, categories = (np.array([one[key] for one in entries], dtype=np.int64) for key in ("image_id", "category_id"))
+        return cls(images, categories, np.array([one["bbox"] for one in entries], dtype=np.float64).reshape(-1, 4))
+
+    def chosen(self, rows: np.ndarray) -> Boxes:
+        """These rows."""
+        return Boxes(self.images[rows], self.categories[rows], self.places[rows])
 
 
-def _nearest(
-    detection: Mapping[str, Any], boxes: Sequence[Mapping[str, Any]], candidates: Sequence[int]
-) -> tuple[int, float]:
-    """Index and IoU of the candidate that the detection overlaps most; (-1, 0) without candidates."""
-    overlaps = [(_iou(detection["bbox"], boxes[index]["bbox"]), index) for index in candidates]
-    overlap, best = max(overlaps, key=lambda pair: pair[0], default=(0.0, -1))
-    return best, overlap
+def _curve(boxes: Boxes, ignored: np.ndarray, found: Boxes) -> tuple[np.ndarray, np.ndarray]:
+    """Recall and precision after each counted detection of a category; its boxes stand by image, its detections by score."""
+    nearest, overlap = _nearest(found, boxes)
+    hit = overlap >= THRESHOLD
+    counts = ~(hit & ignored[nearest])
+    # Of all that hit a box, the best-scored one has it.
+    right = np.zeros(len(hit), dtype=bool)
+    hits = np.flatnonzero(hit & counts)
+    right[hits[np.unique(nearest[hits], return_index=True)[1]]] = True
+    counted = np.cumsum(right[counts])
+    return counted / (~ignored).sum(), counted / np.arange(1, counts.sum() + 1)
 
 
-def _iou(a: Sequence[float], b: Sequence[float]) -> float:
-    width = min(a[0] + a[2], b[0] + b[2]) - max(a[0], b[0])
-    height = min(a[1] + a[3], b[1] + b[3]) - max(a[1], b[1])
-    if width <= 0 or height <= 0:
-        return 0.0
-    shared = width * height
-    return shared / (a[2] * a[3] + b[2] * b[3] - shared)
+def _nearest(found: Boxes, boxes: Boxes) -> tuple[np.ndarray, np.ndarray]:
+    """For each detection the index and IoU of the box in its image that it overlaps most, the first of equals; IoU 0 without any.
+
+    Args:
+        found: Detections.
+        boxes: At least one, sorted by image.
+    """
+    first, behind = (np.searchsorted(boxes.images, found.images, side) for side in ("left", "right"))
+    nearest, overlap = np.minimum(first, len(boxes.images) - 1), np.zeros(len(first))
+    for turn in range(int((behind - first).max(initial=0))):
+        rows = np.flatnonzero(first + turn < behind)
+        iou = _iou(found.places[rows], boxes.places[first[rows] + turn])
+        better = iou > overlap[rows]
+        nearest[rows[better]], overlap[rows[better]] = first[rows[better]] + turn, iou[better]
+    return nearest, overlap
 
 
-def _by_category(entries: Iterable[Mapping[str, Any]]) -> dict[int, list[Mapping[str, Any]]]:
-    found: dict[int, list[Mapping[str, Any]]] = defaultdict(list)
-    for entry in entries:
-        found[entry["category_id"]].append(entry)
-    return found
+def _iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """IoU of each of the boxes (n, 4) with its partner; x, y, width, height."""
+    sides = np.minimum(a[:, :2] + a[:, 2:], b[:, :2] + b[:, 2:]) - np.maximum(a[:, :2], b[:, :2])
+    shared = np.where((sides > 0).all(1), sides[:, 0] * sides[:, 1], 0.0)
+    total = a[:, 2] * a[:, 3] + b[:, 2] * b[:, 3] - shared
+    return np.divide(shared, total, out=np.zeros(len(a)), where=shared > 0)

@@ -16,6 +16,7 @@ from kdflow.experiment.setup import Setting
 from kdflow.files import read_json, write_json, write_text
 from kdflow.graph.draw import as_svg
 from kdflow.spec.bench import Bench
+from kdflow.spec.load import read
 from kdflow.spec.method import Method
 
 SPEC, IDENTITY, DRAWING, WEIGHTS = "run.yaml", "identity.json", "graph.svg", "weights.json"
@@ -60,7 +61,8 @@ def without_constants(search: Mapping[str, Any]) -> dict[str, Any]:
 def read_weights(folder: Path) -> dict[str, float]:
     """Weights that the run in a folder has set by shares of the gradient, by term; empty where it has set none."""
     content = read_json(folder / WEIGHTS)
-    return content if isinstance(content, dict) else {}
+    found = content if isinstance(content, dict) else {}
+    return {term: weight for term, weight in found.items() if isinstance(weight, (int, float))}
 
 
 class FilledWeights(Silent):
@@ -125,10 +127,10 @@ def _differences(identity: Identity, folder: Path) -> list[str] | None:
 def _older(file: Path) -> dict[str, Any] | None:
     """What the filled spec of an older version tells of the run's identity."""
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        content = read(file).data
         method, bench = Method.model_validate(content["method"]), Bench.model_validate(content["bench"])
         parts = plain({"method": effects(method), "bench": effects(bench), "seed": content["seed"]})
-    except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError):
+    except (ValueError, TypeError, KeyError):
         return None
     for key in ("teacher", "teachers"):
         parts["bench"].pop(key, None)

@@ -7,6 +7,8 @@ from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from kdflow.files import read_json
 
 RESULT = "result.json"
@@ -84,11 +86,13 @@ class RunResult:
         if not isinstance(content, dict):
             tell(f"{file} holds no result, so it counts as absent")
             return None
-        known = {one.name: one.default is MISSING for one in fields(cls)}
+        known = {one.name: one.default is MISSING and one.default_factory is MISSING for one in fields(cls)}
         if missing := [name for name, needed in known.items() if needed and name not in content]:
             tell(f"{file} lacks {', '.join(missing)}, so it counts as absent")
             return None
-        values: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value for name, value in content.items() if name in known
-        }
-        return cls(**values)
+        try:
+            return TypeAdapter(cls).validate_python({name: value for name, value in content.items() if name in known})
+        except ValidationError as error:
+            places = sorted({str(fault["loc"][0]) for fault in error.errors()})
+            tell(f"{file} has no such values as a result has ({', '.join(places)}), so it counts as absent")
+            return None

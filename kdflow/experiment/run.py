@@ -22,6 +22,7 @@ from kdflow.experiment.identity import teacher_identity, weights_hash
 from kdflow.experiment.record import Found, facts_of, finished_result, publish, tell_nearest
 from kdflow.experiment.request import Context, Notify, RunRequest, TrialOf
 from kdflow.experiment.result import RESULT, RunResult
+from kdflow.experiment.room import require_room
 from kdflow.experiment.session import Session, open_session
 from kdflow.experiment.setup import Setting, fill_weights, silent_terms
 from kdflow.experiment.teacher import (
@@ -240,6 +241,7 @@ def open_run(request: RunRequest, setting: Setting, context: Context) -> Opened 
             excess, run_hash=identity.run, costs=costs,
         )
     if context.is_first:
+        require_room(folder, setting.plan, setting.detectors["student"].model, bench.recipe)
         if context.resume and not trial:
             tell_nearest(identity, folder, method.method, context.notify)
         write_identity(identity, folder)

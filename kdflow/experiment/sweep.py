@@ -162,7 +162,8 @@ def record_of(job: Job, output: Path) -> JobResult | None:
     A trial is its study's, and nothing of it is kept here.
     """
     content = read_json(output / "sweeps" / f"{job.hash}.json") if job.hash and job.trial is None else None
-    if not isinstance(content, dict) or not {"status", "metrics", "reason", "folder"} <= content.keys():
+    forms = {"status": str, "metrics": dict, "reason": str, "folder": str}
+    if not isinstance(content, dict) or not all(isinstance(content.get(key), form) for key, form in forms.items()):
         return None
     result = result_from(job, content, reused=True)
     gone = result.status == FINISHED and read_json(Path(result.folder) / RESULT) is None

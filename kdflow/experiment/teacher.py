@@ -22,6 +22,7 @@ from kdflow.experiment.feed import Feed
 from kdflow.experiment.findings import read_detections, write_detections
 from kdflow.experiment.hashes import digest, file_hash
 from kdflow.experiment.identity import TEACHER_SEED, effects, teacher_identity
+from kdflow.experiment.room import require_room
 from kdflow.experiment.setup import build_detector, fill_weights
 from kdflow.files import read_json, replacing, write_json, write_text
 from kdflow.folders import home
@@ -94,7 +95,7 @@ def _is_kept(folder: Path, tell: Notify) -> bool:
     weights, seal = folder / WEIGHTS, folder / SEAL
     if not weights.is_file():
         return False
-    if seal.is_file() and seal.read_text(encoding="utf-8").strip() == file_hash(weights):
+    if seal.is_file() and seal.read_bytes().strip() == file_hash(weights).encode():
         return True
     tell(f"{weights} is not what was written there, so it counts as absent")
     return False
@@ -145,6 +146,8 @@ def _train(
     own = Feed(feed.source, feed.bench, spec.recipe, TEACHER_SEED, learner.size_divisor, feed.machine, spec.size)
     side = -(-own.geometry.size // learner.size_divisor) * learner.size_divisor
     plan = compile_method(PLAIN, document, {"student": learner}, canvas=(side, side), seed=TEACHER_SEED)
+    if feed.machine.is_first:
+        require_room(folder / "training", plan, learner.model, spec.recipe)
     asked = Fit(
         plan,
         spec.recipe,
@@ -198,7 +201,7 @@ def _measured(folder: Path, detector: Detector, feed: Feed, tell: Notify) -> Map
     """Metrics on the validation split, measured once per identity, input size and way to evaluate."""
     file = folder / f"val-{_sight(feed)}.json"
     found = read_json(file, tell)
-    if isinstance(found, dict) and found:
+    if isinstance(found, dict) and found and all(isinstance(value, (int, float)) for value in found.values()):
         return {str(name): float(value) for name, value in found.items()}
     detector.model.to(feed.machine.device)
     metrics = feed.evaluate(detector, "val")

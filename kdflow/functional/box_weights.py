@@ -49,6 +49,21 @@ def touched_cells(boxes: Tensor, scale: tuple[float, float]) -> CellBoxes:
     return CellBoxes(first[:, 0], first[:, 1], last[:, 0], last[:, 1], nowhere)
 
 
+def overlapped_cells(boxes: Tensor, stride: float, size: Size) -> CellBoxes:
+    """Cells that a box overlaps: ``floor`` of the first to ``ceil`` of the last corner, at least one, cut at the map's border.
+
+    Args:
+        boxes: (n, 4) xyxy pixels.
+        stride: Pixels per cell.
+        size: (height, width) of the map.
+    """
+    most = boxes.new_tensor([size[1], size[0]]).long()
+    first = (boxes[:, :2] / stride).floor().long().clamp(min=0).minimum(most - 1)
+    last = (boxes[:, 2:] / stride).ceil().long().minimum(most).maximum(first + 1)
+    nowhere = torch.zeros(len(boxes), dtype=torch.bool, device=boxes.device)
+    return CellBoxes(first[:, 0], first[:, 1], last[:, 0], last[:, 1], nowhere)
+
+
 def cover(cells: CellBoxes, size: Size) -> Tensor:
     """(n, H, W) True on the cells of each box."""
     rows = torch.arange(size[0], device=cells.x1.device)

@@ -12,6 +12,7 @@ from pydantic.fields import FieldInfo
 from torch import nn
 
 from kdflow.ports import DETECTORS, Call, Detector, Port
+from kdflow.standard_ports import standard_of
 
 
 class Merged(Mapping[str, Any]):
@@ -21,7 +22,7 @@ class Merged(Mapping[str, Any]):
         self._parts = tuple(parts)
 
     def __getitem__(self, key: str) -> Any:
-        for part in self._parts:
+        for part in self._asked(key):
             if key in (found := part()):
                 return found[key]
         raise KeyError(key)
@@ -36,6 +37,10 @@ class Merged(Mapping[str, Any]):
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
+
+    def _asked(self, key: str) -> Iterable[Callable[[], Mapping[str, Any]]]:
+        """The parts in the order in which they are asked for a key."""
+        return self._parts
 
 
 @functools.cache
@@ -81,7 +86,7 @@ class AnyDetector(Detector):
     @cached_property
     def ports(self) -> Mapping[str, Port]:
         """Ports of all of them."""
-        return _merged(self.members, "ports")
+        return _Ports(self.members)
 
     @property
     def unknown(self) -> bool:
@@ -94,8 +99,27 @@ class AnyDetector(Detector):
 
 
 def _merged(members: Iterable[str], part: str) -> Merged:
-    plain = [functools.partial(_part, name, part) for name in members]
-    return Merged([*plain, *(functools.partial(_switched, name, part) for name in members)])
+    return Merged([one for _, one in _named_parts(members, part)])
+
+
+def _named_parts(members: Iterable[str], part: str) -> list[tuple[str, Callable[[], Mapping[str, Any]]]]:
+    """Detector -> what it offers, as it is by default; then detector -> what it offers with other options."""
+    names = tuple(members)
+    return [(name, functools.partial(made, name, part)) for made in (_part, _switched) for name in names]
+
+
+class _Ports(Merged):
+    """Ports by name; one that stands in transformers only is looked for there first, so that nothing else is built for it."""
+
+    def __init__(self, members: Iterable[str]) -> None:
+        named = _named_parts(members, "ports")
+        super().__init__([one for _, one in named])
+        others = [DETECTORS.get(name).family != "transformer" for name, _ in named]
+        self._transformers_first = [self._parts[i] for i in sorted(range(len(others)), key=lambda i: others[i])]
+
+    def _asked(self, key: str) -> Iterable[Callable[[], Mapping[str, Any]]]:
+        in_cnn, in_transformer = standard.node if (standard := standard_of(key)) else (None, None)
+        return self._transformers_first if in_transformer and not in_cnn else self._parts
 
 
 class _Calls(Merged):

@@ -67,7 +67,7 @@ def report_conditions(document: Document, into: Document, families: Families, be
         before = len(into.faults)
         for key, patterns in when.items():
             owner, _, part = key.partition(".")
-            known = benches if key == "bench" else sorted(families) if part == "detector" else sorted(set(families.values()))
+            known = benches if key == "bench" else sorted(families) if part == "detector" else sorted({*families.values()} - {""})
             if owner not in _OWNERS and key != "bench" and not _names_owner(document.data, owner):
                 into.report(
                     ("variants", index, "when", key),

@@ -42,11 +42,10 @@ def wrapped(document: Document, find: Finder | None, load: Load) -> Document:
         return document
     base = _named(document, "wraps", base_name, find, load)
     _join_files(base, document)
+    _forget(base.data, _removed(base.data, document.data))
     place = document.mark(("wraps",))  # what comes from the other file is found at the line that names it
     marks = {**dict.fromkeys(base.marks, place), **_behind(base.data, document)}
-    merged = Document(document.file, _merge(base.data, document.data), marks)
-    _forget(merged.data, _removed(base.data, document.data))
-    return merged
+    return Document(document.file, _merge(base.data, document.data), marks)
 
 
 def _named(document: Document, key: str, name: str, find: Finder, load: Load) -> Document:
@@ -112,7 +111,7 @@ def _removed(base: Mapping[str, Any], own: Mapping[str, Any]) -> set[tuple[str, 
 
 
 def _forget(data: dict[str, Any], removed: set[tuple[str, str]]) -> None:
-    """Leave out search paths and changes of variants that speak of removed entries."""
+    """Leave out search paths and changes of variants that speak of removed entries, and variants that spoke of nothing else."""
 
     def gone(path: Any) -> bool:
         return steps_of(str(path))[:2] in removed
@@ -120,7 +119,8 @@ def _forget(data: dict[str, Any], removed: set[tuple[str, str]]) -> None:
     if isinstance(search := data.get("search"), dict):
         data["search"] = {path: value for path, value in search.items() if not gone(path)}
     if isinstance(variants := data.get("variants"), list):
-        data["variants"] = [_without(variant, gone) if isinstance(variant, dict) else variant for variant in variants]
+        left = [(_without(variant, gone) if isinstance(variant, dict) else variant, variant) for variant in variants]
+        data["variants"] = [kept for kept, variant in left if kept == variant or kept.get("set") or kept.get("drop")]
 
 
 def _without(variant: dict[str, Any], gone: Callable[[Any], bool]) -> dict[str, Any]:

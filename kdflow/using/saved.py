@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
-from pydantic import ValidationError
 
 from kdflow.data.formats import describe
 from kdflow.detectors.weights import load_weights
@@ -24,7 +22,7 @@ from kdflow.graph.compile import compile_method
 from kdflow.plugins import load_plugin
 from kdflow.ports import Detector
 from kdflow.spec.bench import Bench
-from kdflow.spec.load import Document
+from kdflow.spec.load import Document, read
 from kdflow.spec.method import Method
 from kdflow.student.pictures import Pictures
 
@@ -52,15 +50,16 @@ def reopen(place: str | Path) -> Saved:
         known = sorted(file.parent.name for file in runs_folder().glob(f"*/*/{SPEC}"))
         raise UsageError(f"{place}: no run lies there: a folder with {SPEC} and {STUDENT}.{choices(str(place), known)}")
     try:
-        content = yaml.safe_load((folder / SPEC).read_text(encoding="utf-8"))
+        content = read(folder / SPEC).data
         method, bench = Method.model_validate(content["method"]), Bench.model_validate(content["bench"])
-    except (OSError, TypeError, KeyError, ValidationError, yaml.YAMLError) as error:
+        seed = int(content.get("seed", 0))
+    except (TypeError, KeyError, ValueError) as error:
         raise UsageError(f"{folder / SPEC} cannot be read: {str(error).splitlines()[0]}") from error
     if not (folder / STUDENT).is_file():
         raise UsageError(f"{folder}: this run has no {STUDENT}; it is not finished. Next: kdflow run ... --resume")
     for plugin in (*method.plugins, *bench.plugins):
         load_plugin(Path(plugin))
-    return Saved(folder, method, bench, int(content.get("seed", 0)))
+    return Saved(folder, method, bench, seed)
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from kdflow.data.augment import GREY, Around, Tally, augment
@@ -200,6 +203,26 @@ def test_wrong_steps_are_told_at_their_line(step: str, words: str):
         bench_of(parse(BENCH.format(step=step)))
     assert words in str(caught.value)
     assert caught.value.faults[0].line == 7
+
+
+VALUES = st.sampled_from([0, 1, -1, 0.5, 1e-300, 1e300, 2**63, float("inf"), float("nan"), "1", "x", None, True, [], {}])
+KEYS = st.sampled_from(["p", "low", "high", "least", "hue", "brightness", "contrast", "saturation"])
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(name=st.sampled_from(STEPS) | VALUES, values=st.dictionaries(KEYS, VALUES, max_size=3))
+def test_any_values_in_a_step_are_refused_or_give_a_picture(name: Any, values: dict[str, Any]):
+    try:
+        data = bench_of(parse(BENCH.format(step=json.dumps({"name": name, **values})))).data
+    except SpecError as refused:
+        lines = {fault.line for fault in refused.faults}
+    else:
+        lines = {7}
+        others = [painted(40, 60, (1, 2, 30, 20))]
+        sample = augment(painted(40, 60, (3, 4, 33, 30)), geometry_of(data).steps, around(0, others))
+        assert sample.image.dtype == torch.uint8
+        assert bool(torch.isfinite(sample.boxes).all())
+    assert lines == {7}
 
 
 def test_flip_beside_a_list_is_refused():

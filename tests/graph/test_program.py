@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
+from kdflow.graph import program
 from kdflow.graph.compile import compile_method
 from kdflow.graph.plan import Plan
-from kdflow.graph.program import Program, fold, folded
+from kdflow.graph.program import Captured, Program, fold, folded
 from kdflow.spec.resolve import parse_method
 from tests.contracts.tiny_detectors import NAMES, batch_for, detector_of
 
@@ -127,3 +129,72 @@ class _Named(nn.Module):
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         return self.inner(features)
+
+
+class Played:
+    """Stands for a CUDA graph: played, it computes from the memory that it was recorded with."""
+
+    def __init__(self, stage: nn.Module, kept: list[torch.Tensor]) -> None:
+        self.stage, self.kept, self.found, self.plays = stage, kept, {"maps": torch.zeros(0)}, 0
+
+    def replay(self) -> None:
+        self.plays += 1
+        self.found["maps"].set_(self.stage(self.kept[0]))  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> list[Played]:
+    """Captures without a GPU; returns what was recorded. ``stream`` on it is the number of the present stream."""
+    made: list[Played] = []
+
+    def record(self: Captured, leaves: list[Any], form: Any) -> Any:
+        kept = [leaf.clone() for leaf in leaves]
+        made.append(Played(lambda x: 2 * x, kept))  # type: ignore[arg-type]
+        return made[-1], kept, made[-1].found
+
+    monkeypatch.setattr(Captured, "_record", record)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: SimpleNamespace(cuda_stream=STREAM[0]))
+    STREAM[0] = 0
+    return made
+
+
+STREAM = [0]
+
+
+class Doubled(nn.Module):
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"maps": 2 * x}
+
+
+def test_a_shape_is_recorded_when_it_has_come_often(gpu: list[Played]) -> None:
+    captured, x = Captured(Doubled()), torch.arange(3.0)
+    results = [captured(x=x + turn)["maps"] for turn in range(5)]
+    assert [len(gpu), gpu[0].plays] == [1, 3]
+    assert all(torch.equal(found, 2 * (x + turn)) for turn, found in enumerate(results)), "each has its own memory"
+    captured(x=torch.zeros(4))
+    assert len(gpu) == 1, "another shape counts by itself"
+
+
+def test_each_stream_has_graphs_of_its_own(gpu: list[Played]) -> None:
+    captured, x = Captured(Doubled()), torch.ones(3)
+    for STREAM[0] in (1, 2):
+        for _ in range(3):
+            captured(x=x)
+    assert [played.plays for played in gpu] == [1, 1]
+
+
+def test_not_every_shape_has_a_graph(gpu: list[Played], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(program, "MOST", 2)
+    captured = Captured(Doubled())
+    for size in range(1, 5):
+        for _ in range(4):
+            assert torch.equal(captured(x=torch.ones(size))["maps"], torch.full((size,), 2.0))
+    assert len(gpu) == 2
+
+
+def test_where_a_gradient_passes_nothing_is_played(gpu: list[Played]) -> None:
+    captured, x = Captured(Doubled()), torch.ones(3, requires_grad=True)
+    for _ in range(4):
+        captured(x=x)["maps"].sum().backward()
+    assert gpu == []
+    assert torch.equal(x.grad, torch.full((3,), 8.0))  # type: ignore[arg-type]

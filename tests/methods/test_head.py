@@ -20,8 +20,8 @@ from tests.methods.shipped import SPECS
 KD = ("kd/fc1", "kd/fc2", "kd/cross")
 
 
-def plan_on(student: Any, teacher: Any, **changes: Any) -> Plan:
-    spec = load_method(Path(SPECS) / "head.yaml", lambda name: SPECS / f"{name}.yaml")
+def plan_on(student: Any, teacher: Any, slug: str = "head", **changes: Any) -> Plan:
+    spec = load_method(Path(SPECS) / f"{slug}.yaml", lambda name: SPECS / f"{name}.yaml")
     context = {f"{owner}.family": d.family for owner, d in (("student", student), ("teacher", teacher))}
     context |= {"student.detector": student.name, "teacher.detector": teacher.name}
     method = spec.resolve(context, changes)
@@ -123,7 +123,7 @@ def test_without_sources_the_cross_term_is_zero(plan: Plan, batch: Batch) -> Non
 
 @pytest.mark.parametrize("teacher", ["retinanet", "fcos"])
 def test_a_dense_teacher_gives_a_dense_assistant(teacher: str, batch: Batch) -> None:
-    plan = plan_on(detector_of("retinanet"), detector_of(teacher, 1))
+    plan = plan_on(detector_of("retinanet"), detector_of(teacher, 1), "head-dense")
     outcome = plan(batch)
     assert {"kd/classes", "kd/boxes"} <= set(outcome.raw)
     assert all(torch.isfinite(value) and value > 0 for name, value in outcome.raw.items() if name.startswith("kd/"))

@@ -6,9 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from kdflow.engine.control import next_weight
 from kdflow.experiment.setup import read_method
 from kdflow.graph.compile import compile_method
 from kdflow.graph.plan import Plan
+from kdflow.spec.method import trains
 from tests.contracts.tiny_detectors import batch_for, detector_of
 from tests.methods.shipped import SPECS, maps, plan_of, terms_of
 
@@ -22,6 +24,21 @@ def plan(ours: Tensor, theirs: Tensor) -> Plan:
 def semantics(ours: Tensor, theirs: Tensor) -> Tensor:
     (value,) = terms_of(plan(ours, theirs), "semantics")
     return value
+
+
+def test_the_weight_follows_the_attention_layers_share_as_released() -> None:
+    control = read_method(SPECS / "rt-detrv4.yaml").resolve({}, {}).terms["semantics"].control
+    assert control is not None
+    weights = [5.0]
+    for share in (0.04, 0.0923333333, 0.1085, 0.135, 0.11, 0.0825):
+        weights.append(next_weight(control, weights[-1], share))
+    assert weights == pytest.approx([5.0, 16.36363636, 21.93543575, 21.93543575, 15.61658594, 15.61658594, 23.6830043])
+    assert next_weight(control, 7.0, 0.11, ended=True) == 20.0
+    assert next_weight(control, 7.0, 0.0) == 20.0
+    names = [f"student.{name}" for name, _ in detector_of("rt-detr").model.named_parameters()]
+    chosen = [name for name in names if any(trains(pattern, name) for pattern in control.of)]
+    assert chosen
+    assert all("encoder.aifi.0" in name for name in chosen)
 
 
 def test_only_directions_count() -> None:

@@ -15,6 +15,7 @@ from kdflow.ops.generators.review import Review
 from kdflow.ops.losses.decoupled_kl import decoupled_kl
 from kdflow.ops.losses.pooled_squared_error import pooled_squared_error
 from kdflow.ops.losses.spatial_kl import spatial_kl
+from kdflow.ops.masks.normalise import normalise
 from kdflow.ops.masks.outside import outside
 from kdflow.ops.masks.random import random
 
@@ -60,8 +61,8 @@ def test_outside_counts_every_image_as_one() -> None:
     mask = torch.zeros(2, 1, 2, 2)
     mask[0, 0, 0] = 0.3
     assert outside(mask)[0, 0].tolist() == [[0, 0], [1, 1]]
-    assert outside(mask, normalise="image").sum((1, 2, 3)).tolist() == [1, 1]
-    assert not outside(torch.ones(1, 1, 2, 2), normalise="image").any()
+    assert normalise(outside(mask)).sum((1, 2, 3)).tolist() == [1, 1]
+    assert not normalise(outside(torch.ones(1, 1, 2, 2))).any()
 
 
 def test_the_coarsest_level_of_a_review_sees_itself_alone() -> None:

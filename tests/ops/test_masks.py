@@ -6,6 +6,8 @@ import torch
 from kdflow.errors import UsageError
 from kdflow.ops.masks.boxes import boxes_mask
 from kdflow.ops.masks.complement import complement
+from kdflow.ops.masks.normalise import normalise
+from kdflow.ops.masks.weighted_boxes import weighted_boxes
 
 STRIDES = (4, 8, 16)
 MAPS = [torch.zeros(2, 3, 64 // s, 64 // s) for s in STRIDES]
@@ -56,3 +58,20 @@ def test_mask_and_complement_share_every_cell(assign: str) -> None:
 def test_strides_must_fit_the_levels() -> None:
     with pytest.raises(UsageError, match="3 levels"):
         boxes_mask(MAPS, BOXES, strides=(4, 8))
+
+
+def test_normalised_masks_have_one_total_per_image_or_batch() -> None:
+    mask = torch.tensor([[0.0, 1.0], [3.0, 0.0]]) * torch.tensor([1.0, 2.0, 0.0]).view(3, 1, 1, 1)
+    assert normalise(mask).sum((1, 2, 3)).tolist() == [1, 1, 0]
+    assert normalise(mask, by="count")[1].max() == 3
+    assert normalise(mask, by="mean")[:2].mean((1, 2, 3)).tolist() == [1, 1]
+    assert normalise(mask, by="max").amax((1, 2, 3)).tolist() == [1, 1, 0]
+    assert normalise(mask, scope="batch").sum((1, 2, 3)).tolist() == pytest.approx([1 / 3, 2 / 3, 0])
+
+
+def test_overlapped_cells_are_at_least_one_and_end_at_the_border() -> None:
+    boxes = [torch.tensor([[0.0, 0.0, 40.0, 24.0], [61.0, 61.0, 62.0, 70.0]])]
+    (mask,) = weighted_boxes([torch.zeros(1, 1, 4, 4)], boxes, cells="overlapped", strides=(16,))
+    expected = torch.zeros(4, 4)
+    expected[:2, :3], expected[3, 3] = 1 / 6, 1.0
+    torch.testing.assert_close(mask[0, 0], expected)

@@ -11,6 +11,7 @@ from kdflow.ops.attention.queries import queries as attend
 from kdflow.ops.losses.contrastive import contrastive
 from kdflow.ops.matching.predictions import predictions
 from kdflow.ops.matching.take import take
+from kdflow.ops.queries.of_boxes import of_boxes
 from kdflow.ops.queries.overlap import overlap
 from kdflow.ops.queries.take import take as take_queries
 from kdflow.ops.queries.top import top
@@ -104,3 +105,16 @@ def test_a_normalised_adapter_takes_single_rows_in_training() -> None:
     assert torch.isfinite(head(torch.ones(1, 3))).all()
     assert head(torch.zeros(0, 3)).shape == (0, 4)
     assert head(torch.rand(2, 5, 3)).shape == (2, 5, 4)
+
+
+def test_queries_of_boxes_stand_at_them_and_are_filled_up() -> None:
+    two, one = torch.tensor([[0.0, 0.0, 40.0, 20.0], [10.0, 10.0, 20.0, 30.0]]), torch.tensor([[0.0, 0.0, 80.0, 40.0]])
+    found = of_boxes([two, torch.zeros(0, 4), one], [(40, 80), (40, 80), (80, 160)])
+    assert found["real"].tolist() == [[1, 1], [0, 0], [1, 0]]
+    references = found["queries"]["references"]
+    torch.testing.assert_close(references[0], torch.tensor([[0.25, 0.25, 0.5, 0.5], [0.1875, 0.5, 0.125, 0.5]]))
+    torch.testing.assert_close(references[2, 0], torch.tensor([0.25, 0.25, 0.5, 0.5]))
+    assert found["queries"]["real"] is found["real"]
+    assert (references > 0).all()
+    assert (references < 1).all()
+    assert of_boxes([torch.zeros(0, 4)], [(8, 8)])["real"].tolist() == [[0]]

@@ -6,8 +6,10 @@ import csv
 import importlib.util
 import io
 import xml.etree.ElementTree as ET
+from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,6 +24,7 @@ from kdflow.results.record import Record
 from kdflow.results.report.gather import Entry, Facts
 from kdflow.results.report.page import page
 from kdflow.results.table import COLUMNS, render
+from kdflow.using.look.page import page as look_page
 from tests.paths import BENCH
 
 NAMES = [
@@ -98,6 +101,24 @@ def test_the_report_holds_any_name(name: str) -> None:
     made = tags(text)
     assert "script" not in made.found
     assert "img" not in made.found
+    assert not [key for key, _ in made.attributes if key.startswith("on")]
+    assert "\x00" not in text
+    assert "\x1b" not in text
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_page_of_a_run_holds_any_name(name: str) -> None:
+    found = SimpleNamespace(metrics={"AP": 1.0}, classes={name: {"objects": 2.0, "AP": 0.0}})
+    side = SimpleNamespace(name=name, evaluation=found, pairs=Counter({(1, 1): 2, (1, -1): 1}), curve=())
+    facts: Any = SimpleNamespace(
+        sides=(side,), classes={1: name}, images={}, notes=(name,), stories=(), threshold=0.5, saved=SimpleNamespace(
+            method=SimpleNamespace(method=name), bench=SimpleNamespace(bench=name), seed=0, folder=Path(name.replace("\x00", "")),
+        ),
+    )
+    text = look_page(facts)
+    made = Tags()
+    made.feed(text)
+    assert not {"script", "img"} & set(made.found)
     assert not [key for key, _ in made.attributes if key.startswith("on")]
     assert "\x00" not in text
     assert "\x1b" not in text

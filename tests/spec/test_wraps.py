@@ -51,6 +51,16 @@ def test_a_removed_entry_is_forgotten_everywhere(load):
     assert spec.resolve({"student.family": "dense"}).terms == {}
 
 
+def test_a_variant_that_spoke_of_removed_entries_alone_is_forgotten(load):
+    extra = "variants:\n  - {when: {student.family: dense}, drop: [nodes.c]}\n"
+    c = "nodes: {c: {op: mask.complement, mask: b}}\n"
+    spec = load(c + "terms: {one: null, two: null, three: {loss: loss.l1, student: a, teacher: c}}\n" + extra)
+    assert [variant["drop"] for variant in spec.variants] == [["nodes.c"]]
+    with pytest.raises(SpecError) as error:
+        load(extra.replace("nodes.c", "nodes.d"))
+    assert [fault.line for fault in error.value.faults] == [5]
+
+
 def test_a_fault_in_what_was_taken_over_points_at_the_line_that_names_it(load):
     with pytest.raises(SpecError) as error:
         load("terms: {one: null}\n")

@@ -9,7 +9,15 @@ from pydantic import Field
 from torch import Tensor
 
 from kdflow.errors import UsageError
-from kdflow.functional.box_weights import CellBoxes, cover, cut_to_cells, paint_in_order, paint_largest, touched_cells
+from kdflow.functional.box_weights import (
+    CellBoxes,
+    cover,
+    cut_to_cells,
+    overlapped_cells,
+    paint_in_order,
+    paint_largest,
+    touched_cells,
+)
 from kdflow.functional.masks import level_of_boxes
 from kdflow.kinds import Boxes, Masks, Pyramid, Sizes, Strides, of_axes
 from kdflow.operation import op
@@ -24,7 +32,7 @@ def weighted_boxes(
     weights: LevelRows | None = None,
     image_sizes: Sizes | None = None,
     assign: Literal["by_area", "every"] = "every",
-    cells: Literal["cut", "touched"] = "touched",
+    cells: Literal["cut", "touched", "overlapped"] = "touched",
     overlap: Literal["largest", "last"] = "largest",
     base: Annotated[float, Field(gt=0)] = 56.0,
     strides: Strides = (),
@@ -43,7 +51,8 @@ def weighted_boxes(
             divides by the stride.
         assign: ``every`` paints a box on all levels, ``by_area`` only at ``floor(log2(sqrt(w*h) / base))``.
         cells: ``touched`` covers ``floor`` of the first to ``ceil`` of the last corner, both included; ``cut`` cuts
-            corners to integers and excludes the last (a box without extent gets one cell).
+            corners to integers and excludes the last (a box without extent gets one cell); ``overlapped`` covers the cells
+            that the box overlaps inside the map, at least one.
         overlap: ``largest`` weight wins, or the ``last`` box (one without extent never lowers a cell).
         base: Side of boxes that belong to the finest level, pixels (``by_area``).
         strides: Filled in by the compiler.
@@ -69,6 +78,8 @@ def weighted_boxes(
 def _cells(boxes: Tensor, size: tuple[int, int], stride: int, image: tuple[int, int] | None, how: str) -> CellBoxes:
     if how == "cut":
         return cut_to_cells(boxes, stride, size)
+    if how == "overlapped":
+        return overlapped_cells(boxes, stride, size)
     scale = (1 / stride, 1 / stride) if image is None else (size[1] / image[1], size[0] / image[0])
     return touched_cells(boxes, scale)
 

@@ -161,6 +161,7 @@ def _exported(whole: nn.Module, example: Tensor, free: Mapping[int, Any]) -> Any
             dynamic_shapes=(dict(free) or None,),
             custom_translation_table=TRANSLATIONS,
             verbose=False,
+            optimize=False,  # its rewriting of clamps after a sigmoid breaks Deformable DETR; runtimes optimise by themselves
         )
 
 

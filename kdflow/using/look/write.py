@@ -25,7 +25,20 @@ def look(
     most: int = 8,
     against: str | Path | None = None,
 ) -> Path:
-    """See :func:`kdflow.api.look`."""
+    """Write one HTML page of a run: ground truth, teacher, plain student and student side by side; returns its path.
+
+    Args:
+        run: A run's folder or name.
+        output: The page; none takes ``look.html`` in the run's folder.
+        images: File names of pictures of the test split to show, in place of the worst and most telling ones.
+        node: Name of a node of the graph (``their_places``, ``student.neck``), shown as heat over each picture.
+        threshold: Lowest score that is drawn and matched.
+        most: Pictures per section.
+        against: The plain student's run; none takes the baseline run beside this one.
+
+    Raises:
+        UsageError: The run kept no detections, or there is no such picture or node.
+    """
     if not 0 <= threshold <= 1:
         raise UsageError(f"the threshold is a score in 0..1, not {threshold:g}")
     saved = reopen(run)
