@@ -14,9 +14,9 @@ from kdflow.graph.passes.fakes import Fakes
 from kdflow.graph.passes.infer import Inference, example_batch
 from kdflow.graph.passes.merge import merge_equal
 from kdflow.graph.passes.phases import check_learners, check_phases, check_wiring
-from kdflow.graph.passes.prune import report_unused
 from kdflow.graph.passes.search import check_search
 from kdflow.graph.passes.taxonomy import place_terms, rewired_nodes
+from kdflow.graph.passes.unused import report_unused
 from kdflow.graph.plan import Plan, PlanReport, TermInfo, op_weights
 from kdflow.graph.runtime import Streams
 from kdflow.kinds import KINDS, Kind
@@ -62,7 +62,7 @@ def compile_method(
         report_unused(method, found)
     streams = Streams(seed)
     example = {**example_batch(*canvas), **{k: v for k, v in (given or {}).items() if k in ("images", "image_sizes")}}
-    Inference(graph, found, builder.everyone, example, seed=seed or 0, streams=streams, fakes=fakes).run()
+    Inference(graph, found, builder.parts.everyone, example, seed=seed or 0, streams=streams, fakes=fakes).run()
     graph = merge_equal(graph)
     place_terms(graph, found, learning=[owner for owner in detectors if any(p.names(owner) for p in method.phases)])
     terms = _terms(graph, method, found)

@@ -53,9 +53,11 @@ def prediction_flops(detector: Detector, canvas: tuple[int, int], method: Method
     document, owners = Document("cost"), {"student": detector}
     stages = (stage.run for stage in detector.stages.values())
     builder = Builder(method if method.wiring else _PLAIN, document, owners)
-    builder.port("student", DETECTIONS)
+    detections = builder.port("student", DETECTIONS)
+    builder.rewire()
+    graph = builder.link([detections]).needed_by([detections])
     inference = Inference(
-        builder.graph, document, owners, example_batch(*canvas), seed=0, streams=Streams(None), count_flops=True
+        graph, document, owners, example_batch(*canvas), seed=0, streams=Streams(None), count_flops=True
     )
     with evaluating(detector.model, *stages):  # how many proposals are kept depends on the mode
         inference.run()
@@ -67,8 +69,8 @@ def prediction_flops(detector: Detector, canvas: tuple[int, int], method: Method
 def port_values(detector: Detector, canvas: tuple[int, int]) -> dict[str, Any]:
     """Port -> its value as fake tensors for two images of this canvas; ports that cannot be inferred are left out."""
     builder = Builder(Method(kdflow=1, method="ports"), Document("ports"), {"student": detector})
-    graph = builder.build()
     nodes = {name: builder.port("student", name) for name in detector.ports}
+    graph = builder.build()
     Inference(
         graph, builder.document, {"student": detector}, example_batch(*canvas), seed=0, streams=Streams(None)
     ).run()

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from html import escape
 from typing import Any
-
-import networkx as nx
 
 from kdflow.escape import mermaid, one_line
 from kdflow.graph.node import Graph, Node, Role, what
 from kdflow.graph.passes.infer import show
 from kdflow.graph.plan import Plan
+from kdflow.graph.svg import COLOURS, layered_svg
 from kdflow.spec.method import Reduce
-
-_COLOURS = {"student": "#dbeafe", "teacher": "#ffedd5", "op": "#f3f4f6", "term": "#dcfce7", "batch": "#ffffff"}
 
 
 def as_json(plan: Plan, shares: Mapping[str, float] | None = None) -> dict[str, Any]:
@@ -158,100 +154,19 @@ def _line(node: Node) -> str:
     return one_line(f"{node.name:<28} {what(node)}({', '.join(node.operands())})" + (f"  [{options}]" if options else ""))
 
 
-def method_view(graph: Graph) -> nx.DiGraph:
-    """The graph as a method's author sees it: a stage and its ports are one box; parts that no term needs are left out."""
-    view: nx.DiGraph = nx.DiGraph()
-    needed = graph.upstream(*(term.name for term in graph.of_role(Role.TERM) if term.name.startswith("kd/")))
-    for node in graph.ordered():
-        if node.name in needed:
-            box = _box(node)
-            view.add_node(box, label=_label(node), group=_group(graph[box]))
-            for operand in node.operands():
-                if operand in needed and (source := _box(graph[operand])) != box:
-                    view.add_edge(source, box)
-    return view
-
-
-def _box(node: Node) -> str:
-    if node.role is Role.STAGE:
-        return node.name
-    if node.role is Role.PICK:
-        return str(node.inputs["stage"])
-    return node.name
-
-
-def _label(node: Node) -> str:
-    name = one_line(node.name)
-    if node.role is Role.TERM and node.term is not None:
-        return f"{name}\n{one_line(', '.join(node.taxonomy))}\nweight {node.term.signed_weight:g}"
-    if node.role in (Role.OP, Role.SLICE):
-        return f"{name}\n{one_line(what(node))}"
-    return one_line(str(node.inputs["stage"])) if node.role is Role.PICK else name
-
-
-def _group(node: Node) -> str:
-    if node.role is Role.TERM:
-        return "term"
-    if node.copied and node.weights == node.owner:
-        return "op"
-    if node.owner:
-        return "student" if node.owner == "student" else "teacher"
-    return "op" if node.role in (Role.OP, Role.SLICE) else "batch"
-
-
 def as_mermaid(plan: Plan) -> str:
     """The method as a Mermaid flow chart."""
-    view = method_view(plan.graph)
+    view = plan.graph.boxes()
     lines = ["flowchart LR"]
     keys = {name: f"n{number}" for number, name in enumerate(view.nodes)}
     for name, data in view.nodes(data=True):
         label = "<br/>".join(map(mermaid, str(data["label"]).split("\n")))
         lines.append(f'  {keys[name]}["{label}"]:::{data["group"]}')
     lines += [f"  {keys[a]} --> {keys[b]}" for a, b in view.edges]
-    lines += [f"  classDef {group} fill:{colour},stroke:#6b7280" for group, colour in _COLOURS.items()]
+    lines += [f"  classDef {group} fill:{colour},stroke:#6b7280" for group, colour in COLOURS.items()]
     return "\n".join(lines) + "\n"
 
 
 def as_svg(plan: Plan) -> str:
     """The method as a self-contained SVG picture, inputs left, terms right."""
-    return graph_svg(plan.graph)
-
-
-def graph_svg(graph: Graph) -> str:
-    """The same for a graph alone."""
-    view = method_view(graph)
-    columns = [sorted(generation) for generation in nx.topological_generations(view)]
-    width, height, gap_x, gap_y = 190, 58, 60, 18
-    places: dict[str, tuple[float, float]] = {}
-    tallest = max((len(c) for c in columns), default=1)
-    for x, column in enumerate(columns):
-        column.sort(key=lambda name: sum(places[p][1] for p in view.predecessors(name)) / max(1, view.in_degree(name)))
-        offset = (tallest - len(column)) * (height + gap_y) / 2
-        for y, name in enumerate(column):
-            places[name] = (20 + x * (width + gap_x), 20 + offset + y * (height + gap_y))
-    total_x, total_y = 40 + len(columns) * (width + gap_x) - gap_x, 40 + tallest * (height + gap_y) - gap_y
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {total_x} {total_y}" width="{total_x}" height="{total_y}" '
-        'font-family="ui-sans-serif, system-ui, sans-serif" font-size="11">',
-        f'<rect width="{total_x}" height="{total_y}" fill="white"/>',
-    ]
-    for a, b in view.edges:
-        (x1, y1), (x2, y2) = places[a], places[b]
-        x1, y1, y2 = x1 + width, y1 + height / 2, y2 + height / 2
-        middle = (x1 + x2) / 2
-        parts.append(f'<path d="M{x1} {y1} C{middle} {y1} {middle} {y2} {x2} {y2}" fill="none" stroke="#9ca3af"/>')
-    for name, data in view.nodes(data=True):
-        parts.append(_svg_box(places[name], (width, height), str(data["label"]), _COLOURS[data["group"]]))
-    return "\n".join([*parts, "</svg>"]) + "\n"
-
-
-def _svg_box(place: tuple[float, float], size: tuple[int, int], label: str, colour: str) -> str:
-    (x, y), (width, height) = place, size
-    lines = [line if len(line) <= 30 else line[:29] + "…" for line in label.split("\n")]
-    top = y + height / 2 - (len(lines) - 1) * 7 + 4
-    words = "".join(
-        f'<text x="{x + width / 2}" y="{top + i * 14}" text-anchor="middle" '
-        f'font-weight="{600 if i == 0 else 400}">{escape(line)}</text>'
-        for i, line in enumerate(lines)
-    )
-    return f'<g><rect x="{x}" y="{y}" width="{width}" height="{height}" rx="6" fill="{colour}" stroke="#6b7280"/>{words}</g>'
+    return layered_svg(plan.graph.boxes())

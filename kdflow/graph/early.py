@@ -9,7 +9,6 @@ from typing import Any
 from kdflow.graph.dense import has_fixed_shape, is_static
 from kdflow.graph.lower import lower
 from kdflow.graph.node import Graph, Node, Role
-from kdflow.graph.passes.prune import prune
 from kdflow.ports import BATCH_PORTS, Batch
 
 SIGHT = ("images", "image_sizes")
@@ -60,7 +59,7 @@ class Early:
             else:
                 read.update(node.operands())
         self.cut: Sequence[str] = sorted(places & read - set(SIGHT))
-        self._pass = lower(prune(graph, self.cut), self.cut, list(BATCH_PORTS)) if self.cut else None
+        self._pass = lower(graph.needed_by(self.cut), self.cut, list(BATCH_PORTS)) if self.cut else None
 
     def __call__(self, batch: Batch) -> FedBatch:
         """The batch with the values of :attr:`cut`."""

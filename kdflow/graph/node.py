@@ -11,7 +11,9 @@ from typing import Any
 import networkx as nx
 
 from kdflow.errors import choices
+from kdflow.escape import one_line
 from kdflow.graph.copies import CopiedStages
+from kdflow.graph.svg import layered_svg
 from kdflow.kinds import ANY, Kind
 from kdflow.operation import Op
 from kdflow.ports import Port, Stage
@@ -113,6 +115,11 @@ class Node:
             yield from (operand,) if isinstance(operand, str) else operand
 
     @property
+    def box(self) -> str:
+        """The node by whose name it is drawn: a pick stands in the box of its stage or op."""
+        return str(self.inputs["stage"]) if self.role is Role.PICK else self.name
+
+    @property
     def stochastic(self) -> bool:
         """True when it draws random numbers."""
         return bool((self.run and self.run.stochastic) or (self.op and self.op.stochastic))
@@ -137,9 +144,18 @@ class Graph:
 
     def _repr_svg_(self) -> str:
         """Its drawing, in a notebook."""
-        from kdflow.graph.draw import graph_svg
+        return layered_svg(self.boxes())
 
-        return graph_svg(self)
+    def boxes(self) -> nx.DiGraph[str]:
+        """The graph as a method's author sees it: a stage and its ports are one box; parts that no term needs are left out."""
+        view: nx.DiGraph[str] = nx.DiGraph()
+        needed = self.upstream(*(term.name for term in self.of_role(Role.TERM) if term.name.startswith("kd/")))
+        for node in self.ordered():
+            if node.name in needed:
+                view.add_node(node.box, label=_label(node), group=_group(self[node.box]))
+                sources = [self[operand].box for operand in node.operands() if operand in needed]
+                view.add_edges_from((source, node.box) for source in sources if source != node.box)
+        return view
 
     def __getitem__(self, name: str) -> Node:
         try:
@@ -203,6 +219,10 @@ class Graph:
                 result.add(replace(node, inputs={}) if node.prepared and training else node)
         return result
 
+    def needed_by(self, outputs: Iterable[str]) -> Graph:
+        """The part that these nodes need in a training step; what no term needs does not run, and nobody has to say so."""
+        return self.keep(self.upstream(*outputs))
+
     def cut_at(self, names: Iterable[str]) -> Graph:
         """The graph with these nodes as inputs, whose values come from outside."""
         given, result = set(names), Graph()
@@ -228,6 +248,24 @@ def what(node: Node) -> str:
     if node.role is Role.SLICE:
         return f"[{show_key(node.key)}]"
     return node.role.value
+
+
+def _label(node: Node) -> str:
+    if node.role is Role.TERM and node.term is not None:
+        return f"{one_line(node.name)}\n{one_line(', '.join(node.taxonomy))}\nweight {node.term.signed_weight:g}"
+    if node.role in (Role.OP, Role.SLICE):
+        return f"{one_line(node.name)}\n{one_line(what(node))}"
+    return one_line(node.box)
+
+
+def _group(node: Node) -> str:
+    if node.role is Role.TERM:
+        return "term"
+    if node.copied and node.weights == node.owner:
+        return "op"
+    if node.owner:
+        return "student" if node.owner == "student" else "teacher"
+    return "op" if node.role in (Role.OP, Role.SLICE) else "batch"
 
 
 def show_key(key: Any) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from difflib import get_close_matches
+from functools import partial
 from typing import Any
 
 from kdflow.errors import choices
@@ -12,11 +13,12 @@ from kdflow.graph.names import RESERVED, check_names
 from kdflow.graph.node import Graph, Node, Role, Value
 from kdflow.graph.offers import AnyDetector
 from kdflow.graph.passes.kinds import place_kinds
-from kdflow.graph.passes.prune import report_unused
 from kdflow.graph.passes.search import check_search
+from kdflow.graph.passes.unused import report_unused
+from kdflow.graph.references import References
+from kdflow.graph.rewiring import Rewiring
 from kdflow.graph.sides import is_pair
 from kdflow.graph.terms import add_method_terms, check_detector_terms
-from kdflow.graph.wiring import Rewiring
 from kdflow.kinds import ANY
 from kdflow.ports import DETECTORS
 from kdflow.spec.load import Document, Steps
@@ -55,65 +57,57 @@ def outline(
         for owner, each in {**foreign, **families}.items()
         if owner == "student" or method.teacher == "required"
     }
-    builder = Outline(method, document, owners, lost)
-    graph = builder.build()
+    nowhere: list[Steps] = []
+    builder = Builder(method, document, owners, references=partial(AnyReferences, owners, lost, nowhere))
+    builder.parts.sized = False
+    first = builder.declare() + add_method_terms(builder.linker)
+    check_detector_terms(method, document, owners["student"].losses)
+    check_names(method, document)
+    graph = builder.link(first)
     check_search(method, document)
     before = len(document.places)
     _check_schedules(method, document)
     _check_places(method, document)
     _check_phase_terms(method, document, owners["student"], [*method.distillation_terms, *terms])
-    certain = [*builder.certain, *(place for place, _ in document.places[before:])]
+    certain = [*nowhere, *(place for place, _ in document.places[before:])]
     if not document.faults and not lost:  # a misspelt name would make a node look unused
         report_unused(method, document)
     _place_all(graph, document)
     return certain
 
 
-class Outline(Builder):
-    """The graph of a method on detectors that stand for many.
+class AnyReferences(References):
+    """References to detectors that stand for many.
 
     Args:
-        method: The method.
-        document: Receives the faults.
-        detectors: Owner -> what any of its detectors offers.
+        offers: Owner -> what any of its detectors offers.
         lost: Names whose entries are faulty.
+        certain: Receives the places of ports that no detector has.
+        parts: Nodes, entries, inputs and wiring (:class:`References`).
     """
 
     def __init__(
-        self, method: Method, document: Document, detectors: Mapping[str, AnyDetector], lost: Collection[str]
+        self, offers: Mapping[str, AnyDetector], lost: Collection[str], certain: list[Steps], *parts: Any
     ) -> None:
-        super().__init__(method, document, detectors)
-        self.offers = detectors
-        self.parts.sized = False
-        self.lost = frozenset(lost)
-        self.certain: list[Steps] = []
+        super().__init__(*parts)
+        self.offers, self.lost, self.certain = offers, frozenset(lost), certain
         self.everything = AnyDetector({DETECTORS.get(name).family for name in DETECTORS.names()})
-
-    def build(self) -> Graph:
-        """The method's nodes and terms; what the detectors do by themselves is left out."""
-        for name in [*self.method.prepare, *self.method.nodes]:
-            self._node(name)
-        for owner, place in self.own.places:
-            self.own.node(owner, place)
-        add_method_terms(self)
-        check_detector_terms(self)
-        check_names(self.method, self.document)
-        return self.graph
 
     def port(self, owner: str, port: str) -> str:
         """A port as a value of its kind: no stage is put before it, unless the method rewires stages."""
-        return super().port(owner, port) if self.own.places else self._port(f"{owner}.{port}", owner, port)
+        return super().port(owner, port) if self.wiring.own.wanted else self._port(f"{owner}.{port}", owner, port)
 
     def _called(self, rewiring: Rewiring, output: str) -> str:
-        if self.own.places:
+        if self.wiring.own.wanted:
             return super()._called(rewiring, output)
         return self._port(f"{rewiring.name}.{output}", rewiring.owner, rewiring.call.outputs[output])
 
     def _port(self, name: str, owner: str, port: str) -> str:
-        if name not in self.graph:
-            found = self.offers[owner].standard(port) or self.offers[owner].ports[port]
+        if name not in self.nodes:
+            offered = self.offers[owner].standard(port) if owner in self.offers else None
+            found = offered or self.everyone[owner].ports[port]
             value = Value(found.kind, strides=found.strides, form=found.form)
-            self.graph.add(Node(name, Role.INPUT, owner=owner, port=found, value=value))
+            self.nodes.add(Node(name, Role.INPUT, owner=owner, port=found, value=value))
         return name
 
     def _whole(self, parsed: Reference, path: Steps) -> str | None:
@@ -148,7 +142,7 @@ class Outline(Builder):
         return self._unknown(parsed)
 
     def _output(self, parsed: Reference, path: Steps) -> str | None:
-        built = self._node(parsed.base)
+        built = self.entries.get(parsed.base)
         if isinstance(built, Rewiring) and not parsed.rest:
             calls = self._calls_of(built)
             single = next((call for call in calls if len(call.outputs) == 1), None)
@@ -168,8 +162,8 @@ class Outline(Builder):
 
     def _unknown(self, parsed: Reference) -> str:
         """A value of which nothing is known before a bench names the detector."""
-        if parsed.whole not in self.graph:
-            self.graph.add(Node(parsed.whole, Role.INPUT, value=Value(ANY)))
+        if parsed.whole not in self.nodes:
+            self.nodes.add(Node(parsed.whole, Role.INPUT, value=Value(ANY)))
         return parsed.whole
 
 

@@ -18,7 +18,6 @@ from kdflow.graph.early import Early
 from kdflow.graph.inherit import inherit
 from kdflow.graph.lower import lower
 from kdflow.graph.node import Graph, Role
-from kdflow.graph.passes.prune import prune
 from kdflow.graph.predict import predictions, rewired
 from kdflow.graph.program import add_programs
 from kdflow.graph.recompute import recompute_blocks
@@ -139,7 +138,7 @@ class Plan(nn.Module):
             self.student = detectors["student"].model
         names = [t.name for t in terms]
         kept = [*names, *(n.name for n in graph.ordered() if n.prepared), *predictions(method, graph)]
-        self.ops = nn.ModuleDict(op_weights(prune(graph, kept)))
+        self.ops = nn.ModuleDict(op_weights(graph.needed_by(kept)))
         self._hidden = [d for owner, d in detectors.items() if owner != "student"]
         self.learners = {owner: model for owner, model in self.teachers.items() if any(p.names(owner) for p in method.phases)}
         for owner, model in self.learners.items():
@@ -206,7 +205,7 @@ class Plan(nn.Module):
     def ahead(self) -> Early:
         """What of the present phase's step may run before the student's: from now on it is taken from batches of this."""
         self.cut(())
-        early = Early(prune(self.graph, self.active), lambda node: node.owner != "student" and not self.moves(node.module))
+        early = Early(self.graph.needed_by(self.active), lambda node: node.owner != "student" and not self.moves(node.module))
         self.cut(early.cut)
         return early
 
@@ -218,7 +217,7 @@ class Plan(nn.Module):
     def _step(self) -> GraphModule:
         """The executable step of the present phase: what none of its terms needs does not run."""
         if self.phase not in self._lowered:
-            step = prune(self.graph.cut_at(self._cut), self.active)
+            step = self.graph.cut_at(self._cut).needed_by(self.active)
             self._lowered[self.phase] = lower(step, self.active, (*BATCH_PORTS, *self._cut))
         return self._lowered[self.phase]
 
@@ -344,7 +343,7 @@ class Plan(nn.Module):
 
     def compile_dense(self, backend: Backend = "inductor") -> tuple[str, ...]:
         """Let torch.compile have dense stages, ops and terms, in place; returns their nodes (:mod:`kdflow.graph.dense`)."""
-        return compile_dense(prune(self.graph, [term.name for term in self.terms]), backend)
+        return compile_dense(self.graph.needed_by(term.name for term in self.terms), backend)
 
     def evaluate(self, values: Mapping[str, Any] | Batch, outputs: Iterable[str] | None = None) -> dict[str, Any]:
         """Values of nodes for given values: the graph is cut at every node that is given.

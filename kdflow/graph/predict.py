@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from kdflow.graph.lower import lower
 from kdflow.graph.node import Graph
-from kdflow.graph.passes.prune import prune
 from kdflow.graph.rewire import DETECTIONS
 from kdflow.graph.source import rewired_source
 from kdflow.ports import Detector, ImageSizes
@@ -36,7 +35,7 @@ def rewired(detector: Detector, owner: str, graph: Graph, ops: nn.Module, method
         method: Whose wiring it is.
     """
     output = f"{owner}.{DETECTIONS}"
-    whole = lower(prune(graph, [output]), [output], ["images", "image_sizes"])
+    whole = lower(graph.needed_by([output]), [output], ["images", "image_sizes"])
 
     def predict(own: Detector, images: Tensor, image_sizes: ImageSizes) -> list[dict[str, Tensor]]:
         stages = (stage.run for stage in own.stages.values())

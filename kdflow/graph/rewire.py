@@ -16,18 +16,19 @@ DETECTIONS = "detections"
 Place = tuple[str, str]
 """Owner, and a port (``head.maps``) or an argument of a stage (``backbone:pixels``), as in :attr:`kdflow.ports.Call.inputs`."""
 
-Resolve = Callable[[Any, Steps], str | None]
+Wanted = tuple[Any, Steps]
+"""A reference and where it is written."""
 
 
 def read_wiring(
     method: Method, document: Document, detectors: Mapping[str, Detector]
-) -> dict[Place, tuple[str, Steps]]:
+) -> dict[Place, Wanted]:
     """Place -> reference and its path, from ``wiring:`` of a method; what names nothing becomes a fault.
 
     The words behind the owner are a call's, with its inputs, or a stage's, with its arguments:
     ``{student.backbone: {pixels: half}}``.
     """
-    found: dict[Place, tuple[str, Steps]] = {}
+    found: dict[Place, Wanted] = {}
     for key, inputs in method.wiring.items():
         owner, _, part = key.partition(".")
         targets = _targets(owner, part, document, detectors)
@@ -61,50 +62,33 @@ def _targets(owner: str, part: str, document: Document, detectors: Mapping[str, 
 
 
 class OwnWiring:
-    """The nodes that stand at the places which a method rewires; each is built when a stage first asks for it.
+    """The nodes that stand at the places which a method rewires.
 
     A port is replaced for the stages that read it; a reference of the method to that port still means the port itself.
 
     Args:
-        method: Whose wiring it is.
-        document: Receives the faults.
-        detectors: Owner -> detector; none for evaluations on given values, where no detector runs.
-        resolve: Gives the node of a reference.
+        wanted: Place -> reference and its path (:func:`read_wiring`).
     """
 
-    def __init__(self, method: Method, document: Document, detectors: Mapping[str, Detector], resolve: Resolve) -> None:
-        self.document, self.resolve = document, resolve
-        self._wanted = read_wiring(method, document, detectors) if detectors else {}
-        self._found: dict[Place, str | None] = {}
-        self._open: list[Place] = []
+    def __init__(self, wanted: Mapping[Place, Wanted]) -> None:
+        self.wanted = wanted
+        self._found: dict[Place, str] = {}
 
     @property
     def owners(self) -> tuple[str, ...]:
         """Detectors that are rewired."""
-        return tuple(dict.fromkeys(owner for owner, _ in self._wanted))
-
-    @property
-    def places(self) -> tuple[Place, ...]:
-        """All places that are rewired."""
-        return tuple(self._wanted)
+        return tuple(dict.fromkeys(owner for owner, _ in self.wanted))
 
     def replaces(self, owner: str, place: str) -> bool:
         """True where the method says what stands at this place."""
-        return (owner, place) in self._wanted
+        return (owner, place) in self.wanted
 
     def node(self, owner: str, place: str) -> str | None:
-        """The node that stands at a place; None where the detector's own wiring holds."""
-        key = owner, place
-        if key not in self._wanted:
-            return None
-        reference, path = self._wanted[key]
-        if key in self._open:
-            self.document.report(
-                path, f'"{reference}" needs what {owner} computes behind this place: the wiring is a circle'
-            )
-            return None
-        if key not in self._found:
-            self._open.append(key)
-            self._found[key] = self.resolve(reference, path)
-            self._open.pop()
-        return self._found[key]
+        """The node that stands at a place; None where the detector's own wiring holds, or the reference is at fault."""
+        return self._found.get((owner, place))
+
+    def follow(self, resolve: Callable[[Any, Steps], str | None]) -> None:
+        """Follow the references of all places; ``resolve`` gives the node of one, or None."""
+        for place, (reference, path) in self.wanted.items():
+            if (node := resolve(reference, path)) is not None:
+                self._found[place] = node

@@ -11,7 +11,6 @@ from kdflow.graph.early import Early, FedBatch, feed
 from kdflow.graph.lower import lower
 from kdflow.graph.node import Graph, Node, Role
 from kdflow.graph.passes.merge import identity, renamed_operand
-from kdflow.graph.passes.prune import prune
 from kdflow.graph.plan import Plan
 from kdflow.graph.runtime import Streams
 from kdflow.ports import BATCH_PORTS, Batch
@@ -41,9 +40,9 @@ class Shared:
             plan.cut(cut)
             self.names.append({name: places[name] for name in cut})
         outputs = sorted({place for names in self.names for place in names.values()})
-        self.graph = prune(self.graph, outputs)
+        self.graph = self.graph.needed_by(outputs)
         self._early = Early(self.graph, lambda _: ahead, outputs)
-        rest = prune(self.graph.cut_at(self._early.cut), outputs)
+        rest = self.graph.cut_at(self._early.cut).needed_by(outputs)
         self._inputs = (*BATCH_PORTS, *self._early.cut)
         self._pass = lower(rest, outputs, self._inputs) if outputs else None
 
@@ -67,7 +66,7 @@ class Shared:
 
     def _take(self, plan: Plan) -> tuple[list[str], dict[str, str]]:
         """Merge a plan's common part into the graph: where the plan is cut, and node of the plan -> node of the graph."""
-        whole = prune(plan.graph, plan.active)
+        whole = plan.graph.needed_by(plan.active)
         places: dict[str, str] = {}
         read: set[str] = set()
         for node in whole.ordered():

@@ -3,25 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from kdflow.errors import choices
 from kdflow.operation import OPS, Op
-from kdflow.spec.load import Steps
+from kdflow.spec.load import Document, Steps
+from kdflow.spec.method import Method
 from kdflow.spec.reference import Reference, parse_reference
 
-if TYPE_CHECKING:
-    from kdflow.graph.build import Builder
-
 SIDES = ("student", "teacher")
-
-
-@dataclass(frozen=True)
-class BothSides:
-    """What a two-sided entry was built into: side -> node, or None where the side is at fault."""
-
-    nodes: Mapping[str, str | None]
 
 
 def is_pair(value: Any) -> bool:
@@ -30,10 +20,15 @@ def is_pair(value: Any) -> bool:
 
 
 class Sides:
-    """Finds the entries that run on both sides, and what each side takes."""
+    """Finds the entries that run on both sides, and what each side takes.
 
-    def __init__(self, builder: Builder) -> None:
-        self.builder = builder
+    Args:
+        method: Whose entries.
+        document: Receives the faults.
+    """
+
+    def __init__(self, method: Method, document: Document) -> None:
+        self.method, self.document = method, document
         self._known: dict[str, bool] = {}
 
     def has_two(self, op: Op, arguments: Mapping[str, Any], path: Steps) -> bool:
@@ -55,21 +50,21 @@ class Sides:
         for key in value:
             if key not in SIDES:
                 problem = f"an input is given for student and teacher.{choices(str(key), SIDES)}"
-                self.builder.document.report((*path, key), problem)
+                self.document.report((*path, key), problem)
         for side in SIDES:
             if side not in value:
                 problem = f"an input that is given for one side is given for both; write {side}: REFERENCE"
-                self.builder.document.report(path, problem)
+                self.document.report(path, problem)
 
     def _are_two(self, op: Op, arguments: Mapping[str, Any]) -> bool:
         inputs = [arguments[key] for key in op.inputs if key in arguments]
         return any(is_pair(value) or self._splits(value) for value in inputs)
 
     def _node_has_two(self, name: str) -> bool:
-        """The same for a node by its name; nothing is built, since its values may be given."""
+        """The same for a node by its name; nothing is declared, since its values may be given."""
         if name not in self._known:
             self._known[name] = False  # in a circle, which is a fault of its own
-            entry, modules = self.builder.method.nodes[name], self.builder.method.modules
+            entry, modules = self.method.nodes[name], self.method.modules
             shared = modules.get(entry.module or "")
             operation = shared.op if shared is not None else entry.op
             if operation is not None and operation in OPS:
@@ -84,7 +79,7 @@ class Sides:
 
     def _has_both(self, parsed: Reference) -> bool:
         """True for the bare name of what gives ``.student`` and ``.teacher``."""
-        method = self.builder.method
+        method = self.method
         if parsed.base in method.nodes and self._node_has_two(parsed.base):
             return parsed.rest.partition(".")[0] not in SIDES
         entry = method.nodes.get(parsed.base) or method.prepare.get(parsed.base)

@@ -2,152 +2,113 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Mapping
 
 from torch import nn
 
 from kdflow.errors import choices
 from kdflow.graph.classes import ClassOrder
-from kdflow.graph.copies import CopiedStages
-from kdflow.graph.node import Graph, Node, Role, Value
-from kdflow.graph.rewire import OwnWiring
+from kdflow.graph.declared import Declared
+from kdflow.graph.inputs import Inputs
+from kdflow.graph.node import Node, Role, Value
+from kdflow.graph.rewire import OwnWiring, Wanted
+from kdflow.graph.rewiring import Rewiring
 from kdflow.kinds import ANY, LOSSES
-from kdflow.ports import BATCH_PORTS, CLASS_LABELS, Call, Detector, Port, Stage
+from kdflow.ports import BATCH_PORTS, CLASS_LABELS, Detector, Port
 from kdflow.spec.reference import Reference
-
-
-@dataclass
-class Rewiring:
-    """What a call replaces: whole ports, single arguments and options of stages, and the stages themselves by copies.
-
-    Attributes:
-        base: What holds where this replaces nothing; None: the owner's own wiring.
-    """
-
-    name: str
-    owner: str
-    call: Call
-    ports: dict[str, str] = field(default_factory=dict)
-    arguments: dict[tuple[str, str], str] = field(default_factory=dict)
-    options: dict[str, dict[str, Any]] = field(default_factory=dict)
-    copies: Mapping[str, tuple[Stage, CopiedStages]] = field(default_factory=dict)
-    weights: str = ""
-    base: Rewiring | None = None
-
-    def name_of(self, port: str) -> str:
-        """The rewired port as the method writes it: ``shared.logits``."""
-        words = (word for word, place in self.call.outputs.items() if place == port)
-        return f"{self.name}.{next(words, port)}"
 
 
 class Wiring:
     """Adds stages and ports of detectors to a graph, each once.
 
     Args:
-        graph: Receives the nodes.
+        nodes: Receives the nodes.
         detectors: Owner (``student``, ``teacher``, ...) -> detector.
-        given: References whose values are given: the graph is cut there.
-        source: Adds the node of a batch value or given value.
+        inputs: Values of the batch, and given ones, at which the graph is cut.
         own: What the method changes in the detectors themselves.
     """
 
-    def __init__(
-        self,
-        graph: Graph,
-        detectors: Mapping[str, Detector],
-        given: Mapping[str, Any],
-        source: Callable[[str], str],
-        own: OwnWiring,
-    ) -> None:
-        self.graph = graph
-        self.detectors = detectors
-        self.given = given
-        self.source = source
-        self.own = own
+    def __init__(self, nodes: Declared, detectors: Mapping[str, Detector], inputs: Inputs, own: OwnWiring) -> None:
+        self.nodes, self.detectors, self.inputs, self.own = nodes, detectors, inputs, own
         self.orders = {owner: ClassOrder.of(detectors, owner) for owner in detectors}
+        self.rewired: dict[tuple[str, str], Wanted] = {}
         self._stages: dict[tuple[str, str, str], str] = {}
+        self._open: list[tuple[Node, Rewiring | None]] = []
 
     def port(self, owner: str, port: str, rewiring: Rewiring | None = None) -> str:
         """The node of a port, under the owner's own wiring or a rewired one."""
         if port in BATCH_PORTS:
-            return self.source(port)
-        if (node := _replaced(rewiring, port)) is not None:
+            return self.inputs.node(port)
+        if rewiring and (node := rewiring.node_of(port)) is not None:
             return node
         text = f"{owner}.{port}"
-        if text in self.given:
-            return self.source(text)
+        if text in self.inputs.given:
+            return self.inputs.node(text)
         spec = self.detectors[owner].ports[port]
         stage = self.stage(owner, spec.stage, rewiring)
-        name = text if self.graph[stage].name == f"{owner}:{spec.stage}" or rewiring is None else rewiring.name_of(port)
-        if name not in self.graph:
-            self.graph.add(
-                Node(
-                    name,
-                    Role.PICK,
-                    {"stage": stage},
-                    owner=owner,
-                    key=spec.key,
-                    port=spec,
-                    value=Value(spec.kind, strides=spec.strides, form=spec.form),
-                )
-            )
+        name = text if stage == f"{owner}:{spec.stage}" or rewiring is None else rewiring.name_of(port)
+        if name not in self.nodes:
+            self.nodes.add(_pick(name, owner, stage, spec))
         return name
 
-    def stage(self, owner: str, stage: str, rewiring: Rewiring | None) -> str:
-        """The node of a stage; a rewiring that does not touch it shares the owner's own."""
+    def stage(self, owner: str, stage: str, rewiring: Rewiring | None = None) -> str:
+        """The node of a stage, which :meth:`join` gives its inputs; a rewiring that does not touch it shares the owner's own."""
         if rewiring and not self._depends(owner, stage, rewiring):
             rewiring = rewiring.base
         key = (owner, stage, rewiring.name if rewiring else "")
-        if key in self._stages:
-            return self._stages[key]
-        run, copied = self.detectors[owner].stages[stage], None
-        if rewiring and stage in rewiring.copies:
-            run, copied = rewiring.copies[stage]
-        inputs = {
-            argument: self._stage_input(owner, stage, argument, port, rewiring) for argument, port in run.reads.items()
-        }
-        if key in self._stages:  # a circle in the method's wiring, which is reported, built it on the way
-            return self._stages[key]
-        options = {**run.options, **(rewiring.options.get(stage, {}) if rewiring else {})}
-        name = f"{rewiring.name}:{stage}" if rewiring else f"{owner}:{stage}"
-        self._stages[key] = self.graph.add(
-            Node(
-                name,
-                Role.STAGE,
-                dict(inputs),
-                options,
-                owner=owner,
-                stage=stage,
-                run=run,
-                value=Value(LOSSES),
-                copied=copied,
-                weights=rewiring.weights if rewiring and copied else "",
-            )
-        )
-        return name
+        if key not in self._stages:
+            node = self._stage_node(owner, stage, rewiring)
+            self._stages[key] = self.nodes.add(node)
+            self._open.append((node, rewiring))
+        return self._stages[key]
 
-    def _stage_input(self, owner: str, stage: str, argument: str, port: str, rewiring: Rewiring | None) -> str:
-        if rewiring and (stage, argument) in rewiring.arguments:
-            return rewiring.arguments[stage, argument]
-        replaced = _replaced(rewiring, port) is not None
-        own = self.own.node(owner, f"{stage}:{argument}") or (None if replaced else self.own.node(owner, port))
-        if own is not None:
-            return own
-        node, order = self.port(owner, port, rewiring), self.orders.get(owner)
-        return order.labels(self.graph, node, inward=True) if order and port == "targets.labels" else node
+    def _stage_node(self, owner: str, stage: str, rewiring: Rewiring | None) -> Node:
+        run = self.detectors[owner].stages[stage]
+        if rewiring is None:
+            options = dict(run.options)
+            return Node(f"{owner}:{stage}", Role.STAGE, {}, options, owner=owner, stage=stage, run=run, value=Value(LOSSES))
+        run, copied = rewiring.copies.get(stage, (run, None))
+        return Node(
+            f"{rewiring.name}:{stage}",
+            Role.STAGE,
+            {},
+            {**run.options, **rewiring.options.get(stage, {})},
+            owner=owner,
+            stage=stage,
+            run=run,
+            value=Value(LOSSES),
+            copied=copied,
+            weights=rewiring.weights if copied else "",
+        )
+
+    def join(self) -> None:
+        """Give every stage its inputs, and those stages theirs; all references of the method are followed by now."""
+        while self._open:
+            node, rewiring = self._open.pop()
+            for argument, port in self.detectors[node.owner].stages[node.stage].reads.items():
+                node.inputs[argument] = self._stage_input(node, argument, port, rewiring)
+
+    def _stage_input(self, node: Node, argument: str, port: str, rewiring: Rewiring | None) -> str:
+        owner, place = node.owner, f"{node.stage}:{argument}"
+        if rewiring and place in rewiring.found:
+            return rewiring.found[place]
+        replaced = rewiring is not None and rewiring.node_of(port) is not None
+        for changed in (place,) if replaced else (place, port):
+            if (own := self.own.node(owner, changed)) is not None:
+                self.rewired[node.name, own] = self.own.wanted[owner, changed]
+                return own
+        read, order = self.port(owner, port, rewiring), self.orders.get(owner)
+        return order.labels(self.nodes, read, inward=True) if order and port == "targets.labels" else read
 
     def _depends(self, owner: str, stage: str, rewiring: Rewiring) -> bool:
         """True when the stage, or one it needs, is touched by the rewiring."""
-        copied = rewiring.base is None and stage in rewiring.copies
-        if copied or stage in rewiring.options or any(s == stage for s, _ in rewiring.arguments):
+        if rewiring.touches(stage):
             return True
         detector = self.detectors[owner]
         for argument, port in detector.stages[stage].reads.items():
             if self.own.replaces(owner, f"{stage}:{argument}"):
                 continue
-            if port in rewiring.ports:
+            if port in rewiring.wanted:
                 return True
             if port in BATCH_PORTS or self.own.replaces(owner, port):
                 continue
@@ -158,7 +119,7 @@ class Wiring:
     def in_our_classes(self, owner: str, port: str, node: str) -> str:
         """A teacher's class scores and labels as the method sees them: in the student's order."""
         order = self.orders.get(owner)
-        return node if order is None else order.ours(self.graph, node, self.detectors[owner].ports[port].classes)
+        return node if order is None else order.ours(self.nodes, node, self.detectors[owner].ports[port].classes)
 
     def in_their_classes(self, owner: str, place: str, node: str) -> str:
         """A value for a port or a stage's argument (``losses:labels``), in the order of the detector that receives it."""
@@ -169,10 +130,11 @@ class Wiring:
         classes = batch.get(port) if port in BATCH_PORTS else detector.ports[port].classes
         if order is None or classes is None:
             return node
-        (operand, *_) = [*self.graph[node].operands(), ""]
-        if node.endswith("~classes") and self.graph[operand].owner == owner:
-            return operand  # its own value comes back
-        return order.theirs(self.graph, node, classes)
+        if node.endswith("~classes"):
+            (operand, *_) = self.nodes[node].operands()
+            if self.nodes[operand].owner == owner:
+                return operand  # its own value comes back
+        return order.theirs(self.nodes, node, classes)
 
     def interior(self, parsed: Reference) -> str:
         """The output of a submodule: the stage that runs it is asked to hand it out as well.
@@ -191,16 +153,12 @@ class Wiring:
         stage = next((n for n, s in detector.stages.items() if any(m is wanted for m in s.run.modules())), None)
         if stage is None:
             raise LookupError(f'"{parsed.module}" is run by no stage of {detector.name}')
-        node = self.graph[self.stage(parsed.base, stage, None)]
+        node = self.nodes[self.stage(parsed.base, stage)]
         node.options.setdefault("taps", {})[parsed.module] = wanted
         name = parsed.whole
-        if name not in self.graph:
+        if name not in self.nodes:
             port = Port(parsed.rest, ANY, node=_node_of(detector, stage, wanted), stage=stage, key=f"@{parsed.module}")
-            self.graph.add(
-                Node(
-                    name, Role.PICK, {"stage": node.name}, owner=parsed.base, key=port.key, port=port, value=Value(ANY)
-                )
-            )
+            self.nodes.add(_pick(name, parsed.base, node.name, port))
         return name
 
     def _refuse_classes(self, parsed: Reference, wanted: nn.Module) -> None:
@@ -213,13 +171,9 @@ class Wiring:
             )
 
 
-def _replaced(rewiring: Rewiring | None, port: str) -> str | None:
-    """What stands for a port, by a rewiring or by what holds beneath it."""
-    while rewiring is not None:
-        if port in rewiring.ports:
-            return rewiring.ports[port]
-        rewiring = rewiring.base
-    return None
+def _pick(name: str, owner: str, stage: str, port: Port) -> Node:
+    value = Value(port.kind, strides=port.strides, form=port.form)
+    return Node(name, Role.PICK, {"stage": stage}, owner=owner, key=port.key, port=port, value=value)
 
 
 def _node_of(detector: Detector, stage: str, module: nn.Module) -> str | None:

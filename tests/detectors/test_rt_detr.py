@@ -9,6 +9,7 @@ import torch
 
 from kdflow.detectors.hf_parts import to_labels
 from kdflow.errors import UsageError
+from kdflow.graph.passes.fakes import Fakes
 from tests.detectors.hf_tiny import CANVAS, COUNTS, assert_same_gradients, both, build, make_batch, own_losses
 from tests.detectors.staging import run_call, run_stages
 
@@ -154,3 +155,19 @@ def test_targets_are_boxes_divided_by_the_image_size() -> None:
 def test_options_that_contradict_each_other_are_reported_in_words() -> None:
     with pytest.raises(UsageError, match="RTDetrForObjectDetection refuses these options"):
         build("rt-detr", d_model=30)
+
+
+def test_shape_inference_leaves_nothing_in_the_library_s_caches(detector: Any) -> None:
+    fakes, tapped = Fakes(), []
+    maps = [torch.zeros(1, 32, side, side) for side in (36, 18, 9)]  # a size that no other test has
+    stage = fakes.stages(detector)["encoder"]
+    with fakes.active(), torch.no_grad():
+        hook = stage.encoder.register_forward_hook(lambda *call: tapped.append(call[-1]))
+        stage(fakes.value(maps))
+        hook.remove()
+    assert tapped, "the library's encoder ran on fake tensors, as it does where a method taps inside of it"
+    real = detector.stages["encoder"].run(maps)
+    assert {type(value) for value in real["maps"]} == {torch.Tensor}
+    key = {"height": 9, "width": 9, "embed_dim": 32, "temperature": 10000, "device": maps[0].device, "dtype": torch.float32}
+    codes = type(detector.model.model.encoder.aifi[0].position_embedding)._cached_build_2d_sinusoidal_position_embedding
+    assert codes(**key) is codes(**key), "real passes still find what they kept"

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
+from kdflow.errors import SpecError
 from kdflow.graph.facets import knowledge, needs
 from kdflow.graph.node import Graph, Node, Role
 from kdflow.graph.passes.fakes import Fakes
 from kdflow.graph.passes.kinds import accepts
 from kdflow.graph.passes.merge import merge_equal
-from kdflow.graph.passes.prune import prune
 from kdflow.kinds import ANY, BOXES, CELLS, DENSE, MAP, MASK, PYRAMID, ROWS, SIZES, TENSOR, of_axes
 from kdflow.operation import OPS
 from tests.graph.test_plan import HEAD, plan_of
@@ -58,9 +58,9 @@ def test_merge_leaves_ops_with_weights_and_random_ops_apart() -> None:
     assert len(merge_equal(graph)) == 5
 
 
-def test_prune_keeps_what_the_outputs_need_in_order() -> None:
-    assert [n.name for n in prune(chain(), ["out"]).ordered()] == ["in", "a", "b", "c", "out"]
-    assert [n.name for n in prune(chain(), ["a"]).ordered()] == ["in", "a"]
+def test_a_part_keeps_what_the_outputs_need_in_order() -> None:
+    assert [n.name for n in chain().needed_by(["out"]).ordered()] == ["in", "a", "b", "c", "out"]
+    assert [n.name for n in chain().needed_by(["a"]).ordered()] == ["in", "a"]
 
 
 def test_graph_answers_lineage_questions() -> None:
@@ -72,15 +72,35 @@ def test_graph_answers_lineage_questions() -> None:
         graph["d"]
 
 
-def test_circles_are_named() -> None:
-    from kdflow.errors import SpecError
-
-    text = HEAD + (
-        "nodes:\n  a: {op: transform.relu, features: b}\n  b: {op: transform.relu, features: a}\n"
-        "terms:\n  t: {loss: loss.l1, student: a, teacher: teacher.neck}\n"
-    )
-    with pytest.raises(SpecError, match="a -> b -> a"):
+@pytest.mark.parametrize(
+    ("nodes", "circle"),
+    [
+        ("  a: {op: transform.relu, features: b}\n  b: {op: transform.relu, features: a}\n", "a -> b -> a"),
+        ("  a: {op: transform.relu, features: again.logits}\n  again: {call: teacher.head, features: a}\n", "a -> again -> a"),
+        (
+            "  again: {call: teacher.head, features: again.logits}\n  a: {op: transform.relu, features: again.logits}\n",
+            "again -> again",
+        ),
+        (
+            "  x: {op: transform.relu, features: {student: y.student, teacher: y.teacher}}\n"
+            "  y: {op: transform.relu, features: x}\n  a: {op: transform.relu, features: x.student}\n",
+            "x -> y -> x",
+        ),
+    ],
+)
+def test_a_circle_is_named_once_where_it_begins(nodes: str, circle: str) -> None:
+    text = f"{HEAD}nodes:\n{nodes}terms:\n  t: {{loss: loss.l1, student: a, teacher: teacher.neck}}\n"
+    with pytest.raises(SpecError) as caught:
         plan_of(text)
+    (fault,) = caught.value.faults
+    assert fault.problem == f"the nodes form a circle: {circle}"
+    assert fault.line == 4
+
+
+def test_a_node_may_stand_before_what_it_reads() -> None:
+    nodes = "  b: {op: transform.relu, features: a}\n  a: {op: transform.standardize, features: student.neck}\n"
+    graph = plan_of(f"{HEAD}nodes:\n{nodes}terms:\n  t: {{loss: loss.l1, student: b, teacher: teacher.neck}}\n").graph
+    assert [node.name for node in graph.ordered() if node.name in ("a", "b")] == ["a", "b"]
 
 
 def test_knowledge_and_needs_are_computed_from_the_graph() -> None:

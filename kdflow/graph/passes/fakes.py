@@ -14,6 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.utils._pytree import tree_map
 
+from kdflow.detectors.hf_caches import uncached
 from kdflow.graph.node import Node
 from kdflow.ports import Detector
 
@@ -47,7 +48,7 @@ class Fakes:
         """In this block tensors are fake. What is refused is a fault in words, so torch does not log its traceback as well."""
         was, _log.disabled = _log.disabled, True
         try:
-            with self.mode:
+            with self.mode, uncached():
                 yield
         finally:
             _log.disabled = was

@@ -7,7 +7,7 @@ from typing import Any
 
 from kdflow.graph.node import Graph, Node, Role, Value
 from kdflow.graph.terms import is_word
-from kdflow.kinds import ANY, LAYERS, MAP, PYRAMID, SCALAR, Kind, stacked
+from kdflow.kinds import ANY, LAYERS, MAP, PYRAMID, ROWS, SCALAR, TOKENS, Kind, stacked
 from kdflow.spec.load import Document, Steps
 
 
@@ -218,6 +218,4 @@ def kind_of_value(value: Any) -> Kind:
     dims = getattr(value, "dim", None)
     if dims is None:
         return ANY
-    from kdflow.kinds import ROWS, TOKENS
-
     return {4: MAP, 3: TOKENS, 2: ROWS, 0: SCALAR}.get(dims(), ANY)

@@ -1,19 +1,13 @@
-"""Prune: stages and nodes that no term needs do not run, and nobody has to say so."""
+"""Nodes of a method that no term needs."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
-from kdflow.graph.node import Graph
 from kdflow.spec.load import Document
 from kdflow.spec.method import Method
-
-
-def prune(graph: Graph, outputs: Iterable[str]) -> Graph:
-    """The part of the graph that the outputs need in a training step."""
-    return graph.keep(graph.upstream(*outputs))
 
 
 def report_unused(method: Method, document: Document) -> None:
