@@ -46,11 +46,13 @@ def read_state(file: Path, option: str = "weights", entry: str | None = None) ->
     """
     name = f'{option} "{file}"'
     content = _read(file, name)
-    found = {".".join(path): state for path, state in _state_dicts(content)}
+    paths = dict(_state_dicts(content))
+    found = {".".join(path): state for path, state in paths.items()}
     if entry is None and set(found) == {""}:
         return dict(found[""])
     if found:
-        return dict(found[_chosen(found, entry, name, option)])
+        alone = _cut(file, next(iter(paths)))
+        return dict(found[_chosen(found, entry, name, option, alone)])
     if isinstance(content, Mapping):
         raise UsageError(
             f"{name}: this is no state dict (a mapping from parameter names to tensors), and none of its entries is one; "
@@ -59,8 +61,16 @@ def read_state(file: Path, option: str = "weights", entry: str | None = None) ->
     raise UsageError(f"{name}: this is no state dict (a mapping from parameter names to tensors) but a {_sort(content)}")
 
 
-def _chosen(found: Mapping[str, Any], entry: str | None, name: str, option: str) -> str:
-    """The entry that is taken, which is said; what was averaged over training is what a training publishes."""
+def _chosen(found: Mapping[str, Any], entry: str | None, name: str, option: str, alone: str) -> str:
+    """The entry that is taken, which is said: what was averaged over training, where there are several.
+
+    Args:
+        found: State dicts by their keys joined with dots.
+        entry: The one that was asked for.
+        name: The file, as messages call it.
+        option: The key that named it; ``weights`` alone has one beside it that chooses.
+        alone: Python that writes one of them into a file of its own.
+    """
     listed = _listed(found)
     if entry is not None:
         if entry in found:
@@ -72,8 +82,8 @@ def _chosen(found: Mapping[str, Any], entry: str | None, name: str, option: str)
         others = "" if len(found) == 1 else f", the averaged one of {listed}"
         _log.warning("%s: the state dict is taken from its entry %s%s", name, averaged[0], others)
         return averaged[0]
-    names = ", ".join(f"{option}_entry: {path}" for path in found) if option == "weights" else "a file with one of them"
-    raise UsageError(f"{name} holds {len(found)} state dicts: {listed}. kdflow does not choose among them. Next: {names}")
+    move = " or ".join(f"{option}_entry: {path}" for path in found) if option == "weights" else alone
+    raise UsageError(f"{name} holds {len(found)} state dicts: {listed}. kdflow does not choose among them. Next: {move}")
 
 
 def without_prefix(state: Mapping[str, Tensor], own: Mapping[str, Any], source: str) -> dict[str, Tensor]:

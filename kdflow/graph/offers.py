@@ -12,7 +12,7 @@ from pydantic.fields import FieldInfo
 from torch import nn
 
 from kdflow.ports import DETECTORS, Call, Detector, Port
-from kdflow.standard_ports import standard_of
+from kdflow.standard_ports import STANDARD_PORTS, standard_of
 
 
 class Merged(Mapping[str, Any]):
@@ -80,13 +80,23 @@ class AnyDetector(Detector):
             _merged(members, "losses"),
         )
         object.__setattr__(self, "members", members)
+        object.__setattr__(self, "families", frozenset(wanted))
 
     members: tuple[str, ...]
+    families: frozenset[str]
 
     @cached_property
     def ports(self) -> Mapping[str, Port]:
         """Ports of all of them."""
         return _Ports(self.members)
+
+    def standard(self, name: str) -> Port | None:
+        """A standard port that has a place in transformers, if they are among the families: one of them offers it.
+
+        That is a promise of the standard ports, which their contract keeps, so no transformer is built to know it.
+        """
+        known = STANDARD_PORTS.get(name)
+        return Port(name).within("transformer") if known and known.node[1] and "transformer" in self.families else None
 
     @property
     def unknown(self) -> bool:

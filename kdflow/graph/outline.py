@@ -104,7 +104,8 @@ class AnyReferences(References):
 
     def _port(self, name: str, owner: str, port: str) -> str:
         if name not in self.nodes:
-            found = self.everyone[owner].ports[port]
+            offered = self.offers[owner].standard(port) if owner in self.offers else None
+            found = offered or self.everyone[owner].ports[port]
             value = Value(found.kind, strides=found.strides, form=found.form)
             self.nodes.add(Node(name, Role.INPUT, owner=owner, port=found, value=value))
         return name
@@ -113,12 +114,15 @@ class AnyReferences(References):
         return None if parsed.base in self.lost else super()._whole(parsed, path)
 
     def _offered(self, text: str) -> bool:
-        return text.partition(".")[0] in self.lost or super()._offered(text)
+        owner, _, port = text.partition("[")[0].partition(".")
+        known = owner in self.offers and self.offers[owner].standard(port) is not None
+        return owner in self.lost or known or super()._offered(text)
 
     def _first_offered(self, texts: Any, path: Steps) -> str | None:
         for index, text in enumerate(texts):
             owner, _, port = str(text).partition("[")[0].partition(".")
-            nowhere = owner in self.offers and port and port not in self.everything.ports
+            everywhere = self.everything.standard(port) is not None
+            nowhere = owner in self.offers and port and not everywhere and port not in self.everything.ports
             if nowhere and not _depends_on_options(port, self.everything):
                 problem = f'no detector has a port "{port}".{choices(port, self.everything.ports)}'
                 self.document.report((*path, index), problem)
@@ -128,6 +132,8 @@ class AnyReferences(References):
 
     def _owned(self, parsed: Reference, path: Steps) -> str | None:
         offers = self.offers[parsed.base]
+        if not parsed.module and not self.own.places and offers.standard(parsed.rest):
+            return self.port(parsed.base, parsed.rest)
         if not parsed.module and parsed.rest not in offers.ports and _depends_on_options(parsed.rest, offers):
             return self._unknown(parsed)
         return super()._owned(parsed, path)

@@ -10,14 +10,25 @@ import pytest
 import torch
 from torch import Tensor
 
+from kdflow.graph.offers import AnyDetector
 from kdflow.graph.passes.fakes import fake_mode
 from kdflow.kinds import SCALAR, Kind
 from kdflow.ports import BATCH_PORTS, DETECTORS, Detector, Port
-from kdflow.standard_ports import standard_of
+from kdflow.standard_ports import STANDARD_PORTS, standard_of
 from tests.contracts.tiny_detectors import NAMES, batch_for, detector_of
 from tests.detectors.staging import run_stages
 
 each = pytest.mark.parametrize("name", NAMES)
+
+
+@pytest.mark.parametrize("name", [name for name, port in STANDARD_PORTS.items() if port.node[1]])
+def test_every_standard_port_of_transformers_is_offered_by_one_of_them(name: str) -> None:
+    detectors = AnyDetector({"transformer"})
+    assert detectors.ports[name].kind == STANDARD_PORTS[name].kind
+    known = detectors.standard(name)
+    assert known is not None
+    assert (known.kind, known.node) == (detectors.ports[name].kind, detectors.ports[name].node)
+    assert AnyDetector({"dense"}).standard(name) is None
 
 
 @each

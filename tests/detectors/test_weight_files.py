@@ -82,7 +82,7 @@ def test_an_entry_is_chosen_by_its_keys(tmp_path: Path, caplog: Any) -> None:
 def test_of_several_state_dicts_without_an_averaged_one_none_is_chosen(tmp_path: Path) -> None:
     message = refusal(saved({"generator": state(), "detector": {"net": state(2)}, "epoch": 3}, tmp_path / "w.pth"))
     assert "holds 2 state dicts: generator (2 tensors), detector.net (2 tensors)" in message
-    assert message.endswith("Next: weights_entry: generator, weights_entry: detector.net")
+    assert message.endswith("Next: weights_entry: generator or weights_entry: detector.net")
 
 
 def run_line(message: str) -> None:
@@ -180,8 +180,10 @@ def test_a_timm_backbone_takes_a_checkpoint_by_the_same_rules(tmp_path: Path) ->
     made = create_timm("test_resnet", (1, 2), str(saved({"state_dict": entries, "epoch": 1}, tmp_path / "w.pth")))
     assert all(torch.equal(value, donor.state_dict()[key]) for key, value in made.state_dict().items())
     assert "state_dict" not in made.pretrained_cfg
-    with pytest.raises(UsageError, match="kdflow does not choose among them"):
-        create_timm("test_resnet", (1,), str(saved({"model": entries, "ema": entries}, tmp_path / "w.pth")))
+    with pytest.raises(UsageError, match="kdflow does not choose among them") as raised:
+        create_timm("test_resnet", (1,), str(saved({"model": entries, "other": entries}, tmp_path / "w.pth")))
+    run_line(str(raised.value))
+    assert read_state(tmp_path / "w-state.pt").keys() == entries.keys()
 
 
 def test_a_backbone_with_channels_last_is_refused_for_that_and_not_for_its_strides() -> None:

@@ -55,6 +55,7 @@ def test_of_class_reads_the_columns_of_the_label() -> None:
 def test_iou_is_taken_row_by_row() -> None:
     boxes = torch.tensor([[0.0, 0, 2, 2], [0, 0, 2, 2]])
     assert iou(boxes, torch.tensor([[0.0, 0, 2, 1], [5, 5, 6, 6]])).tolist() == [0.5, 0.0]
+    assert iou(boxes[None], torch.tensor([[[0.0, 0, 2, 1], [5, 5, 6, 6]]])).tolist() == [[0.5, 0.0]]       # queries, places
 
 
 def test_equal_scores_give_no_gradient_and_certain_ones_a_finite_one() -> None:

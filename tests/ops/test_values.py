@@ -9,24 +9,22 @@ from kdflow.ops.stats.count import count
 from kdflow.ops.values.best_class import best_class
 from kdflow.ops.values.centerness import centerness
 from kdflow.ops.values.compare import compare
-from kdflow.ops.values.conjunction import conjunction
-from kdflow.ops.values.disjunction import disjunction
-from kdflow.ops.values.negation import negation
+from kdflow.ops.values.formula import formula
 from kdflow.ops.values.product import product
 
 A, B = torch.tensor([True, True, False, False]), torch.tensor([1.0, 0.0, 1.0, 0.0])
 
 
 def test_booleans_and_weights_combine() -> None:
-    assert conjunction(A, B).tolist() == [True, False, False, False]
-    assert disjunction(A, B).tolist() == [True, True, True, False]
-    assert negation(B).tolist() == [False, True, False, True]
+    assert formula(A, "a * b", B).tolist() == [1, 0, 0, 0]
+    assert formula(A, "max(a, b)", B).tolist() == [1, 1, 1, 0]
+    assert formula(B, "1 - a").tolist() == [0, 1, 0, 1]
+    assert formula(A, "a / b", B).tolist() == [1, 0, 0, 0]                 # nothing is shared out among nobody
     assert product(A, B * 0.5).tolist() == [0.5, 0.0, 0.0, 0.0]
 
 
 def test_ignored_labels_count_as_false() -> None:
     labels = torch.tensor([-1, 0, 1])
-    assert negation(labels).tolist() == [True, True, False]
     assert compare(labels).tolist() == [False, True, True]
 
 

@@ -65,13 +65,15 @@ _STYLE = """
 .looks img { display: block; width: 100%; height: auto; }
 td.hot { background: color-mix(in srgb, var(--mark) calc(var(--share) * 1%), transparent); }
 main, header, footer, nav ul { max-width: 84rem; }
+#numbers .wide { margin-bottom: 1.2rem; }
 """
 
 
 def _header(facts: Facts, name: str) -> Html:
     words = (
         f"Detections of the test split, {len(facts.images)} pictures. Drawn and matched are those with a score of at least "
-        f"{facts.threshold:g}; a match has the same class and an IoU of at least 0.5."
+        f"{facts.threshold:g}; a match has the same class and an IoU of at least 0.5. Detections that match are green, others "
+        "red; objects that are missed are dashed."
     )
     tiles = [
         el("li", el("b", f"{side.evaluation.metrics.get('AP', 0.0):.1f}"), f"AP of the {side.name}")
@@ -88,10 +90,11 @@ def _header(facts: Facts, name: str) -> Html:
 
 def _numbers(facts: Facts) -> Html:
     """AP of every side, over all, by size and by class, and what part of the gap was closed."""
-    head = ("", *(side.name for side in facts.sides), "gain", "gap closed")
+    head = ("", *(side.name for side in facts.sides), *(("gain", "gap closed") if len(facts.sides) > 1 else ()))
     rows = [
         _row(words, [side.evaluation.metrics.get(key) for side in facts.sides], facts)
         for key, words in _METRICS.items()
+        if any(key in side.evaluation.metrics for side in facts.sides)
     ]
     classes = []
     for name, numbers in facts.sides[0].evaluation.classes.items():
@@ -124,7 +127,8 @@ def _row(words: str, values: Sequence[float | None], facts: Facts) -> Html:
     if student is not None and plain is not None and teacher is not None and teacher > plain:
         share = f"{100 * (student - plain) / (teacher - plain):.0f} %"
     cells = [number("" if value is None else f"{value:.2f}") for value in values]
-    return el("tr", el("th", words, scope="row"), cells, number(gain), number(share))
+    compared = [number(gain), number(share)] if len(facts.sides) > 1 else []
+    return el("tr", el("th", words, scope="row"), cells, compared)
 
 
 def _curves(facts: Facts) -> Html:
@@ -206,7 +210,8 @@ def _picture(facts: Facts, story: Story, key: int, heat: Heat | None) -> Html:
     sight = next(sights([facts.files[key]], facts.saved.pictures.upright))
     picture = transforms.to_pil_image(sight.image)
     objects = facts.truth[key]
-    looks = [_look(picture, [_object(facts, one) for one in objects], "ground truth", f"{len(objects)} objects")]
+    plural = "1 object" if len(objects) == 1 else f"{len(objects)} objects"
+    looks = [_look(picture, [_object(facts, one) for one in objects], "ground truth", plural)]
     for side in [*facts.sides[1:], facts.sides[0]]:
         matched = side.matched[key]
         words = f"{len(matched.found)} found, {len(matched.missed)} missed, {len(matched.false)} wrong"
