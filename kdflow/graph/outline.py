@@ -132,7 +132,7 @@ class AnyReferences(References):
 
     def _owned(self, parsed: Reference, path: Steps) -> str | None:
         offers = self.offers[parsed.base]
-        if not parsed.module and not self.own.places and offers.standard(parsed.rest):
+        if not parsed.module and not self.wiring.own.wanted and offers.standard(parsed.rest):
             return self.port(parsed.base, parsed.rest)
         if not parsed.module and parsed.rest not in offers.ports and _depends_on_options(parsed.rest, offers):
             return self._unknown(parsed)
