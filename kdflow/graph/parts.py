@@ -150,6 +150,12 @@ class Parts:
             report((*path, "detector"), f'no detector "{build.detector}".{choices(build.detector, DETECTORS.names())}')
             return None
         family = DETECTORS.get(build.detector)
+        known = family.options.model_fields
+        unknown = [key for key in build.options if key not in known]
+        for key in unknown:
+            report((*path, key), f'{build.detector} has no option "{key}".{choices(key, known)}')
+        if unknown:
+            return None
         options = {**_least(family), **(_width(family, place) if self.sized else {}), **build.options}
         try:
             with torch.random.fork_rng(devices=[]), torch.device("cpu" if self.sized else "meta"):

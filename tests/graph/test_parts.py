@@ -137,7 +137,7 @@ def test_what_a_call_leaves_alone_runs_once() -> None:
     ("detector: fcos", "detector: fcoss", 'modules.other.build.detector: no detector "fcoss". Did you mean "fcos"'),
     ("part: head", "part: roi", 'modules.other.build.part: "roi" of fcos is none of its parts. (known: backbone, head)'),
     ("part: head", "part: criterion", '"criterion" of fcos has no weights'),
-    ("tower_blocks: 2", "tower_block: 2", 'modules.other.build: fcos has no option "tower_block". Did you mean "tower_blocks"'),
+    ("tower_blocks: 2", "tower_block: 2", 'modules.other.build.tower_block: fcos has no option "tower_block"'),
     ("tower_blocks: 2", "neck: 128", "modules.other.like: there are 64 channels, and fcos is built for 128"),
     ("like: student.neck", "like: 'student.neck[1:4]'", "there are strides 16, 32, 64, and the head of fcos has 8, 16, 32"),
     ("like: student.neck", "like: images", 'a part stands on a port of a detector, such as student.neck, not on "images"'),

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Collection, Mapping
+from typing import Any, get_args
 
 from kdflow.errors import choices
 from kdflow.operation import OPS, Op
+from kdflow.ports import DETECTORS
+from kdflow.spec.bench import DataSpec, Evaluation, Recipe, TeacherSpec
 from kdflow.spec.faults import validate
 from kdflow.spec.load import Document
 from kdflow.spec.method import Method, ModuleEntry, NodeEntry, Preparation, SearchRange, TermEntry
-from kdflow.spec.paths import steps_of
+from kdflow.spec.paths import BENCH_PATHS, steps_of
 
 Entry = TermEntry | NodeEntry | ModuleEntry | Preparation
 
@@ -34,6 +36,35 @@ def check_search(method: Method, document: Document) -> None:
         elif rest and len(rest) == 1 and group in groups:
             for choice in method.search[path].choices:
                 _check_entry(choice, group, document, path)
+
+
+def check_bench_paths(method: Method, document: Document) -> None:
+    """Report search paths that lead into no bench, whatever its detectors; which values fit is judged beside a bench."""
+    for path in method.search:
+        if path.startswith(BENCH_PATHS):
+            group, *rest = path.split(".")
+            rest = rest[1:] if group == "teachers" else rest
+            if rest and (problem := _bench_key(group, rest)):
+                document.report(("search", path), problem)
+
+
+def _bench_key(group: str, rest: list[str]) -> str:
+    model: Any = {"recipe": Recipe, "data": DataSpec, "evaluation": Evaluation}.get(group)
+    if model is None:
+        options = {key for name in DETECTORS for key in DETECTORS.get(name).options.model_fields}
+        known: Collection[str] = options | set(TeacherSpec.model_fields)
+        return "" if rest[0] in known else f'no detector has an option "{rest[0]}".{choices(rest[0], known)}'
+    for step in rest:
+        fields = getattr(model, "model_fields", {})
+        if step not in fields:
+            return f'there is no "{step}".{choices(step, fields)}'
+        model = next((part for part in _parts(fields[step].annotation) if hasattr(part, "model_fields")), None)
+    return ""
+
+
+def _parts(annotation: Any) -> tuple[Any, ...]:
+    """A type, or those of a union."""
+    return get_args(annotation) or (annotation,)
 
 
 def _check_values(entry: Entry, key: str, wanted: SearchRange, document: Document, path: str) -> None:
