@@ -293,7 +293,7 @@ def once(
     def make(_: optuna.Trial) -> Judged:
         return Judged([0.0], facts={RESULT: dict(work())})
 
-    Worker(queue, make, lambda _: sampler, notify, poll=sharing.poll, noun=task).work()
+    Worker(queue, make, lambda _: sampler, lambda _: None, poll=sharing.poll).work()
     (trial,) = queue.trials()
     kept = trial.user_attrs.get(RESULT)
     if kept is None:
