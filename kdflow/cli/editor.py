@@ -18,6 +18,7 @@ from kdflow.graph.per_level import takes_one_number
 from kdflow.graph.sides import SIDES
 from kdflow.operation import OPS, Op
 from kdflow.ports import DETECTORS
+from kdflow.spec.balance import Control
 from kdflow.spec.bench import Bench, DataSpec, DetectorSpec, TeacherSpec
 from kdflow.spec.method import SHORTHANDS, Method, ModuleEntry, NodeEntry, Preparation, TermEntry
 from kdflow.spec.schedule import SCHEDULES, option_model
@@ -133,6 +134,7 @@ def _term(losses: Mapping[str, Op], definitions: Schema) -> Schema:
     own["rows"] = OFFERED
     own["factors"] = {"type": "array", "items": {"$ref": "#/$defs/offered"}}
     own["schedule"] = {"$ref": "#/$defs/schedule"}
+    own["control"] = {"anyOf": [_control(definitions), {"type": "null"}]}
     plain = {k: v for k, v in own.items() if k != "loss"}
     dotted: Schema = {"^(reduce|schedule)\\.": {}}
     with_value = {"type": "object", "properties": plain, "patternProperties": dotted, "additionalProperties": False}
@@ -161,6 +163,11 @@ def _reduce(definitions: Schema) -> Schema:
         "root": axes,
     }
     return reduce
+
+
+def _control(definitions: Schema) -> Schema:
+    control = _model(Control, definitions)
+    return {**control, "properties": _with_arithmetic(control["properties"])}
 
 
 def _schedule(definitions: Schema) -> Schema:

@@ -14,7 +14,7 @@ from kdflow.experiment.session import Preview, Session
 from kdflow.experiment.setup import Setting, brings_architecture, is_bench_path, names_in, prepare, read_method
 from kdflow.experiment.shelf import Shelf
 from kdflow.resources import specs_folder
-from kdflow.search.space import Space, ranges_of_weights_as_share, share_range, space_of
+from kdflow.search.space import SHARE, Space, ranges_of_weights_as_share, share_range, space_of
 from kdflow.spec.balance import Share
 from kdflow.spec.bench import UNTRAINED, Bench, Recipe
 from kdflow.spec.method import PARENT, Method, SearchRange
@@ -283,7 +283,7 @@ class _Maker:
         rate = SearchRange(low=self.rate / RATE_FACTOR, high=self.rate * RATE_FACTOR, log=True)
         asked = {RATE: rate, **own}
         space = space_of(setting, asked)  # what a method's own search says of the bench is left aside: all entries have one
-        kept = [path for path in space.ranges if path in asked or not is_bench_path(path)]
+        kept = [path for path in space.ranges if path in asked or path == SHARE or not is_bench_path(path)]
         return replace(
             space, ranges={path: space.ranges[path] for path in kept},
             declared={path: value for path, value in space.declared.items() if path in kept},

@@ -34,8 +34,7 @@ def write_spec(setting: Setting, folder: Path) -> list[Path]:
 
     Weights that the run has set by shares of the gradient stand there as numbers, what was declared under ``calibrated``.
     """
-    method = setting.method.model_dump(mode="json", exclude={"variants"})
-    method["search"] = without_constants(method["search"])
+    method = content_of(setting.method)
     method["plugins"] = [str((Path(setting.document.file).parent / plugin).absolute()) for plugin in method["plugins"]]
     bench = setting.bench.model_dump(mode="json")
     bench["plugins"] = [str((setting.place / plugin).absolute()) for plugin in bench["plugins"]]
@@ -53,9 +52,11 @@ def write_spec(setting: Setting, folder: Path) -> list[Path]:
     return files
 
 
-def without_constants(search: Mapping[str, Any]) -> dict[str, Any]:
-    """Ranges of a filled method, in which constants are numbers already."""
-    return {path: found for path, found in search.items() if not path.startswith("constants.")}
+def content_of(method: Method) -> dict[str, Any]:
+    """A resolved method as a file that stands alone: variants, a wrapped method and constants are in it already."""
+    content = method.model_dump(mode="json", exclude={"variants", "wraps"})
+    content["search"] = {path: found for path, found in content["search"].items() if not path.startswith("constants.")}
+    return content
 
 
 def read_weights(folder: Path) -> dict[str, float]:

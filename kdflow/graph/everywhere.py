@@ -12,7 +12,7 @@ from kdflow.ports import DETECTORS
 from kdflow.spec.cases import Case, cases_of, report_conditions
 from kdflow.spec.leads import declared
 from kdflow.spec.load import Document, Mark, Steps
-from kdflow.spec.paths import steps_of
+from kdflow.spec.paths import BENCH_PATHS, steps_of
 from kdflow.spec.resolve import MethodSpec
 from kdflow.spec.salvage import salvage
 from kdflow.spec.variants import Context
@@ -31,6 +31,9 @@ class _Judged:
     def has(self, path: Steps, mark: Mark) -> bool:
         """True where what is written at ``mark`` stands at ``path`` in this case."""
         data: Any = self.document.data
+        if path[:1] == ("search",) and len(path) > 1 and str(path[1]).startswith(BENCH_PATHS):
+            ranges = data.get("search")
+            return isinstance(ranges, dict) and path[1] in ranges and self.document.mark(path) == mark
         for step in steps_of(str(path[1]))[:2] if path[:1] == ("search",) and len(path) > 1 else path[:2]:
             if not isinstance(data, dict) or step not in data:
                 return not isinstance(data, dict)

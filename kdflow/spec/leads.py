@@ -73,7 +73,7 @@ def _check_ranges(spec: MethodSpec, found: Document) -> None:
     for path, entry in search.items() if isinstance(search, dict) else ():
         if path.startswith(BENCH_PATHS) or not exists(found.data, steps_of(path)[:2]):
             continue
-        for value in [entry[end] for end in ("low", "high") if end in entry] + list(entry.get("choices", ())):
+        for value in [entry[end] for end in ("low", "high") if entry.get(end) is not None] + list(entry.get("choices", ())):
             trial = _with_value(spec, found, steps_of(path), value)
             validate(Method, trial.data, trial)
             if trial.faults:

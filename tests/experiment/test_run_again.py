@@ -9,7 +9,7 @@ import yaml
 
 from kdflow.cli.main import main
 from kdflow.errors import SpecError
-from kdflow.experiment.filled import without_constants
+from kdflow.experiment.filled import content_of
 from kdflow.experiment.run import run
 from kdflow.experiment.setup import find_method, names_in, read_bench, seed_of
 from kdflow.files import read_json
@@ -42,11 +42,9 @@ def written(file: Path, method: object, bench: Bench) -> Path:
 def test_every_filled_method_can_be_read_again(slug: str, tmp_path: Path):
     method = load_method(find_method(slug), lambda name: find_method(name)).resolve()
     bench = load_bench(BENCH)
-    filled = method.model_dump(mode="json", exclude={"variants"})
-    filled["search"] = without_constants(filled["search"])
-    file = written(tmp_path / "run.yaml", filled, bench)
+    file = written(tmp_path / "run.yaml", content_of(method), bench)
     again = load_method(file, lambda name: find_method(name)).resolve()
-    left_out = {"variants", "constants", "search"}
+    left_out = {"variants", "wraps", "constants", "search"}
     assert again.model_dump(exclude=left_out) == method.model_dump(exclude=left_out)
     assert read_bench(file)[0] == bench
 

@@ -12,7 +12,6 @@ from kdflow.ops.transforms.cells import cells
 from kdflow.ops.transforms.confidence import confidence
 from kdflow.ops.transforms.edges import edges
 from kdflow.ops.transforms.flatten import flatten
-from kdflow.ops.transforms.integral import integral
 from kdflow.ops.transforms.map import to_map
 from kdflow.ops.transforms.resize import resize
 from kdflow.ops.transforms.same_size import same_size
@@ -98,16 +97,6 @@ def test_edges_split_channels_edge_by_edge() -> None:
     assert OPS.get("transform.edges").output_kinds({"distribution": CELLS}) == EDGES
     with pytest.raises(UsageError, match="9 channels"):
         edges(torch.zeros(1, 1, 9))
-
-
-def test_the_integral_of_uniform_bins_is_the_middle_and_of_one_bin_its_index() -> None:
-    logits = torch.zeros(1, 2, 4, 17)
-    logits[0, 1, :, 5] = 200.0
-    distances = integral(logits, axes=("b", "r", "e", "c"))
-    assert distances.shape == (1, 2, 4)
-    torch.testing.assert_close(distances[0, 0], torch.full((4,), 8.0))
-    torch.testing.assert_close(distances[0, 1], torch.full((4,), 5.0))
-    assert OPS.get("transform.integral").output_kinds({"distribution": EDGES}) == CELLS
 
 
 def test_cells_and_maps_are_inverse() -> None:

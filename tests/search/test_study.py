@@ -262,7 +262,7 @@ ONLY_WIDTH: dict[str, Any] = {"include": WIDTH, "overrides": {PATH: 1.0}}
 def test_costs_of_the_student_make_a_front_by_evolution(fake: Search) -> None:
     def go(name: str, **options: Any) -> tuple[Sized, Any]:
         runs = Sized()
-        return runs, fake(runs, trials=12, study=name, plain_seeds=1, **ONLY_WIDTH, **options)
+        return runs, fake(runs, trials=5, study=name, plain_seeds=1, **ONLY_WIDTH, **options)
 
     runs, outcome = go("a", metrics=("val/AP", "cost/flops"))
     front = {best.values["student.neck"]: best.objectives for best in outcome.best}
@@ -274,17 +274,17 @@ def test_costs_of_the_student_make_a_front_by_evolution(fake: Search) -> None:
     again, _ = go("b", metrics=("AP", "flops"))
     assert again.values == runs.values, "one seed, one path"
     rest = Sized()
-    assert fake(rest, study="b", trials=14, resume=True).counts == {"complete": 14}
-    assert len(rest.values) == 2
+    assert fake(rest, study="b", trials=6, resume=True).counts == {"complete": 6}
+    assert len(rest.values) == 1
 
 
 def test_a_student_beyond_a_limit_is_not_trained(fake: Search) -> None:
     runs = Sized()
-    outcome = fake(runs, trials=12, sampler="random", pruner="none", limits=("cost/flops=20",), plain_seeds=1, **ONLY_WIDTH)
+    outcome = fake(runs, trials=5, sampler="random", pruner="none", limits=("cost/flops=20",), plain_seeds=1, **ONLY_WIDTH)
     assert max(runs.values) <= 20
-    assert outcome.counts["pruned"] == 12 - len(runs.values) > 0
+    assert outcome.counts["pruned"] == 5 - len(runs.values) > 0
     with pytest.raises(UsageError, match="limits are"):
-        fake(Sized(), trials=12, resume=True, limits=("flops=30",))
+        fake(Sized(), trials=5, resume=True, limits=("flops=30",))
     with pytest.raises(UsageError, match="step_ms is not known before training"):
         fake(Sized(), study="t", trials=1, include=WIDTH, limits=("step_ms=3",))
     with pytest.raises(UsageError, match="COST=NUMBER"):

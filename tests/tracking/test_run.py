@@ -49,7 +49,7 @@ def test_the_pair_follows_from_the_detectors(families, detectors, pair: str):
 
 def event(**other) -> SimpleNamespace:
     values = {
-        "step": 20, "total": 3.75, "lr": 0.01, "step_time": 0.5, "images_per_second": 4.0,
+        "step": 20, "total": 3.75, "lr": 0.01, "step_time": 0.5, "images_per_second": 4.0, "peak_memory": None,
         "raw": {"det/loss_objectness": 0.75, "kd/neck": 1.0, "kd/roi": 2.0},
         "weighted": {"det/loss_objectness": 0.75, "kd/neck": 2.0, "kd/roi": 1.0},
     }
