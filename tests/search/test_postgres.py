@@ -86,7 +86,7 @@ def test_three_workers_of_the_same_command_finish_exactly_the_trials_asked_for(
 
 
 def _ended(line: str) -> bool:
-    return line.startswith("trial ") and any(f": {state} " in line for state in ("complete", "pruned", "fail"))
+    return line.startswith("trial ") and line.partition(": ")[2].startswith(("complete ", "pruned ", "fail "))
 
 
 def _name(worker: subprocess.Popen[str]) -> str:
