@@ -215,7 +215,9 @@ def onnx_finder(file: Path) -> Finder:
     except ImportError as error:
         raise MissingPackageError("using ONNX files needs the extra export: pip install kdflow[export]") from error
     try:
-        session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3  # errors; what it cannot fold beforehand is no one's concern
+        session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's errors have no class of their own
         raise UsageError(f"{file} cannot be opened as an ONNX model: {_reason(error)}") from error
     kept: Mapping[str, str] = session.get_modelmeta().custom_metadata_map
