@@ -14,6 +14,7 @@ from kdflow.spec.load import Document, Steps
 from kdflow.spec.method import Method
 from kdflow.spec.paths import BENCH_PATHS, FIXED, exists, set_path, steps_of
 from kdflow.spec.salvage import GROUPS, salvage
+from kdflow.spec.schedule import read_schedule
 
 if TYPE_CHECKING:
     from kdflow.spec.resolve import MethodSpec
@@ -71,13 +72,26 @@ def _check_ranges(spec: MethodSpec, found: Document) -> None:
     """Both ends of a search range, and all choices, are values that the path takes."""
     search = found.data.get("search")
     for path, entry in search.items() if isinstance(search, dict) else ():
-        if path.startswith(BENCH_PATHS) or not exists(found.data, steps_of(path)[:2]):
+        steps = steps_of(path)
+        if path.startswith(BENCH_PATHS) or not (exists(found.data, steps[:2]) or steps[0] == "schedule"):
             continue
-        for value in [entry[end] for end in ("low", "high") if entry.get(end) is not None] + list(entry.get("choices", ())):
-            trial = _with_value(spec, found, steps_of(path), value)
+        ends = [((end,), entry[end]) for end in ("low", "high") if entry.get(end) is not None]
+        for part, value in [*ends, *((("choices", number), choice) for number, choice in enumerate(entry.get("choices", ())))]:
+            trial = _with_value(spec, found, steps, value)
             validate(Method, trial.data, trial)
+            _check_schedule(trial, steps)
             if trial.faults:
-                found.report(("search", path), f"{value} is no value of {path}: {trial.faults[0].problem}")
+                found.report(("search", path, *part), f"{value} is no value of {path}: {trial.faults[0].problem}")
+
+
+def _check_schedule(document: Document, steps: Steps) -> None:
+    """The schedule that a path leads into, whose options the method's model leaves open."""
+    if "schedule" in steps:
+        place = steps[: steps.index("schedule") + 1]
+        holder: Any = document.data
+        for step in place:
+            holder = holder[step]
+        read_schedule(holder, document, place)
 
 
 def _with_value(spec: MethodSpec, found: Document, steps: Steps, value: Any) -> Document:
@@ -98,15 +112,16 @@ def _check_path(document: Document, found: Document, path: str, place: Steps, pu
         found.report(place, f'nothing is called "{path}".{choices(str(steps[0]), groups)}')
     elif steps[0] in FIXED:
         found.report(place, f'"{path}" cannot be changed here: {FIXED[str(steps[0])]}')
-    elif _leads_into_entry(steps) and steps[1] not in (known := declared(document.data, str(steps[0]))):
+    elif _leads_into_entry(steps, purpose) and steps[1] not in (known := declared(document.data, str(steps[0]))):
         known.discard(str(steps[1]))
         if not str(steps[1]).startswith("det."):
             found.report(place, f'nothing is called "{path}".{choices(str(steps[1]), known)}')
 
 
-def _leads_into_entry(steps: Steps) -> bool:
-    """True for paths whose second key must be declared: a constant, or the entry that the rest goes into."""
-    return len(steps) > (1 if steps[0] == "constants" else 2) and steps[0] in (*GROUPS, "constants")
+def _leads_into_entry(steps: Steps, purpose: str) -> bool:
+    """True for paths whose second key must be declared: a constant, an entry that is searched, or one that the rest goes into."""
+    shortest = 1 if steps[0] == "constants" or purpose == "search" else 2
+    return len(steps) > shortest and steps[0] in (*GROUPS, "constants")
 
 
 def declared(data: Mapping[str, Any], group: str) -> set[str]:

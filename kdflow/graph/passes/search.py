@@ -10,7 +10,7 @@ from kdflow.operation import OPS, Op
 from kdflow.ports import DETECTORS
 from kdflow.spec.bench import DataSpec, Evaluation, Recipe, TeacherSpec
 from kdflow.spec.faults import validate
-from kdflow.spec.load import Document
+from kdflow.spec.load import Document, Steps
 from kdflow.spec.method import Method, ModuleEntry, NodeEntry, Preparation, SearchRange, TermEntry
 from kdflow.spec.paths import BENCH_PATHS, steps_of
 
@@ -34,8 +34,8 @@ def check_search(method: Method, document: Document) -> None:
         elif entry is not None and known and len(rest) == 2:
             _check_values(entry, rest[1], method.search[path], document, path)
         elif rest and len(rest) == 1 and group in groups:
-            for choice in method.search[path].choices:
-                _check_entry(choice, group, document, path)
+            for number, choice in enumerate(method.search[path].choices):
+                _check_entry(choice, group, document, ("search", path, "choices", number))
 
 
 def check_bench_paths(method: Method, document: Document) -> None:
@@ -72,7 +72,7 @@ def _check_values(entry: Entry, key: str, wanted: SearchRange, document: Documen
     op = _op_of(entry)
     if key in ("op", "loss"):
         for name in wanted.choices:
-            _check_op({key: name, **entry.arguments}, document, path)
+            _check_op({key: name, **entry.arguments}, document, ("search", path))
     if op is None or key not in op.options.model_fields:
         return
     given = {name: value for name, value in entry.arguments.items() if name in op.options.model_fields}
@@ -83,33 +83,33 @@ def _check_values(entry: Entry, key: str, wanted: SearchRange, document: Documen
             document.report(("search", path), f"{value} is no value of {op.name}: {trial.faults[0].problem}")
 
 
-def _check_entry(choice: Any, group: str, document: Document, path: str) -> None:
+def _check_entry(choice: Any, group: str, document: Document, place: Steps) -> None:
     """A choice of a whole entry is one of its group."""
     trial = Document(document.file)
     if not isinstance(choice, Mapping) or validate(_ENTRIES[group], dict(choice), trial) is None:
         problem = trial.faults[0].problem if trial.faults else f"it is an entry of {group}, such as {{op: ...}}"
-        document.report(("search", path), f"{choice} is no value of {path}: {problem}")
+        document.report(place, f"{choice} is no value of {place[1]}: {problem}")
         return
-    _check_op(choice, document, path)
+    _check_op(choice, document, place)
 
 
 _ENTRIES: Mapping[str, type[Entry]] = {"terms": TermEntry, "nodes": NodeEntry, "modules": ModuleEntry, "prepare": Preparation}
 _OWN = {key for model in _ENTRIES.values() for key in model.model_fields} | {"copy", "like"}
 
 
-def _check_op(entry: Mapping[str, Any], document: Document, path: str) -> None:
+def _check_op(entry: Mapping[str, Any], document: Document, place: Steps) -> None:
     """The operation that an entry names exists, and has the entry's other keys."""
     name = entry.get("op", entry.get("loss"))
     if name is None:
         return
     if name not in OPS:
-        document.report(("search", path), f'no op "{name}".{choices(str(name), OPS.names())}')
+        document.report(place, f'no op "{name}".{choices(str(name), OPS.names())}')
         return
     op = OPS.get(name)
     known = {*op.inputs, *op.options.model_fields}
     for key in entry:
         if key not in _OWN and key not in known:
-            document.report(("search", path), f'{name} has no key "{key}", which stands beside it.{choices(key, known)}')
+            document.report(place, f'{name} has no key "{key}", which stands beside it.{choices(key, known)}')
 
 
 def _whole(value: Any) -> Any:
