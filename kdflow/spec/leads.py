@@ -75,13 +75,15 @@ def _check_ranges(spec: MethodSpec, found: Document) -> None:
         steps = steps_of(path)
         if path.startswith(BENCH_PATHS) or not (exists(found.data, steps[:2]) or steps[0] == "schedule"):
             continue
+        told: set[str] = set()
         ends = [((end,), entry[end]) for end in ("low", "high") if entry.get(end) is not None]
         for part, value in [*ends, *((("choices", number), choice) for number, choice in enumerate(entry.get("choices", ())))]:
             trial = _with_value(spec, found, steps, value)
             validate(Method, trial.data, trial)
             _check_schedule(trial, steps)
-            if trial.faults:
-                found.report(("search", path, *part), f"{value} is no value of {path}: {trial.faults[0].problem}")
+            if trial.faults and (problem := trial.faults[0].problem) not in told:  # a wrong key is wrong for all values
+                told.add(problem)
+                found.report(("search", path, *part), f"{value} is no value of {path}: {problem}")
 
 
 def _check_schedule(document: Document, steps: Steps) -> None:
