@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import statistics
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -182,22 +181,18 @@ def leaderboards_page(folder: Path = COMPARISONS) -> str:
         words += [f"Worth knowing: {said}." for said in warnings_of(one.file)]
         rows = [leader(one.file, plain, None), *(leader(one.file, entry, row) for entry, row in one.ranked())]
         head = ("entry", "acts at", one.metric, "gain, 95 % interval", "p, corrected", "verdict", "ms per step")
-        parts += [f"## {comparison.bench}", "", f"{comparison.title}: {len(comparison.settings.seeds)} seeds, "
-                  f"{comparison.settings.budget} trials of tuning for each entry. {markdown(' '.join(words))}", ""]
+        facts = f"{comparison.title}: {comparison.settings.in_words}. {markdown(' '.join(words))}"
+        parts += [f"## {comparison.bench}", "", facts, ""]
         parts += [table(head, rows), "", *fenced(f"$ {comparison.settings.command}", "console"), ""]
     return "\n".join(parts)
 
 
 def leader(file: File, entry: EntryRow, row: VerdictRow | None) -> tuple[str, ...]:
     """A line of a leaderboard; the plain student's has no verdict."""
-    values, cost = list(entry.values_of(file.comparison.settings.metric).values()), file.costs.get(entry.name)
-    spread = f" \u00b1 {statistics.stdev(values):.2f}" if len(values) > 1 else ""
-    gain = "" if row is None or row.mean is None else f"{row.mean:+.2f}"
-    gain += "" if row is None or row.low is None or row.high is None else f" ({row.low:+.2f} to {row.high:+.2f})"
+    cost = file.costs.get(entry.name)
     return (
-        entry.name, ", ".join(map(code, entry.nodes)) or entry.kind,
-        f"{statistics.fmean(values):.2f}{spread}" if values else "failed",
-        gain, f"{row.adjusted:.3f}" if gain and row else "", row.verdict if row else "",
+        entry.name, ", ".join(map(code, entry.nodes)) or entry.kind, entry.in_words(file.comparison.settings.metric),
+        row.in_words if row else "", f"{row.adjusted:.3f}" if row and row.in_words else "", row.verdict if row else "",
         f"{cost.step_ms:.0f}" if cost and cost.step_ms else "",
     )
 

@@ -20,12 +20,27 @@ if TYPE_CHECKING:
     from kdflow.compare.work import Execution
 
 NO_CONTROLS = "none"
+Methods = Annotated[
+    list[str] | None, typer.Argument(metavar="METHOD...", help="Method files or names; all: every one that fits the bench.")
+]
+Against = Annotated[
+    list[str] | None, typer.Option(metavar="METHOD", help="Compare with this method too, beside the plain student.")
+]
+Control = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME",
+        help="longer training, ema, label smoothing, random teacher; without it all that fit, none: no control. Repeatable.",
+    ),
+]
+Verify = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Check a result without running anything: all that follows must follow.")
+]
+Page = Annotated[Path | None, typer.Option(metavar="FOLDER", help="Make index.html of the results in a folder, in that folder.")]
 
 
 def compare(
-    methods: Annotated[
-        list[str] | None, typer.Argument(metavar="METHOD...", help="Method files or names; all: every one that fits the bench.")
-    ] = None,
+    methods: Methods = None,
     bench: Annotated[str | None, typer.Option("--bench", metavar="BENCH", help="Bench file or name.")] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Seeds 0, 1, ... that every entry is measured on.")] = 3,
     budget: Annotated[
@@ -33,16 +48,8 @@ def compare(
     ] = 8,
     tuning_seeds: Annotated[int, typer.Option(min=1, help="Seeds of every trial; none of them is measured.")] = 1,
     metric: Annotated[str, typer.Option(help="What is compared, on the test split; tuned by it on the validation split.")] = "AP",
-    against: Annotated[
-        list[str] | None, typer.Option(metavar="METHOD", help="Compare with this method too, beside the plain student.")
-    ] = None,
-    control: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME",
-            help="longer training, ema, label smoothing, random teacher; without it all that fit, none: no control. Repeatable.",
-        ),
-    ] = None,
+    against: Against = None,
+    control: Control = None,
     sets: SetOption = None,
     steps: Steps = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda; CUDA_VISIBLE_DEVICES chooses among GPUs.")] = "auto",
@@ -60,12 +67,8 @@ def compare(
     ] = False,
     storage: Storage = None,
     together: Together = 1,
-    verify: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Check a result without running anything: all that follows must follow.")
-    ] = None,
-    page: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Make index.html of the results in a folder, in that folder.")
-    ] = None,
+    verify: Verify = None,
+    page: Page = None,
     json: JsonOption = False,
 ) -> None:
     """Compare methods: same teacher, data, first weights and images, the same number of trials to tune each, and paired seeds.

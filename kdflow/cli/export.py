@@ -22,6 +22,22 @@ class Format(StrEnum):
     hf = "hf"
 
 
+Picture = Annotated[
+    str | None,
+    typer.Option(metavar="HEIGHTxWIDTH", help="ONNX: size of the pictures, where the bench keeps their aspect ratio."),
+]
+Check = Annotated[
+    list[str] | None, typer.Option(metavar="PATH", help="Pictures to compare on, for the validation split. Repeatable.")
+]
+Measure = Annotated[
+    bool | None,
+    typer.Option(
+        "--measure/--no-measure",
+        help="Measure the export on the test split and show its AP beside the run's. [default: up to 1000 pictures]",
+    ),
+]
+
+
 def export(
     run: Run,
     format: Annotated[Format, typer.Option("--format", help="onnx, torch, safetensors, or hf (DETRs).")] = Format.onnx,
@@ -33,23 +49,9 @@ def export(
         bool, typer.Option("--teacher", help="Export the teacher; the same as --owner teacher.")
     ] = False,
     threshold: Annotated[float, typer.Option(help="ONNX: detections have more than this score.")] = 0.0,
-    picture: Annotated[
-        str | None,
-        typer.Option(
-            metavar="HEIGHTxWIDTH", help="ONNX: size of the pictures, where the bench keeps their aspect ratio."
-        ),
-    ] = None,
-    check: Annotated[
-        list[str] | None,
-        typer.Option(metavar="PATH", help="Pictures to compare on, for the validation split. Repeatable."),
-    ] = None,
-    measure: Annotated[
-        bool | None,
-        typer.Option(
-            "--measure/--no-measure",
-            help="Measure the export on the test split and show its AP beside the run's. [default: up to 1000 pictures]",
-        ),
-    ] = None,
+    picture: Picture = None,
+    check: Check = None,
+    measure: Measure = None,
     mlflow: Annotated[
         bool, typer.Option("--mlflow", help="Also keep it as a model of the run's record, with its signature.")
     ] = False,

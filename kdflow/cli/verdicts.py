@@ -13,27 +13,27 @@ if TYPE_CHECKING:
 def report(file: File) -> str:
     """The table, the verdicts and the audit, for a terminal."""
     from kdflow.compare.verify import warnings_of
-    from kdflow.compare.work import summary
 
     comparison = file.comparison
     metric, plain = comparison.settings.metric, comparison.entries[0].name
     verdicts = {row.entry: row for row in comparison.verdicts if row.against == plain}
     rows = []
-    for name, mean, spread in summary(file):
-        row, cost, entry = verdicts.get(name), file.costs.get(name), comparison.entry(name)
+    for entry in comparison.entries:
+        row, cost = verdicts.get(entry.name), file.costs.get(entry.name)
         rows.append((
-            name, entry.kind, _number(mean, spread), _difference(row), _corrected(row), row.verdict if row else "",
+            entry.name, entry.kind, entry.in_words(metric), row.in_words if row else "", _corrected(row),
+            row.verdict if row else "",
             _one(cost.step_ms if cost else None), _one(cost.memory_mib if cost else None), str(entry.added_parameters),
         ))
     head = ("entry", "kind", metric, "gain, 95 %", "p (Holm)", "verdict", "step ms", "MiB", "added")
     lines = [
-        f"{comparison.bench}: {len(comparison.settings.seeds)} seeds, {comparison.settings.budget} trials each",
+        f"{comparison.bench}: {comparison.settings.in_words}",
         columns(rows, head=head),
     ]
     lines += [f"the {owner} itself: {value:.2f} {metric}" for owner, value in comparison.taught_by().items()]
     for row in comparison.verdicts:
         if row.against != plain:
-            lines.append(f"{row.entry} against {row.against}: {row.verdict}, {_difference(row)}, p (Holm) {_corrected(row)}")
+            lines.append(f"{row.entry} against {row.against}: {row.verdict}, {row.in_words}, p (Holm) {_corrected(row)}")
     lines += [f"{row.entry}: {row.verdict}. It would change with: {row.turn}" for row in verdicts.values() if row.turn]
     lines.append(
         "The interval is that of one difference alone; the verdict holds the chance of any wrong one among the methods, and "
@@ -44,18 +44,6 @@ def report(file: File) -> str:
     lines += [f"worth knowing: {words}" for words in warnings_of(file)]
     lines += [f"left out: {name}: {reason}" for name, reason in comparison.left_out.items()]
     return "\n".join(lines)
-
-
-def _number(mean: float | None, spread: float | None) -> str:
-    if mean is None:
-        return "-"
-    return f"{mean:.2f}" if spread is None else f"{mean:.2f} ± {spread:.2f}"
-
-
-def _difference(row: VerdictRow | None) -> str:
-    if row is None or row.mean is None:
-        return ""
-    return f"{row.mean:+.2f}" if row.low is None or row.high is None else f"{row.mean:+.2f} ({row.low:+.2f} to {row.high:+.2f})"
 
 
 def _corrected(row: VerdictRow | None) -> str:

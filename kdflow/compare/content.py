@@ -5,6 +5,7 @@ Measured times and memory stand beside the comparison, not in it: they differ fr
 
 from __future__ import annotations
 
+import statistics
 from typing import Any, Literal
 
 from pydantic import Field
@@ -98,6 +99,14 @@ class EntryRow(Strict):
         """Seed -> the metric, of the runs that finished."""
         return {run.seed: run.metrics[metric] for run in self.runs if not run.failure and metric in run.metrics}
 
+    def in_words(self, metric: str) -> str:
+        """Mean and standard deviation over the seeds that finished: ``44.39 ± 1.30``."""
+        values = list(self.values_of(metric).values())
+        if not values:
+            return "failed"
+        spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
+        return f"{statistics.fmean(values):.2f}{spread}"
+
 
 class VerdictRow(Strict):
     """What the numbers say of two entries.
@@ -131,6 +140,14 @@ class VerdictRow(Strict):
     adjusted: float = 1.0
     verdict: Word = "undecided"
     turn: str = ""
+
+    @property
+    def in_words(self) -> str:
+        """The mean difference and its interval: ``+2.52 (+0.48 to +4.57)``; empty where no seed has both."""
+        if self.mean is None:
+            return ""
+        around = "" if self.low is None or self.high is None else f" ({self.low:+.2f} to {self.high:+.2f})"
+        return f"{self.mean:+.2f}{around}"
 
 
 class AuditRow(Strict):
@@ -171,6 +188,13 @@ class Settings(Strict):
     against: tuple[str, ...] = ()
     controls: tuple[str, ...] = ()
     overrides: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def in_words(self) -> str:
+        """How much was run."""
+        if self.budget == 1:
+            return f"{len(self.seeds)} seeds, nothing tuned"
+        return f"{len(self.seeds)} seeds, {self.budget} trials of tuning for each entry on {len(self.tuning_seeds)} other seed(s)"
 
 
 class Comparison(Strict):

@@ -20,6 +20,7 @@ from kdflow.results.report.page import POLICY
 from kdflow.results.report.tables import between, number, table
 from kdflow.taxonomy import load_tree
 
+MINUS = "\u2212"
 COLOURS = {"better": "up", "worse": "down"}
 
 
@@ -178,8 +179,8 @@ def _comparison(one: Shown) -> Html:
     comparison, settings = one.file.comparison, one.file.comparison.settings
     facts = (
         f"{comparison.title or comparison.bench}. Student {comparison.student} ({comparison.family}), teacher "
-        f"{comparison.teacher or 'none'}, data {comparison.dataset}. {len(settings.seeds)} seeds, {settings.budget} trials of "
-        f"tuning for each entry on {len(settings.tuning_seeds)} other seed(s). {settings.metric} is {METRICS[settings.metric]}."
+        f"{comparison.teacher or 'none'}, data {comparison.dataset}. {settings.in_words}. "
+        f"{settings.metric} is {METRICS[settings.metric]}."
     )
     taught = [f"The {owner} reaches {value:.2f} itself." for owner, value in comparison.taught_by().items()]
     return join(
@@ -218,11 +219,10 @@ def _leaderboard(one: Shown) -> Html:
 
 
 def _row(one: Shown, entry: EntryRow, row: VerdictRow | None) -> Html:
-    values, cost = list(entry.values_of(one.metric).values()), one.file.costs.get(entry.name)
-    spread = f" \u00b1 {statistics.stdev(values):.2f}" if len(values) > 1 else ""
+    cost = one.file.costs.get(entry.name)
     return el(
         "tr", el("th", entry.name, scope="row"), el("td", ", ".join(entry.nodes) or entry.kind),
-        number(f"{statistics.fmean(values):.2f}{spread}" if values else "failed"),
+        number(entry.in_words(one.metric)),
         _gain(row) if row else number(""), _verdict(row) if row else number(""),
         number("" if row is None or row.mean is None else f"{row.adjusted:.3f}"), number(_literature(one, entry)),
         number("" if cost is None or cost.step_ms is None else f"{cost.step_ms:.1f}"),
@@ -238,10 +238,7 @@ def _literature(one: Shown, entry: EntryRow) -> str:
 
 
 def _gain(row: VerdictRow) -> Html:
-    if row.mean is None:
-        return number("")
-    around = "" if row.low is None or row.high is None else f" ({signed(row.low)} to {signed(row.high)})"
-    return number(signed(row.mean) + around)
+    return number(row.in_words.replace("-", MINUS))
 
 
 def _verdict(row: VerdictRow) -> Html:

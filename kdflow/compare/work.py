@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import shlex
-import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -305,15 +304,3 @@ def command_of(protocol: Protocol) -> str:
     if protocol.steps is not None:
         words += ["--steps", str(protocol.steps)]
     return shlex.join(map(str, hidden(words)))
-
-
-def summary(file: File) -> list[tuple[str, float | None, float | None]]:
-    """Name, mean and standard deviation of every entry in the file's metric."""
-    metric = file.comparison.settings.metric
-    found = []
-    for entry in file.comparison.entries:
-        values = list(entry.values_of(metric).values())
-        found.append((
-            entry.name, statistics.fmean(values) if values else None, statistics.stdev(values) if len(values) > 1 else None,
-        ))
-    return found

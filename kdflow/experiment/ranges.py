@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from kdflow.errors import SpecError, choices
@@ -23,25 +24,73 @@ _FIXED = {
 }
 
 
-def range_problems(
-    ranges: Mapping[str, SearchRange],
-    document: Document,
-    bench: Bench,
-    detectors: Mapping[str, Detector],
-    overrides: Mapping[str, Any],
-) -> dict[str, str]:
-    """Path of the bench -> why a search cannot have it.
+@dataclass(frozen=True)
+class Ranges:
+    """Judges ranges over a bench.
 
-    Args:
-        ranges: Dotted path -> range; paths of the method are passed over.
+    Attributes:
         document: The bench's file.
         bench: The bench with all overrides.
         detectors: Student and teachers of the run.
         overrides: What was set of the bench.
     """
-    of_bench = {path: entry for path, entry in ranges.items() if path.startswith(BENCH_PATHS)}
-    found = {path: _problem(path, entry, document, bench, detectors, overrides) for path, entry in of_bench.items()}
-    return {path: problem for path, problem in found.items() if problem}
+
+    document: Document
+    bench: Bench
+    detectors: Mapping[str, Detector]
+    overrides: Mapping[str, Any]
+
+    def problems(self, ranges: Mapping[str, SearchRange]) -> dict[str, str]:
+        """Path of the bench -> why a search cannot have it; paths of the method are passed over."""
+        of_bench = {path: entry for path, entry in ranges.items() if path.startswith(BENCH_PATHS)}
+        return {path: problem for path, entry in of_bench.items() if (problem := self._problem(path, entry))}
+
+    def _problem(self, path: str, entry: SearchRange) -> str:
+        group, _, rest = path.partition(".")
+        if group in _FIXED and not (group == "data" and _geometry(rest)):
+            return f"{path} cannot be searched: {_FIXED[group]}"
+        if is_elsewhere(path, self.bench):
+            return ""
+        owner, _ = _owned(path)
+        if owner not in (None, "student") and (problem := self._of_teacher(path, str(owner), entry)):
+            return problem
+        return next((problem for value in values_of(entry) if (problem := self._of_value(path, value))), "")
+
+    def _of_teacher(self, path: str, owner: str, entry: SearchRange) -> str:
+        """Why a teacher's key cannot be searched."""
+        if owner not in (teachers := self.bench.all_teachers):
+            return f'the bench has no teacher "{owner}".{choices(owner, teachers)}'
+        if owner not in self.detectors:
+            return f"{path} has no effect: the method uses no teacher"
+        if not entry.choices:
+            return f"every value of {path} is another teacher, to be trained first; write choices, a pool of teachers"
+        return ""
+
+    def _of_value(self, path: str, value: Any) -> str:
+        try:
+            changed = bench_of(self.document, {**self.overrides, path: value})
+        except SpecError as error:
+            return _refused(path, value, error.faults[0].problem)
+        owner, _ = _owned(path)
+        if (spec := _spec(changed, owner)) is not None:
+            problem = next(_option_problems(spec, str(owner)), "")
+            return _refused(path, value, problem) if problem else ""
+        return self._teachers_changed(path, changed)
+
+    def _teachers_changed(self, path: str, changed: Bench) -> str:
+        """Why teachers would be trained anew, though the path says nothing of them; empty where they would not."""
+        before, after = (one.data.model_dump(mode="json", exclude=_UNSEEN) for one in (self.bench, changed))
+        learners = [
+            owner for owner, spec in self.bench.all_teachers.items()
+            if owner in self.detectors and spec.recipe is not None and spec.weights is None
+        ]
+        if before == after or not learners:
+            return ""
+        words = " and ".join(learners)
+        return (
+            f"{path} changes the {words} as well, to be trained anew for every value. Next: give the {words} weights:, or leave "
+            "the path out"
+        )
 
 
 def is_elsewhere(path: str, bench: Bench) -> bool:
@@ -51,28 +100,6 @@ def is_elsewhere(path: str, bench: Bench) -> bool:
     if spec is None or spec.detector not in DETECTORS or not key or key in type(spec).model_fields:
         return False
     return key not in DETECTORS.get(spec.detector).options.model_fields and key in _all_options()
-
-
-def _problem(
-    path: str,
-    entry: SearchRange,
-    document: Document,
-    bench: Bench,
-    detectors: Mapping[str, Detector],
-    overrides: Mapping[str, Any],
-) -> str:
-    group, _, rest = path.partition(".")
-    if group in _FIXED and not (group == "data" and _geometry(rest)):
-        return f"{path} cannot be searched: {_FIXED[group]}"
-    if is_elsewhere(path, bench):
-        return ""
-    owner, _ = _owned(path)
-    if owner not in (None, "student") and (problem := _of_teacher(path, owner, entry, bench, detectors)):
-        return problem
-    for value in values_of(entry):
-        if problem := _value_problem(path, value, document, bench, detectors, overrides):
-            return problem
-    return ""
 
 
 def values_of(entry: SearchRange) -> tuple[Any, ...]:
@@ -105,39 +132,6 @@ def _all_options() -> Collection[str]:
     return {key for name in DETECTORS.names() for key in DETECTORS.get(name).options.model_fields}
 
 
-def _of_teacher(
-    path: str, owner: str | None, entry: SearchRange, bench: Bench, detectors: Mapping[str, Detector]
-) -> str:
-    """Why a teacher's key cannot be searched."""
-    teachers = bench.all_teachers
-    if owner not in teachers:
-        return f'the bench has no teacher "{owner}".{choices(str(owner), teachers)}'
-    if owner not in detectors:
-        return f"{path} has no effect: the method uses no teacher"
-    if not entry.choices:
-        return f"every value of {path} is another teacher, to be trained first; write choices, a pool of teachers"
-    return ""
-
-
-def _value_problem(
-    path: str,
-    value: Any,
-    document: Document,
-    bench: Bench,
-    detectors: Mapping[str, Detector],
-    overrides: Mapping[str, Any],
-) -> str:
-    try:
-        changed = bench_of(document, {**overrides, path: value})
-    except SpecError as error:
-        return _refused(path, value, error.faults[0].problem)
-    owner, _ = _owned(path)
-    if (spec := _spec(changed, owner)) is not None:
-        problem = next(_option_problems(spec, str(owner)), "")
-        return _refused(path, value, problem) if problem else ""
-    return _teachers_changed(path, bench, changed, detectors)
-
-
 def _refused(path: str, value: Any, problem: str) -> str:
     return f"{path}: {problem}" if problem.startswith("unknown key") else f"{value} is no value of {path}: {problem}"
 
@@ -149,22 +143,6 @@ def _option_problems(spec: DetectorSpec, owner: str) -> Iterator[str]:
     found = Document(owner)
     validate(DETECTORS.get(spec.detector).options, spec.options, found)
     yield from (fault.problem for fault in found.faults)
-
-
-def _teachers_changed(path: str, bench: Bench, changed: Bench, detectors: Mapping[str, Detector]) -> str:
-    """Why teachers would be trained anew, though the path says nothing of them; empty where they would not."""
-    before, after = (one.data.model_dump(mode="json", exclude=_UNSEEN) for one in (bench, changed))
-    learners = [
-        owner for owner, spec in bench.all_teachers.items()
-        if owner in detectors and spec.recipe is not None and spec.weights is None
-    ]
-    if before == after or not learners:
-        return ""
-    words = " and ".join(learners)
-    return (
-        f"{path} changes the {words} as well, to be trained anew for every value. Next: give the {words} weights:, or leave the "
-        "path out"
-    )
 
 
 _UNSEEN = {"size", "workers", "resident"}

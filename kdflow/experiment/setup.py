@@ -16,7 +16,7 @@ from kdflow.detectors.weights import load_weights
 from kdflow.engine.phases import lay_out
 from kdflow.errors import Fault, KdflowError, SpecError, UsageError, choices
 from kdflow.experiment.balance import balance_faults, lr_drops
-from kdflow.experiment.ranges import range_problems
+from kdflow.experiment.ranges import Ranges
 from kdflow.experiment.shelf import Row, Shelf
 from kdflow.folders import name_problem
 from kdflow.graph.classes import ClassOrder
@@ -210,7 +210,7 @@ def range_faults(
     overrides: Mapping[str, Any],
 ) -> list[Fault]:
     """What is wrong with ranges over the bench, at their lines in the method's file."""
-    found = range_problems(ranges, document, bench, detectors, overrides)
+    found = Ranges(document, bench, detectors, overrides).problems(ranges)
     return [spec.fault(("search", path), problem) for path, problem in found.items()]
 
 

@@ -16,7 +16,7 @@ from kdflow.errors import UsageError, choices
 from kdflow.events import Silent
 from kdflow.experiment.costs import MEASURES
 from kdflow.experiment.hashes import digest
-from kdflow.experiment.ranges import SIZE, range_problems, teacher_sizes
+from kdflow.experiment.ranges import SIZE, Ranges, teacher_sizes
 from kdflow.experiment.request import with_length
 from kdflow.experiment.run import provide_teachers
 from kdflow.experiment.session import Session, open_session
@@ -188,8 +188,8 @@ def _check(request: Request) -> None:
 
 def _check_included(setting: Setting, included: Mapping[str, SearchRange]) -> None:
     """What a method's own ranges are checked for when it is prepared, for those of the command line."""
-    bench, detectors = setting.bench, setting.detectors
-    problems = range_problems(included, setting.bench_document, bench, detectors, setting.overrides)
+    judge = Ranges(setting.bench_document, setting.bench, setting.detectors, setting.overrides)
+    problems = judge.problems(included)
     if problems:
         raise UsageError("\n".join(f"--include {path}: {problem}" for path, problem in problems.items()))
 
