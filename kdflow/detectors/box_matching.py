@@ -5,12 +5,13 @@ The numbers, and the draws with their order, are the library's (``torchvision.mo
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
 from torchvision.models.detection._utils import BoxCoder, Matcher, encode_boxes
+
+from kdflow.detectors.caches import remembered
 
 
 class QuietMatcher(Matcher):
@@ -39,7 +40,7 @@ class Weighed(BoxCoder):
         return found
 
 
-@lru_cache(maxsize=64)
+@remembered(64)
 def _weights(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
     return torch.tensor(values, dtype=dtype, device=device)
 

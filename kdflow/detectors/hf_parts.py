@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import lru_cache
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from kdflow.detectors.caches import remembered
 from kdflow.detectors.normalize import Normalize
 from kdflow.errors import UsageError
 from kdflow.ports import ImageSizes
@@ -43,12 +43,10 @@ class Grid(NamedTuple):
 def grid_of(maps: Sequence[Tensor]) -> Grid:
     """The grid of maps (B, C, H, W)."""
     sizes = tuple((int(m.shape[-2]), int(m.shape[-1])) for m in maps)
-    # A grid of fake tensors must not be found by a real batch later.
-    make: Callable[..., Grid] = _grid if type(maps[0]) in (Tensor, nn.Parameter) else _grid.__wrapped__
-    return make(sizes, maps[0].device)
+    return _grid(sizes, maps[0].device)
 
 
-@lru_cache(maxsize=256)
+@remembered(256)
 def _grid(sizes: tuple[tuple[int, int], ...], device: torch.device) -> Grid:
     """Made once per canvas: its numbers travel to the device only once."""
     known = torch.as_tensor(sizes, dtype=torch.long)

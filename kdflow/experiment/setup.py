@@ -220,7 +220,7 @@ def _bench_file(spec: MethodSpec, bench: str | Path | None) -> Path:
         return find_bench(bench)
     if spec.document.of_run:
         return Path(spec.document.file)
-    name = spec.resolve().bench
+    name = spec.bench
     if name is None:
         raise SpecError([spec.document.fault((), "no bench: name one with bench: or --bench")])
     beside = Path(spec.document.file).parent / name

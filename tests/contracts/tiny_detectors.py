@@ -9,12 +9,15 @@ import torch
 from torch import nn
 
 from kdflow.ports import DETECTORS, Batch
+from tests.contracts import own_module
 from tests.detectors import hf_tiny
 from tests.detectors.library import make_batch
 from tests.detectors.staging import run_stages
 
 NAMES = [name for name in DETECTORS.names() if DETECTORS.get(name).stands_alone]
 """Detectors that are built without being told of a model; the others have tests of their own."""
+TOLD = {"features": {"model": "timm:test_vit", "pretrained": None}, "module": own_module.OPTIONS}
+"""A model for each of the others."""
 CLASSES = ("disc", "square", "star")
 SQUARE = ((96, 96), (96, 96))
 RAGGED = ((64, 96), (96, 64))
@@ -34,7 +37,7 @@ def _built(name: str, seed: int) -> Any:
     if family.library == "transformers":
         return hf_tiny.build(name, seed)
     torch.manual_seed(seed)
-    return settled(family.build(CLASSES, **family.tiny))
+    return settled(family.build(CLASSES, **(family.tiny if family.stands_alone else TOLD[name])))
 
 
 def settled(detector: Any) -> Any:

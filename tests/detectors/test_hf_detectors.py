@@ -13,14 +13,13 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import save_file
-from torch._subclasses import FakeTensorMode
-from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from kdflow import api
 from kdflow.detectors.hf_parts import to_labels
 from kdflow.detectors.hf_stages import network_of
 from kdflow.errors import UsageError
 from kdflow.graph.compile import compile_method
+from kdflow.graph.passes.fakes import Fakes
 from kdflow.ports import BATCH_PORTS, DETECTORS, Detector
 from kdflow.spec.resolve import parse_method
 from kdflow.standard_ports import STANDARD_PORTS
@@ -198,15 +197,10 @@ def test_parameters_without_gradient_are_listed(name: str) -> None:
 
 def infer(detector: Any, batch: Any) -> dict[str, Any]:
     """All ports as fake tensors, as a compiler would infer them: on a copy, in evaluation mode."""
-    copied = copy.deepcopy(detector)
+    copied, fakes = copy.deepcopy(detector), Fakes()
     copied.model.eval()
-    environment = ShapeEnv(allow_dynamic_output_shape_ops=True, allow_scalar_outputs=True)
-    mode = FakeTensorMode(shape_env=environment, static_shapes=True, allow_non_fake_inputs=True)
-    values = dict(batch.values())
-    with mode, torch.no_grad():
-        values["images"] = mode.from_tensor(values["images"])
-        for key in ("targets.boxes", "targets.labels"):
-            values[key] = [mode.from_tensor(x) for x in values[key]]
+    values = dict(fakes.value(batch.values()))
+    with fakes.active(), torch.no_grad():
         for name, stage in copied.stages.items():
             inputs = {argument: values[port] for argument, port in stage.reads.items()}
             result = (stage.infer or stage.run)(**inputs, **stage.options)

@@ -21,10 +21,17 @@ def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     return files
 
 
-def test_the_example_is_short() -> None:
-    texts = {block.file: block.text for block in blocks(PAGE, "python", "yaml")}
-    code = [line for line in texts["own_detector.py"].splitlines()[1:] if line.strip()]
-    assert len(code) <= 25, "lines of the detector"
+def test_the_example_is_as_short_as_the_page_says() -> None:
+    lines = {
+        block.file: [line for line in block.text.splitlines() if line.strip() and not line.startswith("#")]
+        for block in blocks(PAGE, "python", "yaml")
+    }
+    detector, bench, method = (len(lines[name]) for name in ("own_detector.py", "own.yaml", "hint.yaml"))
+    text = " ".join(PAGE.read_text(encoding="utf-8").split())
+    assert f"{detector} lines of Python that are the detector, and {bench + method} of YAML" in text
+    assert bench + method < 30, "what one writes beside the detector"
+    student = lines["own.yaml"].index(next(line for line in lines["own.yaml"] if line.startswith("student:")))
+    assert lines["own.yaml"][student + 2].startswith("teacher:"), "two lines"
 
 
 def test_it_is_distilled_from_a_library_detector(written: dict[str, str], any_teacher: None, home: Path) -> None:

@@ -14,7 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.utils._pytree import tree_map
 
-from kdflow.detectors.hf_caches import uncached
+from kdflow.detectors.caches import uncached
 from kdflow.graph.node import Node
 from kdflow.ports import Detector
 
