@@ -124,7 +124,7 @@ def _term(graph: Graph, node: Node, document: Document) -> bool:
         document.report(node.path, f"a term needs a tensor, and {node.inputs['value']} is {_article(value)}")
         return False
     node.value = Value(SCALAR)
-    if not _images_known(graph, node, document, value):
+    if not _images_possible(graph, node, document, value):
         return False
     if not _axes_exist(graph, node, document, value) or not _divisors(graph, node, document):
         return False
@@ -135,30 +135,27 @@ def _term(graph: Graph, node: Node, document: Document) -> bool:
     )
 
 
-def _images_known(graph: Graph, node: Node, document: Document, value: Kind) -> bool:
-    """What is reduced by image, or divided by their number, has an axis b, or rows whose boxes say which image is theirs."""
-    if node.term is None or "b" in (value.axes or ()):
-        return True
+def asks_for_images(graph: Graph, node: Node) -> list[tuple[str, str]]:
+    """Keys of a term's reduction that need to know images, though the loss has no axis b, and how they are written."""
+    axes = graph[str(node.inputs["value"])].value.kind.axes or ()
+    if node.term is None or "b" in axes:
+        return []
     reduce = node.term.reduce
+    student = graph[str(node.inputs["student"])].value.kind.axes or () if "student" in node.inputs else ()
     asked = [("scope", "scope: image")] if reduce.scope == "image" else []
     asked += [("floor", "floor: b")] if reduce.floor == "b" else []
-    if "n" in (value.axes or ()):
-        student = graph[str(node.inputs["student"])].value.kind.axes or () if "student" in node.inputs else ()
-        asked += [("over", "b")] if "b" in reduce.over and "b" not in student else []
-        boxes = graph[str(node.inputs["value"])].value.boxes if value.stack != "images" else ""
-        if asked and boxes:
-            graph.connect(node.name, "boxes", boxes)
-            return True
-    if not asked:
+    return asked + ([("over", "b")] if "b" in reduce.over and "n" in axes and "b" not in student else [])
+
+
+def _images_possible(graph: Graph, node: Node, document: Document, value: Kind) -> bool:
+    """What is reduced by image, or divided by their number, has an axis b or rows."""
+    asked = asks_for_images(graph, node)
+    if not asked or ("n" in (value.axes or ()) and value.stack != "images"):
         return True
+    key, words = asked[0]
+    problem = f"the axes here are {', '.join(value.axes or ()) or 'none'}, without b"
     if value.stack == "images":
         problem = "the entries of this stack are the images already; levels: says how they are joined"
-    elif "n" in (value.axes or ()):
-        split = "put {op: regions.split, rows: ..., boxes: ...} before the loss, and levels: joins the images"
-        problem = f"nothing says which row is of which; {split}"
-    else:
-        problem = f"the axes here are {', '.join(value.axes or ()) or 'none'}, without b"
-    key, words = asked[0]
     document.report((*node.path, "reduce", key), f"{words} asks for images, and {problem}")
     return False
 
@@ -170,7 +167,7 @@ def _axes_exist(graph: Graph, node: Node, document: Document, value: Kind) -> bo
     reduce, before = node.term.reduce, len(document.faults)
     student = node.inputs.get("student")
     counted = {*value.axes, *((graph[str(student)].value.kind.axes or ()) if student else ()), "rows", "elements"}
-    counted |= {"b"} if "boxes" in node.inputs else set()
+    counted |= {"b"} if "n" in value.axes and value.stack != "images" else set()
     over = [part for part in reduce.over if isinstance(part, str) and is_word(part)]
     summed = () if reduce.sum == "all" else reduce.sum
     for key, words, known in (

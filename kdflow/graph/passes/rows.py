@@ -11,8 +11,10 @@ from typing import Any
 from torch import Tensor
 
 from kdflow.graph.node import Graph, Node, Role, Value
+from kdflow.graph.passes.kinds import asks_for_images
 from kdflow.kinds import Kind
 from kdflow.operation import Like
+from kdflow.spec.load import Document
 
 
 def boxes_of(graph: Graph, node: Node) -> str:
@@ -33,6 +35,20 @@ def boxes_of(graph: Graph, node: Node) -> str:
         return ""
     boxes = _shared(graph, node)
     return boxes if boxes and _as_many(value, graph[boxes].value.fake) else ""
+
+
+def give_boxes(graph: Graph, node: Node, document: Document) -> bool:
+    """Give a term the boxes of its rows where its reduction asks for images; False after recording that they are not known."""
+    if not (asked := asks_for_images(graph, node)):
+        return True
+    boxes = graph[str(node.inputs["value"])].value.boxes
+    if boxes:
+        graph.connect(node.name, "boxes", boxes)
+        return True
+    key, words = asked[0]
+    split = "put {op: regions.split, rows: ..., boxes: ...} before the loss, and levels: joins the images"
+    document.report((*node.path, "reduce", key), f"{words} asks for images, and nothing says which row is of which; {split}")
+    return False
 
 
 def _as_many(value: Value, boxes: Any) -> bool:
