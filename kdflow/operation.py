@@ -58,6 +58,7 @@ class Like:
         swap: Axes that get another name, or become several (``{"c": "e c"}``).
         drops: Option that lists further axes that are used up.
         unless: Input with which no axis is used up.
+        joined: The result is one tensor, though the input is a list.
         stack: What the result is a list over; None: what the input is.
     """
 
@@ -67,6 +68,7 @@ class Like:
     drops: str = ""
     stack: str | None = None
     unless: str = ""
+    joined: bool = False
 
     def dropped(self, options: Mapping[str, Any], given: Collection[str] = ()) -> tuple[str, ...]:
         """Axes that are used up with these options, where these inputs are given."""
@@ -83,7 +85,7 @@ class Like:
             return kind
         drop = self.dropped(options, kinds)
         axes = tuple(name for a in kind.axes if a not in drop for name in self.swap.get(a, a).split())
-        return of_axes(axes, self.stack or kind.stack)
+        return of_axes(axes, None if self.joined else self.stack or kind.stack)
 
 
 def like(
@@ -93,9 +95,10 @@ def like(
     drops: str = "",
     stack: str | None = None,
     unless: str = "",
+    joined: bool = False,
 ) -> Like:
     """The output has the kind of input ``source``; see :class:`Like` for the arguments."""
-    return Like(source, (drop,) if isinstance(drop, str) else drop, swap or {}, drops, stack, unless)
+    return Like(source, (drop,) if isinstance(drop, str) else drop, swap or {}, drops, stack, unless, joined)
 
 
 Gives = Kind | Like

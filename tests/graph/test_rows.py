@@ -17,7 +17,7 @@ NODES = """kdflow: 1
 method: test
 nodes:
   blocks: {op: regions.pool_every, features: {student: student.neck, teacher: teacher.neck}, bins: 2}
-  means: {op: transform.mean_places, features: blocks}
+  means: {op: transform.reduce, features: blocks, over: [y, x]}
   wider: {op: adapter.linear, features: means.student, like: means.teacher, init: identity}
 terms:
   rows: {loss: loss.squared_error, student: %s, teacher: %s, reduce: %s}
