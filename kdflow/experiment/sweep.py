@@ -11,11 +11,12 @@ from typing import Any
 
 from kdflow.errors import KdflowError
 from kdflow.events import Hook
+from kdflow.experiment.reading import read_method
 from kdflow.experiment.request import Notify, RunRequest, TrialOf, with_length
 from kdflow.experiment.result import RESULT, RunResult
 from kdflow.experiment.run import run
 from kdflow.experiment.session import Preview, Session
-from kdflow.experiment.setup import prepare, read_method
+from kdflow.experiment.setup import prepare
 from kdflow.experiment.shelf import Shelf
 from kdflow.experiment.together import run_together
 from kdflow.files import read_json, write_json
