@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from kdflow.experiment.matrix import as_markdown, portability
+from kdflow.experiment.matrix import as_markdown, from_markdown, portability
 from kdflow.experiment.setup import Setting, canvas_of, find_bench, is_bench_path, prepare, read_method
 from kdflow.ports import Batch
 from kdflow.spec.resolve import load_bench
@@ -91,6 +92,9 @@ def test_one_spec_runs_on_detectors_of_every_family_unchanged() -> None:
     table = as_markdown(cells)
     assert "| fitnet | runs | runs | runs |" in table
     assert "no port" in table or "no call" in table
+    assert from_markdown(table) == [replace(cell, nodes=()) for cell in cells]
+    fewer = from_markdown(as_markdown(cells[:-1]))
+    assert fewer == from_markdown(table)[:-1], "a pair that was not tried has no cell"
 
 
 def test_home_benches_exist() -> None:
