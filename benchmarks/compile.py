@@ -12,7 +12,10 @@ from typing import Any
 
 from benchmarks import common
 from kdflow.errors import SpecError
-from kdflow.experiment.setup import Setting, canvas_of, find_bench, find_method, names_in, prepare, read_method
+from kdflow.experiment.build import canvas_of
+from kdflow.experiment.find import find_bench, find_method, names_in
+from kdflow.experiment.reading import read_method
+from kdflow.experiment.setup import Setting, prepare
 from kdflow.graph import draw
 from kdflow.graph.compile import compile_method
 from kdflow.resources import specs_folder

@@ -23,8 +23,9 @@ from kdflow.engine.loop import train_step
 from kdflow.engine.phases import lay_out
 from kdflow.engine.training import Training
 from kdflow.errors import KdflowError
+from kdflow.experiment.reading import read_method
 from kdflow.experiment.session import Session, open_session
-from kdflow.experiment.setup import Setting, prepare, read_method
+from kdflow.experiment.setup import Setting, prepare
 from kdflow.graph.node import Node, Role
 
 PARTS = ("data", "teacher", "student forward", "terms", "other forward", "backward", "step", "watching")

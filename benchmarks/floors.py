@@ -28,10 +28,12 @@ from typing import Any
 import torch
 
 from benchmarks.evidence.content import content_of, told
+from kdflow.experiment.find import find_bench, names_in
 from kdflow.experiment.hashes import detector_code, digest
+from kdflow.experiment.reading import read_method
 from kdflow.experiment.run import provide_teachers, run
 from kdflow.experiment.session import Session, open_session
-from kdflow.experiment.setup import find_bench, names_in, prepare, read_method
+from kdflow.experiment.setup import prepare
 from kdflow.resources import specs_folder
 from kdflow.spec.bench import Bench
 from kdflow.spec.load import read

@@ -34,7 +34,8 @@ from kdflow.engine.machine import Machine, open_machine
 from kdflow.engine.phases import lay_out
 from kdflow.engine.training import Training
 from kdflow.events import Silent, StepEvent, StopRun
-from kdflow.experiment.setup import prepare, read_method
+from kdflow.experiment.reading import read_method
+from kdflow.experiment.setup import prepare
 from kdflow.graph.node import Role
 from kdflow.resources import specs_folder
 

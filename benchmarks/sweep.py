@@ -22,7 +22,9 @@ import torch
 from kdflow.api import report, results
 from kdflow.cli.main import main as kdflow
 from kdflow.errors import KdflowError
-from kdflow.experiment.setup import names_in, prepare, read_method
+from kdflow.experiment.find import names_in
+from kdflow.experiment.reading import read_method
+from kdflow.experiment.setup import prepare
 from kdflow.folders import runs_folder
 from kdflow.resources import specs_folder
 from kdflow.results.record import BASELINE

@@ -29,7 +29,8 @@ from kdflow.engine.run import Fit, Run
 from kdflow.engine.together import Group, Stream, Student
 from kdflow.engine.training import Training
 from kdflow.events import Hook
-from kdflow.experiment.setup import Setting, Teachers
+from kdflow.experiment.build import Teachers
+from kdflow.experiment.setup import Setting
 from kdflow.graph.share import Shared
 from kdflow.ports import Batch
 

@@ -19,7 +19,9 @@ from kdflow.engine.loop import train_step
 from kdflow.engine.machine import Machine
 from kdflow.engine.phases import lay_out
 from kdflow.engine.training import Training
-from kdflow.experiment.setup import Setting, Teachers, prepare, read_method
+from kdflow.experiment.build import Teachers
+from kdflow.experiment.reading import read_method
+from kdflow.experiment.setup import Setting, prepare
 from kdflow.ports import Batch
 
 PAIRS = Path(__file__).parent / "pairs"

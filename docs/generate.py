@@ -21,7 +21,9 @@ from kdflow.compare.verify import warnings_of
 from kdflow.data.formats import DATASETS
 from kdflow.errors import KdflowError, UsageError
 from kdflow.escape import markdown, one_line
-from kdflow.experiment.setup import Setting, find_method, prepare, read_method
+from kdflow.experiment.find import find_method
+from kdflow.experiment.reading import read_method
+from kdflow.experiment.setup import Setting, prepare
 from kdflow.graph import draw
 from kdflow.operation import OPS
 from kdflow.ports import DETECTORS

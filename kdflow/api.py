@@ -41,7 +41,7 @@ def load(name: str | Path) -> MethodSpec:
         SpecError: With every fault of the file.
         UsageError: There is no such method; the message lists those there are.
     """
-    from kdflow.experiment.setup import read_method
+    from kdflow.experiment.reading import read_method
 
     return read_method(name)
 
@@ -74,7 +74,8 @@ def compile(
         SpecError: With every fault of method and bench.
         UsageError: An unknown option, or one that does not fit the values.
     """
-    from kdflow.experiment.setup import prepare, read_method
+    from kdflow.experiment.reading import read_method
+    from kdflow.experiment.setup import prepare
     from kdflow.spec.resolve import MethodSpec
 
     method = spec if isinstance(spec, MethodSpec) else read_method(spec)

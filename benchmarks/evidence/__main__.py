@@ -16,7 +16,7 @@ from pathlib import Path
 
 from benchmarks.evidence import content, portability, runs, tests
 from benchmarks.floors import check_floors
-from kdflow.experiment.setup import names_in
+from kdflow.experiment.find import names_in
 from kdflow.resources import specs_folder
 
 PAGES = Path(__file__).parents[2] / "docs" / "evidence"

@@ -16,8 +16,9 @@ from kdflow.compare.verify import read_file
 from kdflow.errors import KdflowError
 from kdflow.experiment.hashes import digest
 from kdflow.experiment.identity import identify
+from kdflow.experiment.reading import read_method
 from kdflow.experiment.request import with_length
-from kdflow.experiment.setup import prepare, read_method
+from kdflow.experiment.setup import prepare
 from kdflow.experiment.shelf import Shelf
 
 OWN = ("method", "bench", "code", "weights")

@@ -10,10 +10,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from kdflow.errors import KdflowError
+from kdflow.experiment.find import names_in
 from kdflow.experiment.matrix import UNKNOWN, Cell, as_markdown, from_markdown, portability
 from kdflow.experiment.run import run
 from kdflow.experiment.session import Session, open_session
-from kdflow.experiment.setup import names_in
 from kdflow.resources import specs_folder
 
 TRAINED = ("baseline", "pkd", "fitnet")

@@ -104,7 +104,7 @@ def verdict_of(
 
 def _looks_like_a_bench(name: str) -> bool:
     """True for a file with the key ``bench:`` and no ``method:``, and for a name that only a bench has."""
-    from kdflow.experiment.setup import find_bench, find_method
+    from kdflow.experiment.find import find_bench, find_method
     from kdflow.spec.load import read
 
     try:
@@ -121,7 +121,8 @@ def _looks_like_a_bench(name: str) -> bool:
 
 
 def _method_facts(name: str, bench: str | None, overrides: dict[str, Any], shelf: Shelf | None) -> dict[str, Any]:
-    from kdflow.experiment.setup import prepare, read_method
+    from kdflow.experiment.reading import read_method
+    from kdflow.experiment.setup import prepare
 
     setting: Setting = prepare(read_method(name), bench, overrides=overrides, shelf=shelf)
     terms = {term.name: list(term.nodes) for term in setting.plan.terms if term.is_distillation}
@@ -129,7 +130,8 @@ def _method_facts(name: str, bench: str | None, overrides: dict[str, Any], shelf
 
 
 def _bench_facts(name: str, overrides: dict[str, Any], shelf: Shelf | None) -> dict[str, Any]:
-    from kdflow.experiment.setup import check_bench, find_bench
+    from kdflow.experiment.find import find_bench
+    from kdflow.experiment.setup import check_bench
 
     bench, detectors = check_bench(find_bench(name), overrides, shelf)
     found = {owner: f"{detector.name} ({detector.family})" for owner, detector in detectors.items()}

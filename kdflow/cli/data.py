@@ -117,7 +117,7 @@ def _source(name: str) -> tuple[DataSource | str, Geometry | None]:
     """The data set of a folder, or of a bench with its input size."""
     from kdflow.data.formats import open_data
     from kdflow.experiment.feed import geometry_of
-    from kdflow.experiment.setup import find_bench
+    from kdflow.experiment.find import find_bench
     from kdflow.spec.resolve import load_bench
 
     if Path(name).is_dir():

@@ -98,7 +98,7 @@ def facts_of(name: str, size: int = 128, options: dict[str, Any] | None = None) 
         UnknownNameError: No such detector.
         SpecError: An option is wrong.
     """
-    from kdflow.experiment.setup import build_detector
+    from kdflow.experiment.build import build_detector
     from kdflow.ports import DETECTORS
     from kdflow.spec.bench import DetectorSpec
     from kdflow.spec.load import Document

@@ -26,7 +26,8 @@ def diff(a: First, b: Second, bench: BenchOption = None, json: JsonOption = Fals
     Terms that come closest stand beside each other: what they compare, how it is reduced, weight and schedule. What only one of
     the methods has comes last at its node. Without --bench each method is compiled on its own bench.
     """
-    from kdflow.experiment.setup import prepare, read_method
+    from kdflow.experiment.reading import read_method
+    from kdflow.experiment.setup import prepare
 
     one, other = (prepare(read_method(method), bench) for method in (a, b))
     if json:

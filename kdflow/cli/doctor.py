@@ -153,7 +153,7 @@ def _parts() -> Finding:
 
 def _specs() -> Finding:
     from kdflow.cli.methods import shipped
-    from kdflow.experiment.setup import names_in
+    from kdflow.experiment.find import names_in
     from kdflow.resources import specs_folder
 
     return Finding("specs", "good", f"{len(shipped())} methods, {len(names_in(specs_folder() / 'benches'))} benches")

@@ -37,7 +37,8 @@ def explain(
 
     Taps and their shapes, nodes, terms, adapters, and which teacher stages run at all. --json is --format json.
     """
-    from kdflow.experiment.setup import prepare, read_method
+    from kdflow.experiment.reading import read_method
+    from kdflow.experiment.setup import prepare
 
     setting = prepare(read_method(spec), bench, overrides=overrides_of(sets))
     format = Form.json if json else format
@@ -72,7 +73,7 @@ def _text(setting: Setting, form: Form) -> str:
 
 def teacher_shares(setting: Setting) -> dict[str, float]:
     """Teacher stage (``teacher.neck``) -> its share of that teacher's operations; empty without a teacher."""
-    from kdflow.experiment.setup import canvas_of
+    from kdflow.experiment.build import canvas_of
     from kdflow.graph.cost import stage_flops
 
     shares: dict[str, float] = {}

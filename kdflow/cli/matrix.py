@@ -16,8 +16,8 @@ Benches = Annotated[list[str] | None, typer.Option("--bench", metavar="BENCH", h
 
 def matrix(specs: Names = None, bench: Benches = None, json: JsonOption = False) -> None:
     """Compile methods on benches and say where each runs, or why it does not. Nothing is trained."""
+    from kdflow.experiment.find import names_in
     from kdflow.experiment.matrix import as_markdown, portability
-    from kdflow.experiment.setup import names_in
     from kdflow.resources import specs_folder
 
     methods = specs or names_in(specs_folder())

@@ -145,7 +145,7 @@ def _write(path: Path, text: str) -> None:
 
 def _copy(like: str, slug: str) -> str:
     """The text of another method under a new name, comments kept."""
-    from kdflow.experiment.setup import find_method
+    from kdflow.experiment.find import find_method
     from kdflow.spec.resolve import load_method
 
     source = find_method(like)

@@ -110,7 +110,7 @@ def _one(spec: str, settings: dict[str, Any], json: bool) -> bool:
 
 
 def _seed(spec: str, given: int | None) -> int:
-    from kdflow.experiment.setup import seed_of
+    from kdflow.experiment.find import seed_of
 
     return seed_of(spec) if given is None else given
 

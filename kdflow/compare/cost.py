@@ -20,9 +20,10 @@ from kdflow.compare.entries import Entrant, Protocol
 from kdflow.engine.loop import fit
 from kdflow.engine.run import Fit
 from kdflow.events import Silent, StepEvent, StopRun
+from kdflow.experiment.reading import read_method
 from kdflow.experiment.run import give_weights
 from kdflow.experiment.session import Session
-from kdflow.experiment.setup import Setting, prepare, read_method
+from kdflow.experiment.setup import Setting, prepare
 
 STEPS, WARMUP = 8, 3
 """Steps of a measurement, and how many of them do not count."""

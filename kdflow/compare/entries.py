@@ -7,11 +7,14 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from kdflow.errors import SpecError, UsageError, choices
+from kdflow.experiment.build import brings_architecture
+from kdflow.experiment.find import names_in
 from kdflow.experiment.hashes import digest
 from kdflow.experiment.identity import Identity
+from kdflow.experiment.reading import is_bench_path, read_method
 from kdflow.experiment.request import with_length
 from kdflow.experiment.session import Preview, Session
-from kdflow.experiment.setup import Setting, brings_architecture, is_bench_path, names_in, prepare, read_method
+from kdflow.experiment.setup import Setting, prepare
 from kdflow.experiment.shelf import Shelf
 from kdflow.resources import specs_folder
 from kdflow.search.space import SHARE, Space, ranges_of_weights_as_share, share_range, space_of

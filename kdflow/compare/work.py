@@ -17,9 +17,10 @@ from kdflow.compare.judge import audit_of, best_trial, verdicts_of
 from kdflow.events import Hook
 from kdflow.experiment.filled import hidden
 from kdflow.experiment.nesting import nested
+from kdflow.experiment.reading import read_method
 from kdflow.experiment.request import TrialOf
 from kdflow.experiment.session import Preview, Session, open_session
-from kdflow.experiment.setup import prepare, read_method
+from kdflow.experiment.setup import prepare
 from kdflow.experiment.shelf import Shelf
 from kdflow.experiment.sweep import FINISHED, Job, JobResult, checked_jobs
 from kdflow.files import write_json

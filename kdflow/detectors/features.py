@@ -238,6 +238,7 @@ def no_source(detector: Detector) -> Source:
 
 
 DOC = "a frozen backbone as teacher: maps and tokens of timm and transformers models"
+TINY = {"model": "timm:test_convnext", "pretrained": None}
 DETECTORS.add(
-    NAME, DetectorFamily(make, FeaturesOptions, "transformer", "timm, transformers", "the model's own", DOC)
+    NAME, DetectorFamily(make, FeaturesOptions, "transformer", "timm, transformers", "the model's own", DOC, TINY)
 )

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kdflow.errors import UsageError
+from kdflow.experiment.reading import read_method
 from kdflow.experiment.request import with_length
 from kdflow.experiment.session import Preview, Session
-from kdflow.experiment.setup import prepare, read_method
+from kdflow.experiment.setup import prepare
 from kdflow.experiment.shelf import Shelf
 from kdflow.experiment.sweep import Job, JobResult, checked_jobs, summary
 

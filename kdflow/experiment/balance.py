@@ -1,4 +1,4 @@
-"""What can be wrong with shares, controllers and schedules that follow the learning rate, known before data are read."""
+"""What can be wrong with weights, schedules and norms over the length and batch of a recipe, known before data are read."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from kdflow.engine.phases import Phase, lay_out
 from kdflow.engine.schedule import first_drop
 from kdflow.errors import Fault, UsageError, choices
 from kdflow.graph.plan import Plan, TermInfo
-from kdflow.spec.bench import Recipe
+from kdflow.spec.bench import Bench, Recipe
 from kdflow.spec.load import Document, Steps
 from kdflow.spec.method import Method, trains
 
@@ -85,3 +85,56 @@ def _of_phase(phase: Phase, plan: Plan, document: Document, recipe: Recipe) -> I
     elif recipe.calibrate is not None and shares and len(shares) < len(taught) and total >= recipe.calibrate.share:
         problem = f"{words}, and recipe.calibrate.share is {recipe.calibrate.share:g}, so nothing is left for the other terms"
         yield document.fault((*_place(shares[-1]), "weight"), problem)
+
+
+def silent_terms(
+    method: Method, plan: Plan, document: Document, recipe: Recipe, steps: int, per_epoch: int
+) -> list[Fault]:
+    """Terms whose schedule is 0 at every step of a run that they count at.
+
+    Args:
+        method: The resolved method.
+        plan: Its plan.
+        document: Where its lines stand.
+        recipe: How the student is trained.
+        steps: Length of the run.
+        per_epoch: Steps of an epoch.
+    """
+    try:
+        phases = lay_out(method.phases, steps)
+    except UsageError:
+        return []  # the run says so, with the length that it was given
+    silent, drops = [], lr_drops(phases, recipe)
+    for term in plan.terms:
+        spans = [(p.start, p.end, drop) for p, drop in zip(phases, drops, strict=True) if p.counts(term.name)]
+        counts = any(term.schedule.ever_counts(end, per_epoch, begin, drop) for begin, end, drop in spans)
+        if term.is_distillation and spans and not counts:
+            path = ("terms", term.name.partition("/")[2], "schedule")
+            problem = f"the schedule is 0 at each of the {steps} steps, so nothing is learned from this term"
+            silent.append(document.fault(path, problem))
+    return silent
+
+
+def lonely_norms(plan: Plan, bench: Bench, document: Document) -> list[Fault]:
+    """BatchNorm layers that would train on one value per channel, because a step has one image.
+
+    Args:
+        plan: The compiled method.
+        bench: Its bench.
+        document: The bench's file.
+    """
+    if bench.recipe.batch > 1 or bench.recipe.norms == "frozen":
+        return []
+    trained = {"student", "", *plan.learners}
+    found = [
+        f"{node.name.partition(':')[0]}, layer {layer}"
+        for node in plan.graph.ordered() if node.owner in trained or (node.copied and node.copied.trainable)
+        for layer in node.lonely_norms
+    ]
+    if not found:
+        return []
+    return [document.fault(
+        ("recipe", "batch"),
+        f"one image per step leaves one value per channel to a BatchNorm that is trained ({'; '.join(found[:3])}), which has no "
+        "variance. Next: a batch of 2 or more, a larger data.size, or recipe.norms: frozen",
+    )]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 
-from kdflow.experiment.setup import Setting, canvas_of
+from kdflow.experiment.build import canvas_of
+from kdflow.experiment.setup import Setting
 from kdflow.graph.cost import prediction_flops
 
 

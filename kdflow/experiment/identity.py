@@ -17,8 +17,9 @@ from typing import Any
 import torch
 from pydantic import BaseModel
 
+from kdflow.experiment.build import brings_architecture
 from kdflow.experiment.hashes import content_hash, detector_code, digest, known_file_hash, op_code, plain
-from kdflow.experiment.setup import Setting, brings_architecture
+from kdflow.experiment.setup import Setting
 from kdflow.ports import Detector
 from kdflow.spec.bench import Bench, DataSpec, DetectorSpec, Evaluation, Recipe, TeacherSpec
 from kdflow.spec.method import Method, TermEntry

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from kdflow.errors import KdflowError, SpecError
 from kdflow.escape import markdown, unmarked
-from kdflow.experiment.setup import prepare, read_method
+from kdflow.experiment.reading import read_method
+from kdflow.experiment.setup import prepare
 from kdflow.experiment.shelf import Shelf
 
 UNKNOWN = "-"

@@ -13,9 +13,10 @@ from kdflow.events import RunEnded, RunStarted
 from kdflow.experiment.filled import nearest, write_spec
 from kdflow.experiment.hashes import digest
 from kdflow.experiment.identity import Identity
+from kdflow.experiment.reading import is_bench_path
 from kdflow.experiment.request import Context, Notify, TrialOf
 from kdflow.experiment.result import RESULT, RunResult
-from kdflow.experiment.setup import Setting, is_bench_path
+from kdflow.experiment.setup import Setting
 from kdflow.files import as_json, write_json
 from kdflow.graph.facets import knowledge, needs
 from kdflow.spec.metrics import recorded_name

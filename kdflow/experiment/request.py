@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from kdflow.events import Hook
+from kdflow.experiment.build import Teachers
+from kdflow.experiment.reading import read_method
 from kdflow.experiment.session import Session
-from kdflow.experiment.setup import Setting, Teachers, prepare, read_method
+from kdflow.experiment.setup import Setting, prepare
 from kdflow.folders import slug
 from kdflow.spec.resolve import MethodSpec
 

@@ -13,6 +13,8 @@ from kdflow.engine.loop import FitResult, fit
 from kdflow.engine.run import Fit
 from kdflow.errors import SpecError, UsageError
 from kdflow.events import Hook
+from kdflow.experiment.balance import silent_terms
+from kdflow.experiment.build import fill_weights
 from kdflow.experiment.costs import student_costs
 from kdflow.experiment.export import export_notes, export_student
 from kdflow.experiment.feed import Feed
@@ -24,7 +26,7 @@ from kdflow.experiment.request import Context, Notify, RunRequest, TrialOf
 from kdflow.experiment.result import RESULT, RunResult
 from kdflow.experiment.room import require_room
 from kdflow.experiment.session import Session, open_session
-from kdflow.experiment.setup import Setting, fill_weights, silent_terms
+from kdflow.experiment.setup import Setting
 from kdflow.experiment.teacher import (
     best_student,
     examine_into,

@@ -11,17 +11,19 @@ from typing import Any
 
 from kdflow.errors import KdflowError
 from kdflow.events import Hook
+from kdflow.experiment.reading import read_method
 from kdflow.experiment.request import Notify, RunRequest, TrialOf, with_length
 from kdflow.experiment.result import RESULT, RunResult
 from kdflow.experiment.run import run
 from kdflow.experiment.session import Preview, Session
-from kdflow.experiment.setup import prepare, read_method
+from kdflow.experiment.setup import prepare
 from kdflow.experiment.shelf import Shelf
 from kdflow.experiment.together import run_together
 from kdflow.files import read_json, write_json
 from kdflow.spec.resolve import MethodSpec
+from kdflow.tracking.lock import HeldError
 
-FINISHED, FAILED, INTERRUPTED = "finished", "failed", "interrupted"
+FINISHED, FAILED, INTERRUPTED, HELD = "finished", "failed", "interrupted", "held"
 
 
 @dataclass(frozen=True)
@@ -251,7 +253,7 @@ def _finished(result: JobResult | None) -> bool:
 def _keep(result: JobResult, output: Path, notify: Notify) -> None:
     """Write down what became of a job, and say what went wrong."""
     job = result.job
-    if job.hash and job.trial is None:
+    if job.hash and job.trial is None and result.status != HELD:
         write_json(output / "sweeps" / f"{job.hash}.json", {**asdict(result), "job": asdict(job)})
     if result.status != FINISHED:
         notify(f"{job.name}: {result.status}: {result.reason}")
@@ -264,7 +266,7 @@ def _side_by_side(
     group_runner: Callable[..., list[RunResult]],
     runner: Callable[..., RunResult],
 ) -> list[JobResult]:
-    """One job, or several together; a group that does not fit in memory is halved."""
+    """One job, or several together; a group that does not fit in memory, or has a run that is under way elsewhere, is halved."""
     if len(group) == 1:
         return [_one(group[0], hooks(group[0]), settings, runner)]
     requests = [
@@ -272,10 +274,13 @@ def _side_by_side(
     ]
     try:
         return [_result(job, done) for job, done in zip(group, group_runner(requests, **settings), strict=True)]
+    except HeldError as error:
+        why = str(error)
     except Exception as error:
         if "out of memory" not in str(error).lower():
             return [JobResult(job, FAILED, reason=_words(error)) for job in group]
-    settings["notify"](f"{len(group)} students together do not fit in memory; they go on in two halves")
+        why = f"{len(group)} students together do not fit in memory"
+    settings["notify"](f"{why}; they go on in two halves")
     middle = len(group) // 2
     halves = (group[:middle], group[middle:])
     return [result for half in halves for result in _side_by_side(half, hooks, settings, group_runner, runner)]
@@ -290,6 +295,8 @@ def _one(
         done = runner(
             job.spec, bench=job.bench, seed=job.seed, overrides=job.overrides, hooks=hooks, trial=job.trial, **settings,
         )
+    except HeldError as error:
+        return JobResult(job, HELD, reason=str(error))
     except Exception as error:
         return JobResult(job, FAILED, reason=_words(error))
     return _result(job, done)

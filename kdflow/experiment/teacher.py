@@ -18,12 +18,12 @@ from kdflow.engine.loop import fit
 from kdflow.engine.run import Fit
 from kdflow.errors import KdflowError
 from kdflow.events import Hook
+from kdflow.experiment.build import build_detector, fill_weights
 from kdflow.experiment.feed import Feed
 from kdflow.experiment.findings import read_detections, write_detections
 from kdflow.experiment.hashes import digest, file_hash
 from kdflow.experiment.identity import TEACHER_SEED, effects, teacher_identity
 from kdflow.experiment.room import require_room
-from kdflow.experiment.setup import build_detector, fill_weights
 from kdflow.files import read_json, replacing, write_json, write_text
 from kdflow.folders import home
 from kdflow.graph.compile import compile_method

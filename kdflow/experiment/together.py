@@ -10,12 +10,13 @@ from pathlib import Path
 from kdflow.engine.loop import FitResult
 from kdflow.engine.together import fit_together
 from kdflow.errors import UsageError
+from kdflow.experiment.build import Teachers
 from kdflow.experiment.identity import stream_of
 from kdflow.experiment.request import Context, Notify, RunRequest
 from kdflow.experiment.result import RunResult
 from kdflow.experiment.run import Opened, open_run, record
 from kdflow.experiment.session import Session, open_session
-from kdflow.experiment.setup import Setting, Teachers
+from kdflow.experiment.setup import Setting
 from kdflow.folders import runs_folder
 from kdflow.graph.share import Shared
 from kdflow.tracking.trackers import chosen_trackers

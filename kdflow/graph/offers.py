@@ -49,12 +49,14 @@ def bare(name: str, **changed: Any) -> Detector | None:
 
     Args:
         name: Registered name.
-        changed: Options that are not as they are by default.
+        changed: Options that are not as they are by default; one that needs options begins with those of its tiny model.
     """
+    family = DETECTORS.get(name)
+    options = {**({} if family.stands_alone else family.tiny), **changed}
     try:
         with torch.device("meta"):
-            return DETECTORS.get(name).build(classes=("a", "b"), **changed)
-    except Exception:  # it needs options, or a package that is not installed
+            return family.build(classes=("a", "b"), **options)
+    except Exception:  # its options are the user's to give, or a package is not installed
         return None
 
 

@@ -17,6 +17,7 @@ from kdflow.experiment.hashes import digest
 from kdflow.experiment.session import Session
 from kdflow.experiment.sweep import (
     FAILED,
+    HELD,
     INTERRUPTED,
     Job,
     JobResult,
@@ -33,6 +34,7 @@ from kdflow.search.sampling import GridSampler
 from kdflow.search.worker import (
     BrokenDeviceError,
     Drawn,
+    HeldTrialError,
     InterruptedTrialError,
     Judged,
     Notify,
@@ -141,6 +143,8 @@ class JobRunner:
 def _outcome(result: JobResult) -> Judged | Exception:
     if result.status == INTERRUPTED:
         return InterruptedTrialError(f"{result.job.name}: interrupted: {result.reason}. Next: --resume goes on with it")
+    if result.status == HELD:
+        return HeldTrialError(f"{result.job.name}: {result.reason}")
     if result.status == FAILED:
         broken = "CUDA error" in result.reason
         return BrokenDeviceError(result.reason) if broken else ReportedError(result.reason)

@@ -13,9 +13,10 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 from kdflow.errors import KdflowError, without_passwords
+from kdflow.experiment.reading import context_of
 from kdflow.experiment.run import measure_trial
 from kdflow.experiment.session import Session
-from kdflow.experiment.setup import context_of, prepare
+from kdflow.experiment.setup import prepare
 from kdflow.files import write_json, write_text
 from kdflow.folders import slug
 from kdflow.search.definition import Definition

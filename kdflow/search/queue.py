@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -112,13 +112,17 @@ class Queue:
         """Trials that are complete, pruned or failed."""
         return sum(trial.state.is_finished() for trial in self.trials())
 
-    def claim(self) -> int | None:
-        """The number of a waiting trial that is now this worker's; None when none waits."""
-        for trial in self.trials(TrialState.WAITING):
+    def claim(self, last: Collection[int] = ()) -> int | None:
+        """The number of a waiting trial that is now this worker's; None when none waits. Those of ``last`` come last."""
+        for trial in sorted(self.trials(TrialState.WAITING), key=lambda trial: trial.number in last):
             if self._claim(trial._trial_id):
                 self.storage.set_trial_user_attr(trial._trial_id, "worker", self.worker)
                 return trial.number
         return None
+
+    def take_again(self, number: int) -> bool:
+        """Claim a trial that was taken from this worker, if nobody has it; False when somebody has, or it has ended."""
+        return self._claim(self.id(number))
 
     def trial(self, number: int) -> optuna.Trial:
         """A claimed trial, to draw values from the study's present sampler."""

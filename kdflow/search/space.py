@@ -16,7 +16,8 @@ from pydantic import ValidationError
 
 from kdflow.errors import SpecError, UsageError
 from kdflow.experiment.ranges import is_elsewhere
-from kdflow.experiment.setup import Setting, is_bench_path
+from kdflow.experiment.reading import is_bench_path
+from kdflow.experiment.setup import Setting
 from kdflow.spec.balance import Share
 from kdflow.spec.load import parse
 from kdflow.spec.method import SearchRange

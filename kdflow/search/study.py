@@ -17,10 +17,11 @@ from kdflow.events import Silent
 from kdflow.experiment.costs import MEASURES
 from kdflow.experiment.hashes import digest
 from kdflow.experiment.ranges import SIZE, Ranges, teacher_sizes
+from kdflow.experiment.reading import read_method
 from kdflow.experiment.request import with_length
 from kdflow.experiment.run import provide_teachers
 from kdflow.experiment.session import Session, open_session
-from kdflow.experiment.setup import Setting, prepare, read_method
+from kdflow.experiment.setup import Setting, prepare
 from kdflow.experiment.together import why_apart
 from kdflow.files import in_words
 from kdflow.folders import checked_name, runs_folder, slug

@@ -43,6 +43,10 @@ class InterruptedTrialError(KdflowError):
     """The trial was asked to end before it was done; it goes back into the queue, and the worker ends."""
 
 
+class HeldTrialError(KdflowError):
+    """Another worker, which counted as dead, is at work on the trial; it goes back into the queue until that one ends."""
+
+
 class ReportedError(KdflowError):
     """The trial failed for a reason that is told in words already."""
 
@@ -95,6 +99,7 @@ class Worker:
         together: Most trials at a time.
         noun: What a trial is called.
         mine: Numbers of the trials that this worker finished.
+        left: Numbers of the trials that a worker which counted as dead is still at work on.
     """
 
     queue: Queue
@@ -107,6 +112,7 @@ class Worker:
     together: int = 1
     noun: str = "trial"
     mine: list[int] = field(default_factory=list)
+    left: set[int] = field(default_factory=set)
 
     def work(self) -> bool:
         """Run trials; True when the study is complete, False when the time is up.
@@ -127,8 +133,9 @@ class Worker:
             if claimed:
                 waiting = False
                 self._carry_out(claimed)
-                continue
-            if not waiting:
+                if self.left.isdisjoint(claimed):
+                    continue
+            elif not waiting:
                 self.notify(f"all {self.noun}s are taken; waiting for the other workers")
                 waiting = True
             time.sleep(min(self.poll, max(self.deadline - time.monotonic(), 0.0)))
@@ -137,7 +144,7 @@ class Worker:
     def _claim(self) -> list[int]:
         """Up to ``together`` waiting trials that are now this worker's."""
         claimed: list[int] = []
-        while len(claimed) < self.together and (number := self.queue.claim()) is not None:
+        while len(claimed) < self.together and (number := self.queue.claim(self.left)) is not None:
             claimed.append(number)
         return claimed
 
@@ -182,11 +189,20 @@ class Worker:
             self.queue.put_back(number)
             self.notify(f"{self.noun} {number}: interrupted; it goes back into the queue")
 
+    def _leave(self, number: int, why: str) -> None:
+        """Put a trial back that a living worker has; said once."""
+        self.queue.put_back(number)
+        if number not in self.left:
+            self.notify(f"{self.noun} {number}: {why}")
+        self.left.add(number)
+
     def _settle(self, number: int, outcome: Judged | Exception) -> None:
         """Write down what came of a trial."""
         trial = self.queue.trial(number)
         if isinstance(outcome, InterruptedTrialError):
             self._put_back([number])
+        elif isinstance(outcome, HeldTrialError):
+            self._leave(number, str(outcome))
         elif isinstance(outcome, Exception):
             reason = str(outcome) if isinstance(outcome, BrokenDeviceError) else reason_of(outcome)
             self._tell(trial, TrialState.FAIL, None, reason)
@@ -209,8 +225,10 @@ class Worker:
         reason: str,
         facts: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
-        """Finish a trial; a trial that another worker has finished meanwhile keeps that result."""
+        """Finish a trial, also one that was taken from this worker; what another one has finished meanwhile stays as it is."""
         number = trial.number
+        self.left.discard(number)
+        self.queue.take_again(number)
         try:
             for key, value in {**facts, "reason": reason}.items():
                 trial.set_user_attr(key, value)

@@ -10,7 +10,8 @@ from typing import Any
 import yaml
 
 from kdflow.errors import UsageError
-from kdflow.experiment.setup import find_method, is_bench_path
+from kdflow.experiment.find import find_method
+from kdflow.experiment.reading import is_bench_path
 from kdflow.files import write_text
 from kdflow.spec.method import Method
 from kdflow.spec.paths import steps_of

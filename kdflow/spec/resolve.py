@@ -62,6 +62,12 @@ class MethodSpec:
         return [i for i, v in enumerate(self.variants) if isinstance(v, dict) and holds(v.get("when") or {}, context)]
 
     @property
+    def bench(self) -> str | None:
+        """The method's own bench, which neither variants nor overrides can change; None where it names none."""
+        bench = self.document.data.get("bench")
+        return bench if isinstance(bench, str) else None
+
+    @property
     def variants(self) -> list[Any]:
         """The variants as written."""
         variants = self.document.data.get("variants")

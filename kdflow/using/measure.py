@@ -8,10 +8,13 @@ from typing import Any
 
 from kdflow.engine.evaluate import Evaluation
 from kdflow.errors import UsageError
+from kdflow.experiment.build import fill_weights
 from kdflow.experiment.feed import Feed
+from kdflow.experiment.find import find_bench
 from kdflow.experiment.findings import write_detections
+from kdflow.experiment.reading import read_bench
 from kdflow.experiment.session import Session, open_session
-from kdflow.experiment.setup import check_bench, fill_weights, find_bench, read_bench
+from kdflow.experiment.setup import check_bench
 from kdflow.folders import expand
 from kdflow.ports import Detector
 from kdflow.spec.bench import Bench

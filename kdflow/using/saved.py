@@ -12,9 +12,10 @@ import torch
 from kdflow.data.formats import describe
 from kdflow.detectors.weights import load_weights
 from kdflow.errors import UsageError, choices
+from kdflow.experiment.build import build_detector, build_detectors, canvas_of, fill_weights
 from kdflow.experiment.filled import SPEC
 from kdflow.experiment.result import RESULT, RunResult
-from kdflow.experiment.setup import Setting, build_detector, build_detectors, canvas_of, fill_weights
+from kdflow.experiment.setup import Setting
 from kdflow.experiment.shelf import Row
 from kdflow.experiment.teacher import kept_weights
 from kdflow.folders import expand, runs_folder

@@ -11,8 +11,10 @@ import torch
 import torchvision
 
 from kdflow.errors import SpecError
+from kdflow.experiment.build import fill_weights
+from kdflow.experiment.reading import read_method
 from kdflow.experiment.session import Session, open_session
-from kdflow.experiment.setup import Setting, fill_weights, prepare, read_method
+from kdflow.experiment.setup import Setting, prepare
 from kdflow.resources import specs_folder
 from kdflow.spec.load import read
 from kdflow.spec.resolve import bench_of

@@ -16,7 +16,8 @@ from kdflow.graph.plan import PlanReport
 @pytest.fixture(scope="module")
 def shares():
     from kdflow.cli.explain import teacher_shares
-    from kdflow.experiment.setup import prepare, read_method
+    from kdflow.experiment.reading import read_method
+    from kdflow.experiment.setup import prepare
     from tests.cli.conftest import TINY
 
     return teacher_shares(prepare(read_method("fitnet"), TINY))

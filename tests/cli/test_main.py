@@ -73,13 +73,13 @@ def test_a_mistake_is_one_message_without_traceback(call):
 
 @pytest.mark.parametrize(("error", "code"), [(UsageError("wrong"), 2), (InvariantError("kd/neck", "is always 0"), 1)])
 def test_errors_of_kdflow_have_their_exit_code(call, monkeypatch, error, code):
-    monkeypatch.setattr("kdflow.experiment.setup.read_method", _raising(error))
+    monkeypatch.setattr("kdflow.experiment.reading.read_method", _raising(error))
     done = call("explain", "defeat")
     assert (done.code, done.err.strip()) == (code, str(error))
 
 
 def test_an_unexpected_error_is_one_line_that_says_how_to_see_more(call, monkeypatch):
-    monkeypatch.setattr("kdflow.experiment.setup.read_method", _raising(ZeroDivisionError("division by zero")))
+    monkeypatch.setattr("kdflow.experiment.reading.read_method", _raising(ZeroDivisionError("division by zero")))
     done = call("explain", "defeat")
     assert done.code == 1
     assert done.err.strip() == "kdflow failed: ZeroDivisionError: division by zero (KDFLOW_TRACEBACK=1 shows where)"
@@ -87,7 +87,7 @@ def test_an_unexpected_error_is_one_line_that_says_how_to_see_more(call, monkeyp
 
 def test_traceback_on_request(call, monkeypatch):
     monkeypatch.setenv("KDFLOW_TRACEBACK", "1")
-    monkeypatch.setattr("kdflow.experiment.setup.read_method", _raising(ZeroDivisionError("division by zero")))
+    monkeypatch.setattr("kdflow.experiment.reading.read_method", _raising(ZeroDivisionError("division by zero")))
     done = call("explain", "defeat")
     assert done.code == 1
     assert "Traceback (most recent call last)" in done.err

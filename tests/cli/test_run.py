@@ -192,7 +192,7 @@ def test_the_real_thing(call, tiny, tmp_path, monkeypatch):
 def test_weights_of_another_label_set_are_a_mistake(call, tiny, tmp_path, monkeypatch):
     import torch
 
-    from kdflow.experiment.setup import build_detector
+    from kdflow.experiment.build import build_detector
     from kdflow.spec.bench import DetectorSpec
     from kdflow.spec.load import Document
 

@@ -10,8 +10,8 @@ import pytest
 from kdflow.compare.content import CostRow, File
 from kdflow.compare.entries import Entrant, Protocol
 from kdflow.compare.work import Execution, compare
+from kdflow.experiment.reading import read_bench
 from kdflow.experiment.session import Session
-from kdflow.experiment.setup import read_bench
 from kdflow.experiment.sweep import Job, JobResult
 from tests.paths import BENCH
 

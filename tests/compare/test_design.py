@@ -8,7 +8,8 @@ from typing import Any
 from kdflow.compare.design import design
 from kdflow.compare.entries import RATE as RATE_PATH
 from kdflow.compare.entries import _Maker, weight_ranges
-from kdflow.experiment.setup import prepare, read_method
+from kdflow.experiment.reading import read_method
+from kdflow.experiment.setup import prepare
 from kdflow.search.space import Space
 from kdflow.spec.method import SearchRange
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
-from kdflow.graph.offers import AnyDetector
+from kdflow.graph.offers import AnyDetector, bare
 from kdflow.graph.passes.fakes import Fakes
 from kdflow.kinds import SCALAR, Kind
 from kdflow.ports import BATCH_PORTS, DETECTORS, Detector, Port
@@ -32,6 +32,19 @@ def test_every_standard_port_of_transformers_is_offered_by_one_of_them(name: str
     assert known is not None
     assert (known.kind, known.node) == (detectors.ports[name].kind, detectors.ports[name].node)
     assert AnyDetector({"dense"}).standard(name) is None
+
+
+@pytest.mark.parametrize("family", ["two-stage", "dense", "transformer"])
+def test_what_a_family_offers_is_known_in_full(family: str) -> None:
+    assert not AnyDetector({family}).unknown
+
+
+def test_a_backbone_that_is_named_by_its_options_alone_offers_its_ports() -> None:
+    assert not DETECTORS.get("features").stands_alone
+    detector = bare("features")
+    assert detector is not None
+    assert {"backbone", "backbone.last", "tokens"} <= set(detector.ports)
+    assert AnyDetector({"transformer"}).ports["backbone.last"].node == "transformer/feature"
 
 
 @each

@@ -9,8 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from kdflow.experiment.build import canvas_of
+from kdflow.experiment.find import find_bench
 from kdflow.experiment.matrix import as_markdown, from_markdown, portability
-from kdflow.experiment.setup import Setting, canvas_of, find_bench, is_bench_path, prepare, read_method
+from kdflow.experiment.reading import is_bench_path, read_method
+from kdflow.experiment.setup import Setting, prepare
 from kdflow.ports import Batch
 from kdflow.spec.resolve import load_bench
 

@@ -11,8 +11,9 @@ import torch
 from kdflow.engine.loop import fit
 from kdflow.engine.machine import Machine, open_machine
 from kdflow.engine.run import Fit
+from kdflow.experiment.reading import read_method
 from kdflow.experiment.session import Session
-from kdflow.experiment.setup import prepare, read_method
+from kdflow.experiment.setup import prepare
 
 BENCH = Path(__file__).parents[1] / "benches" / "tiny-retinanet.yaml"
 METHOD = "defeat"

@@ -13,9 +13,10 @@ from kdflow.engine.checkpoint import LAST, read
 from kdflow.errors import SpecError
 from kdflow.events import PullEvent, Silent, StepEvent, WeightEvent
 from kdflow.experiment.identity import identify
+from kdflow.experiment.reading import read_method
 from kdflow.experiment.request import RunRequest
 from kdflow.experiment.result import RunResult
-from kdflow.experiment.setup import Setting, prepare, read_method
+from kdflow.experiment.setup import Setting, prepare
 from kdflow.experiment.together import run_together
 from kdflow.spec.resolve import MethodSpec, parse_method
 from tests.engine.fakes import differences

@@ -8,10 +8,11 @@ from pathlib import Path
 import torch
 
 from kdflow.engine.checkpoint import LAST, read
+from kdflow.experiment.reading import read_method
 from kdflow.experiment.request import Context, RunRequest
 from kdflow.experiment.run import RunResult, open_run
 from kdflow.experiment.session import open_session
-from kdflow.experiment.setup import prepare, read_method
+from kdflow.experiment.setup import prepare
 from tests.paths import BENCH
 
 

@@ -14,8 +14,8 @@ from benchmarks import floors
 from benchmarks.floors import PAGES, FloorVerdict, check_floors, drawn_benches, state, student_key, suggestion, write
 from kdflow.data.formats import open_data
 from kdflow.engine.evaluate import judge
+from kdflow.experiment.find import find_bench
 from kdflow.experiment.session import open_session
-from kdflow.experiment.setup import find_bench
 from kdflow.spec.bench import Bench, Floor
 from kdflow.spec.load import read
 from kdflow.spec.resolve import bench_of

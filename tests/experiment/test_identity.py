@@ -17,9 +17,10 @@ import yaml
 from kdflow.experiment import hashes
 from kdflow.experiment.hashes import code_hash, detector_code, syntax_of
 from kdflow.experiment.identity import NO_EFFECT, Identity, identify, teacher_identity
+from kdflow.experiment.reading import read_method
 from kdflow.experiment.result import RunResult
 from kdflow.experiment.session import Preview, open_session
-from kdflow.experiment.setup import Setting, prepare, read_method
+from kdflow.experiment.setup import Setting, prepare
 from kdflow.experiment.sweep import plan_jobs, run_jobs
 from tests.data.conftest import save_image
 from tests.paths import BENCH

@@ -12,8 +12,9 @@ import torch
 
 from kdflow.engine.checkpoint import LAST, read
 from kdflow.errors import InvariantError, SpecError
+from kdflow.experiment.reading import read_method
 from kdflow.experiment.run import RunResult
-from kdflow.experiment.setup import prepare, read_method
+from kdflow.experiment.setup import prepare
 
 Tiny = Callable[..., RunResult]
 P2 = Path(__file__).parents[1] / "benches" / "tiny-fcos-p2.yaml"

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from kdflow.engine.machine import open_machine
-from kdflow.experiment.setup import prepare, read_method
+from kdflow.experiment.reading import read_method
+from kdflow.experiment.setup import prepare
 from tests.experiment.drive_ranks import BENCH, METHOD, train
 
 ROOT = Path(__file__).parents[2]

@@ -10,8 +10,9 @@ import yaml
 from kdflow.cli.main import main
 from kdflow.errors import SpecError
 from kdflow.experiment.filled import content_of
+from kdflow.experiment.find import find_method, names_in, seed_of
+from kdflow.experiment.reading import read_bench
 from kdflow.experiment.run import run
-from kdflow.experiment.setup import find_method, names_in, read_bench, seed_of
 from kdflow.files import read_json
 from kdflow.resources import specs_folder
 from kdflow.spec.bench import Bench

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from kdflow.cli.check import verdict_of, verdicts_of
-from kdflow.experiment import setup
-from kdflow.experiment.setup import prepare, read_method
+from kdflow.experiment import build
+from kdflow.experiment.reading import read_method
+from kdflow.experiment.setup import prepare
 from kdflow.experiment.shelf import KEPT, Shelf
 from tests.paths import BENCH
 from tests.spec.corpus import FOLDER
@@ -18,13 +19,13 @@ def test_verdicts_are_those_of_single_checks_and_detectors_are_built_once(monkey
     names = [*METHODS, str(FOLDER / "channels.yaml"), str(BENCH)]
     alone = [verdict_of(name, str(BENCH), {}) for name in names]
     built: list[str] = []
-    build = setup.build_detector
+    made = build.build_detector
 
     def counted(spec, classes, document, owner, seed):
         built.append(owner)
-        return build(spec, classes, document, owner, seed)
+        return made(spec, classes, document, owner, seed)
 
-    monkeypatch.setattr(setup, "build_detector", counted)
+    monkeypatch.setattr(build, "build_detector", counted)
     assert verdicts_of(names, str(BENCH), {}) == alone
     assert built == ["student", "teacher"]
     assert [bool(verdict.faults) for verdict in alone] == [False] * 4 + [True, False]

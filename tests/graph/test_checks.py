@@ -10,7 +10,7 @@ import torch
 
 import kdflow
 from kdflow.errors import SpecError, UsageError
-from kdflow.experiment.setup import silent_terms
+from kdflow.experiment.balance import silent_terms
 from kdflow.kinds import AnyTensor, Map
 from kdflow.operation import OPS, like, op
 from kdflow.spec.bench import Recipe

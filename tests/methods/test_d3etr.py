@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from kdflow.errors import UsageError
-from kdflow.experiment.setup import Setting, prepare, read_method
+from kdflow.experiment.reading import read_method
+from kdflow.experiment.setup import Setting, prepare
 from kdflow.graph.plan import Plan
 from kdflow.ops.losses.probability_kl import probability_kl
 from kdflow.ops.matching.arrange import arrange

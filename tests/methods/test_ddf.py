@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kdflow.experiment.setup import read_method
+from kdflow.experiment.reading import read_method
 from kdflow.graph.compile import compile_method
 from kdflow.graph.plan import Plan
 from kdflow.ops.matching.overlap import overlap

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from kdflow.experiment.setup import prepare, read_method
+from kdflow.experiment.reading import read_method
+from kdflow.experiment.setup import prepare
 from kdflow.experiment.shelf import Shelf
 from kdflow.ops.transforms.patches import patches
 from kdflow.ops.transforms.pool import pool

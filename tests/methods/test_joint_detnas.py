@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from kdflow.experiment.setup import prepare, read_method
+from kdflow.experiment.reading import read_method
+from kdflow.experiment.setup import prepare
 from kdflow.search.parents import Parents
 from kdflow.search.space import space_of
 from tests.methods.shipped import maps, plan_of, terms_of

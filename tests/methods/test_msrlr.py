@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from kdflow.experiment.setup import Setting, prepare, read_method
+from kdflow.experiment.reading import read_method
+from kdflow.experiment.setup import Setting, prepare
 from kdflow.graph.plan import Plan
 from kdflow.ports import Batch
 from tests.methods.shipped import maps, plan_of

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from kdflow.engine.control import next_weight
-from kdflow.experiment.setup import read_method
+from kdflow.experiment.reading import read_method
 from kdflow.graph.compile import compile_method
 from kdflow.graph.plan import Plan
 from kdflow.spec.method import trains

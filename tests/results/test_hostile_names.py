@@ -17,7 +17,8 @@ import pytest
 from kdflow.cli.console import columns
 from kdflow.escape import csv_cell, markdown, mermaid, one_line, printable
 from kdflow.experiment.matrix import Cell, as_markdown
-from kdflow.experiment.setup import prepare, read_method
+from kdflow.experiment.reading import read_method
+from kdflow.experiment.setup import prepare
 from kdflow.graph.draw import as_mermaid, as_svg, as_text
 from kdflow.results.query import query
 from kdflow.results.record import Record

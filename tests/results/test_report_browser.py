@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from kdflow.experiment.filled import write_spec
-from kdflow.experiment.setup import prepare, read_method
+from kdflow.experiment.reading import read_method
+from kdflow.experiment.setup import prepare
 from kdflow.results.report import write_report
 from tests.browser import Browser
 from tests.paths import BENCH

@@ -86,6 +86,24 @@ def test_interrupted_job_goes_back_and_is_resumed_by_the_next_worker(tmp_path: P
     assert {r.status for r in done} == {"finished"}
 
 
+def test_job_that_a_living_worker_has_is_left_to_it_and_done_after_all_others(tmp_path: Path) -> None:
+    """Its worker was silent for so long that it counted as dead; its lock on the folder says that it lives."""
+    runner = Runner(h1=("held", "the folder is in use by process 7"))
+    said: list[str] = []
+
+    class Ends(Runner):
+        def __call__(self, jobs: Sequence[Job], *given: Any, **options: Any) -> Iterable[JobResult]:
+            done = list(runner(jobs, *given, **options))
+            if [call for call in runner.calls if call == [1]] == [[1]] * 3:
+                runner.fails.clear()
+            return done
+
+    done = run_shared(JOBS, SESSION, tmp_path, SHARING, runner=Ends(), notify=said.append)
+    assert runner.calls == [[0], [1], [2], [3], [4], [1], [1], [1]]
+    assert [r.status for r in done] == ["finished"] * 5
+    assert [line for line in said if "in use" in line] == ["job 1: fitnet, tiny, seed 1: the folder is in use by process 7"]
+
+
 def test_jobs_that_end_otherwise_are_not_begun_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run's record lies there as soon as it begins, and looks like one of an earlier worker."""
     runner = Runner(h0=("failed", "kd/hint: not finite"), h3=("interrupted", "SIGTERM"))

@@ -7,7 +7,8 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from kdflow.errors import UsageError
-from kdflow.experiment.setup import prepare, read_method
+from kdflow.experiment.reading import read_method
+from kdflow.experiment.setup import prepare
 from kdflow.search.sampling import make_pruner, make_sampler
 from kdflow.search.space import Space, read_includes, read_range, space_of
 from tests.paths import BENCH

@@ -154,6 +154,17 @@ def test_hook_stops_a_hopeless_run_but_never_at_its_last_evaluation(queue: Queue
     assert queue.trials()[0].intermediate_values == {10: 12.0, 20: 3.0, 30: 3.0}
 
 
+def test_what_was_taken_from_this_worker_and_waits_again_is_finished_by_it(queue: Queue) -> None:
+    def slow(trial: optuna.Trial) -> Judged:
+        if trial.number == 0:
+            queue.put_back(0)
+        return Judged([1.0])
+
+    slow_one = worker(queue, slow)
+    assert slow_one.work()
+    assert slow_one.mine == [0, 1, 2, 3]
+
+
 def test_what_another_worker_finished_meanwhile_counts(queue: Queue) -> None:
     """This one was silent for too long, so its trial went to another worker, who was faster."""
     said: list[str] = []

@@ -69,7 +69,7 @@ def test_values_of_the_bench_are_named_in_the_header() -> None:
 
 @pytest.mark.parametrize("slug", ["defeat", "pkd", "fgd", "crosskd-pkd"])
 def test_methods_that_come_with_kdflow_can_be_written(slug: str, tmp_path: Path) -> None:
-    from kdflow.experiment.setup import find_method
+    from kdflow.experiment.find import find_method
 
     spec = load_method(find_method(slug), find_method)
     paths = [path for path in spec.resolve(CONTEXT).search if path.startswith("terms.")]

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from kdflow.errors import SpecError
-from kdflow.experiment.setup import prepare, read_method
+from kdflow.experiment.reading import read_method
+from kdflow.experiment.setup import prepare
 from kdflow.spec.bench import Bench
 from kdflow.spec.load import parse
 from kdflow.spec.resolve import bench_of

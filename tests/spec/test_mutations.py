@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from kdflow.errors import Fault, SpecError
-from kdflow.experiment.setup import find_method, known_benches
+from kdflow.experiment.find import find_method, known_benches
 from kdflow.graph.everywhere import faults_everywhere
 from kdflow.resources import specs_folder
 from kdflow.spec.leads import faults_of

@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 from kdflow.errors import SpecError, UsageError
-from kdflow.experiment.setup import find_method, load_plugin, read_method
+from kdflow.experiment.find import find_method
+from kdflow.experiment.reading import read_method
 from kdflow.operation import OPS
+from kdflow.plugins import load_plugin
 from kdflow.spec.resolve import parse_method
 
 PLUGIN = '''from kdflow.kinds import AnyTensor

@@ -19,7 +19,8 @@ from kdflow.data.shapes import ShapesOptions, cache_folder
 from kdflow.errors import KdflowError, UsageError, without_passwords
 from kdflow.experiment.filled import write_identity, write_spec
 from kdflow.experiment.identity import identify
-from kdflow.experiment.setup import prepare, read_method
+from kdflow.experiment.reading import read_method
+from kdflow.experiment.setup import prepare
 from kdflow.folders import checked_name, runs_folder, slug
 from kdflow.results.measured import read_records
 from kdflow.search.queue import open_storage

@@ -414,7 +414,7 @@ def example_batch(height: int, width: int, images: int = 2, boxes: int = 2) -> d
     """Batch values of the right shapes, without data."""
     corner = torch.tensor([[2.0, 2.0, width / 2, height / 2]]).repeat(boxes, 1)
     values = {
-        "images": torch.zeros(images, 3, height, width),
+        "images": torch.zeros(images, 3, height, width, device="meta"),  # large ones would take gigabytes
         "image_sizes": [(height, width)] * images,
         "targets.boxes": [corner.clone() for _ in range(images)],
         "targets.labels": [torch.zeros(boxes, dtype=torch.int64) for _ in range(images)],
