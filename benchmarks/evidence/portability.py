@@ -36,19 +36,20 @@ Checked against the bench's detectors and lowered; what does not run is refused 
 {compiled}"""
 
 
-def prove(benches: Sequence[str], page: Path) -> bool:
-    """Train and compile; write the page. True when all that compiled of ``TRAINED`` ran."""
+def prove(benches: Sequence[str], page: Path, trained: bool = True) -> bool:
+    """Compile and, where asked, train; write the page. True when all that compiled of ``TRAINED`` ran."""
     compiled = portability(names_in(specs_folder()), benches)
     possible = {(cell.method, cell.bench): cell for cell in compiled}
     with tempfile.TemporaryDirectory() as folder, open_session("cpu") as session:
-        trained = [_train(possible[m, b], Path(folder), session) for m in TRAINED for b in benches]
+        pairs = [(method, bench) for method in TRAINED for bench in benches] if trained else []
+        ran = [_train(possible[pair], Path(folder), session) for pair in pairs]
     earlier = [from_markdown(part) for part in page.read_text().split(COMPILED)] if page.is_file() else [[], []]
     words = {
-        "trained": as_markdown(merged(earlier[0], trained, TRAINED)),
+        "trained": as_markdown(merged(earlier[0], ran, TRAINED)),
         "compiled": as_markdown(merged(earlier[1], compiled, names_in(specs_folder()))),
     }
     page.write_text(HEAD.format(steps=STEPS, unknown=UNKNOWN, heading=COMPILED, **words))
-    return all(cell.runs for cell in trained if possible[cell.method, cell.bench].runs)
+    return all(cell.runs for cell in ran if possible[cell.method, cell.bench].runs)
 
 
 def merged(earlier: Iterable[Cell], now: Iterable[Cell], methods: Sequence[str]) -> list[Cell]:
