@@ -221,7 +221,7 @@ def _leaderboard(one: Shown) -> Html:
 def _row(one: Shown, entry: EntryRow, row: VerdictRow | None) -> Html:
     cost = one.file.costs.get(entry.name)
     return el(
-        "tr", el("th", entry.name, scope="row"), el("td", ", ".join(entry.nodes) or entry.kind),
+        "tr", el("th", entry.name, scope="row", class_="name"), el("td", ", ".join(entry.nodes) or entry.kind),
         number(entry.in_words(one.metric)),
         _gain(row) if row else number(""), _verdict(row) if row else number(""),
         number("" if row is None or row.mean is None else f"{row.adjusted:.3f}"), number(_literature(one, entry)),
@@ -292,7 +292,7 @@ def _tuned(one: Shown) -> Html:
         for entry in one.file.comparison.entries:
             words = ", ".join(f"{path} = {value}" for path, value in entry.values.items()) or "as declared"
             chosen = "" if entry.chosen is None else f"trial {entry.chosen} of {len(entry.trials)}"
-            yield el("tr", el("th", entry.name, scope="row"), el("td", chosen or entry.note), el("td", el("code", words)))
+            yield el("tr", el("th", entry.name, scope="row", class_="name"), el("td", chosen or entry.note), el("td", el("code", words)))
 
     content = table(("entry", "chosen", "values"), list(lines()), "Tuned on the validation split", words=3)
     return el("details", el("summary", "tuned values"), content)
