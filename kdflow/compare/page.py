@@ -182,7 +182,7 @@ def _comparison(one: Shown) -> Html:
         f"{comparison.teacher or 'none'}, data {comparison.dataset}. {settings.in_words}. "
         f"{settings.metric} is {METRICS[settings.metric]}."
     )
-    taught = [f"The {owner} reaches {value:.2f} itself." for owner, value in comparison.taught_by().items()]
+    taught = [f"{words[0].upper()}{words[1:]}." for words in comparison.told_apart]
     return join(
         el("h2", comparison.bench), el("p", " ".join([facts, *taught])),
         [el("p", f"Worth knowing: {words}.") for words in warnings_of(one.file)],
@@ -292,7 +292,7 @@ def _tuned(one: Shown) -> Html:
         for entry in one.file.comparison.entries:
             words = ", ".join(f"{path} = {value}" for path, value in entry.values.items()) or "as declared"
             chosen = "" if entry.chosen is None else f"trial {entry.chosen} of {len(entry.trials)}"
-            yield el("tr", el("th", entry.name, scope="row", class_="name"), el("td", chosen or entry.note), el("td", el("code", words)))
+            yield el("tr", el("th", entry.name, scope="row"), el("td", chosen or entry.note), el("td", el("code", words)))
 
     content = table(("entry", "chosen", "values"), list(lines()), "Tuned on the validation split", words=3)
     return el("details", el("summary", "tuned values"), content)
