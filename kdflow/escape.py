@@ -24,6 +24,11 @@ def markdown(text: str) -> str:
     return escaped.replace("&", "&amp;").replace("<", "&lt;")
 
 
+def unmarked(text: str) -> str:
+    """The line that :func:`markdown` made ``text`` of."""
+    return re.sub(r"\\(.)", r"\1", text.replace("&lt;", "<").replace("&amp;", "&"))
+
+
 def mermaid(text: str) -> str:
     """``text`` for a quoted label of Mermaid."""
     return re.sub(r"[#\"<>&`\\\[\]{}()|;]", lambda found: f"#{ord(found[0])};", one_line(text))

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-from pydantic import PositiveInt, field_validator
+from typing import Annotated
+
+from pydantic import AfterValidator, PositiveInt
 
 from kdflow.detectors.backbones import BackboneSpec, Extra, Norm
 from kdflow.detectors.normalize import IMAGENET_MEAN, IMAGENET_STD
 from kdflow.options import Options, option
 
+
+def _four(value: tuple[int, ...]) -> tuple[int, ...]:
+    if len(value) not in (0, 4):
+        raise ValueError("give one number for each of the four stages")
+    return value
+
+
+PerStage = Annotated[tuple[PositiveInt, ...], AfterValidator(_four)]
+"""A number for each of a ResNet's four stages, or none at all."""
 Colour = tuple[float, float, float]
 Pair = tuple[float, float]
 
@@ -23,7 +34,7 @@ class PyramidOptions(Options):
     pretrained_backbone: str | None = option(
         None, "State-dict file or weight name (``default``, ``IMAGENET1K_V2``) for the backbone alone."
     )
-    depths: tuple[PositiveInt, ...] = option((), "Blocks of a ResNet's four stages instead of the usual ones.")
+    depths: PerStage = option((), "Blocks of a ResNet's four stages instead of the usual ones.")
     inner_width: int | None = option(
         None,
         "Channels inside the bottleneck blocks of a ResNet's first stage, doubled from stage to stage, 64 in ResNet-50; what the "
@@ -47,13 +58,6 @@ class PyramidOptions(Options):
             self.backbone, self.neck, self.norm, first, extra, self.pretrained_backbone, self.trainable_layers,
             depths=self.depths, inner_width=self.inner_width,
         )
-
-    @field_validator("depths")
-    @classmethod
-    def _four(cls, value: tuple[int, ...]) -> tuple[int, ...]:
-        if len(value) not in (0, 4):
-            raise ValueError("give one number for each of the four stages")
-        return value
 
 
 class DetectionOptions(Options):

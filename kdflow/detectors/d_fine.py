@@ -8,19 +8,18 @@ from typing import Any
 from torch import nn
 
 from kdflow.detectors import d_fine_stages as parts
-from kdflow.detectors.hf_build import transformers_detector, transformers_family
+from kdflow.detectors.hf_build import transformers_family
 from kdflow.detectors.hf_loss import SetLoss
 from kdflow.detectors.hf_options import HybridOptions
 from kdflow.detectors.hf_stages import PREDICTIONS, TARGETS
 from kdflow.detectors.rt_detr import (
     TERMS,
     built,
-    calls,
     denoising_losses,
     encoder_losses,
     feature_stages,
     focal_of,
-    postprocess_of,
+    hybrid_detector,
     query_stages,
 )
 from kdflow.detectors.rt_loss import PairLoss
@@ -97,18 +96,9 @@ def make(classes: tuple[str, ...], options: DFineOptions) -> Detector:
     decoder = parts.Decoder(core.decoder, options.attention == "eager")
     loss = SetLoss(partial(PairLoss, config, "vfl"), TERMS, clamp=True, focal=focal_of(config))
     noise = parts.DenoisingLoss(loss, config.decoder_layers, parts.EDGE_TERMS)
-    return transformers_detector(
-        options,
-        names,
-        model,
-        {**feature_stages(core, options), **query_stages(core, options, decoder, **decoder_extras(config))},
-        loss,
-        postprocess_of(config),
-        calls,
-        losses={**layer_losses(loss, config), **encoder_losses(loss, config), **denoising_losses(noise, config)},
-        size_divisor=32,
-        optional=untrained(core),
-    )
+    stages = {**feature_stages(core, options), **query_stages(core, options, decoder, **decoder_extras(config))}
+    losses = {**layer_losses(loss, config), **encoder_losses(loss, config), **denoising_losses(noise, config)}
+    return hybrid_detector(options, names, model, stages, loss, losses, optional=untrained(core))
 
 
 DOC = "D-FINE: RT-DETR with edge distributions"

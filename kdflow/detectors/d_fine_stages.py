@@ -16,8 +16,10 @@ from typing import Any
 from torch import Tensor
 
 from kdflow.detectors import rt_stages as rt
-from kdflow.detectors.hf_loss import Match, Pairs, SetLoss, Terms
-from kdflow.detectors.hf_parts import Grid, to_labels
+from kdflow.detectors.hf_decoding import Grid
+from kdflow.detectors.hf_loss import Match, Pairs, SetLoss
+from kdflow.detectors.hf_parts import to_labels
+from kdflow.detectors.loss_terms import LossTerms
 from kdflow.detectors.rt_loss import object_count
 from kdflow.ports import ImageSizes
 
@@ -90,11 +92,12 @@ def library_layers(
     ]
 
 
-class LayerLoss(Terms):
+class LayerLoss(LossTerms):
     """The library's auxiliary losses of the decoder, with the distribution terms."""
 
     def __init__(self, loss: SetLoss, layers: int) -> None:
-        super().__init__(f"{name}_aux_{i}" for i in range(layers - 1) for name in (*loss.names, *EDGE_TERMS))
+        super().__init__()
+        self.names = tuple(f"{name}_aux_{i}" for i in range(layers - 1) for name in (*loss.names, *EDGE_TERMS))
         self.loss = loss
 
     def forward(

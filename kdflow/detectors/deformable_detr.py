@@ -20,9 +20,10 @@ from torch import nn
 
 from kdflow.detectors import deformable_stages as parts
 from kdflow.detectors.hf_build import backbone_config, build_model, transformers_detector, transformers_family
+from kdflow.detectors.hf_decoding import flatten
 from kdflow.detectors.hf_loss import masked_loss
 from kdflow.detectors.hf_options import MaskedOptions
-from kdflow.detectors.hf_parts import Postprocess, Projection, draws, flatten
+from kdflow.detectors.hf_parts import Postprocess, Projection, draws
 from kdflow.detectors.hf_stages import (
     head_nodes,
     masked_calls,

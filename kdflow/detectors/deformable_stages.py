@@ -6,26 +6,30 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import interpolate
 
-from kdflow.detectors.hf_parts import Grid, attention_weights, flatten, grid_of, only_real, unflatten, unsigmoid
-from kdflow.errors import UsageError
+from kdflow.detectors.hf_decoding import (
+    DecoderStage,
+    Levels,
+    anchors_of,
+    flatten,
+    inside_of,
+    levels_of,
+    unflatten,
+    unreadable,
+    unsigmoid,
+)
 
 
 class Layout(NamedTuple):
     """What the transformer knows of the levels beside their features.
 
     Attributes:
-        grid: Level sizes.
-        inside: (B, S) True for tokens inside their image.
+        levels: Sizes and padding.
         positions: (B, S, D) position plus level code.
-        ratios: (B, levels, 2) share of width and height of each map that lies inside the image.
     """
 
-    grid: Grid
-    inside: Tensor
+    levels: Levels
     positions: Tensor
-    ratios: Tensor
 
 
 class Layouts(nn.Module):
@@ -43,16 +47,14 @@ class Layouts(nn.Module):
         Under autocast the library keeps the positions of the backbone's levels in the images' precision, those of further
         levels in the maps'.
         """
-        insides = [interpolate(mask[None].float(), size=m.shape[-2:]).to(torch.bool)[0] for m in maps]
+        insides = [inside_of(m, mask) for m in maps]
         positions = [
             self.position(shape=m.shape, device=m.device, dtype=pixels.dtype, mask=inside)
             for m, inside in zip(maps, insides)
         ]
         positions = [p if i < self.own else p.to(m.dtype) for i, (p, m) in enumerate(zip(positions, maps))]
         coded = [p.flatten(2).transpose(1, 2) + level for p, level in zip(positions, self.level_embed)]
-        ratios = [self._core[0].get_valid_ratio(inside, dtype=maps[0].dtype) for inside in insides]
-        inside = torch.cat([i.flatten(1) for i in insides], 1)
-        return {"layout": Layout(grid_of(maps), inside, torch.cat(coded, 1), torch.stack(ratios, 1))}
+        return {"layout": Layout(levels_of(self._core[0], maps, insides), torch.cat(coded, 1))}
 
 
 class Encoder(nn.Module):
@@ -66,14 +68,11 @@ class Encoder(nn.Module):
         """``maps``: the memory, of the same sizes."""
         memory = self.encoder(
             inputs_embeds=flatten(maps),
-            attention_mask=layout.inside,
+            attention_mask=layout.levels.inside,
             spatial_position_embeddings=layout.positions,
-            spatial_shapes=layout.grid.shapes,
-            spatial_shapes_list=layout.grid.sizes,
-            level_start_index=layout.grid.starts,
-            valid_ratios=layout.ratios,
+            **layout.levels.keywords(),
         ).last_hidden_state
-        return {"maps": unflatten(memory, layout.grid.sizes)}
+        return {"maps": unflatten(memory, layout.levels.grid.sizes)}
 
 
 class Learned(nn.Module):
@@ -103,7 +102,8 @@ class Proposals(nn.Module):
 
     def forward(self, tokens: Tensor, layout: Layout) -> dict[str, Any]:
         """The queries, their token indices, and logits and boxes (one-entry stacks, with gradient) of every token."""
-        memory, anchors = self._core[0].gen_encoder_output_proposals(tokens, ~layout.inside, layout.grid.sizes)
+        levels = layout.levels
+        memory, anchors = self._core[0].gen_encoder_output_proposals(tokens, ~levels.inside, levels.grid.sizes)
         logits = self.score(memory)
         boxes = self.box(memory) + anchors
         indices = torch.topk(logits[..., 0], self.config.two_stage_num_proposals, dim=1)[1]
@@ -128,7 +128,7 @@ class BoxEncoding(nn.Module):
         return position, content
 
 
-class Decoder(nn.Module):
+class Decoder(DecoderStage):
     """All decoder layers.
 
     Args:
@@ -137,51 +137,42 @@ class Decoder(nn.Module):
     """
 
     def __init__(self, core: Any, attention: bool) -> None:
-        super().__init__()
-        self.decoder, self.attention = core.decoder, attention
+        super().__init__(core.decoder, attention)
         self.encode = BoxEncoding(core) if core.config.two_stage else None
         self.points = None if core.config.two_stage else core.reference_points
 
     def forward(self, queries: dict[str, Tensor], tokens: Tensor, layout: Layout) -> dict[str, Any]:
         """Per layer states (B, N, D) and input references (B, N, 2 or 4)."""
         content, position, references = self.complete(queries, tokens)
-        with only_real(self.decoder, queries):
-            out = self.decoder(
-                inputs_embeds=content,
-                object_queries_position_embeddings=position,
-                reference_points=references,
-                encoder_hidden_states=tokens,
-                encoder_attention_mask=layout.inside,
-                spatial_shapes=layout.grid.shapes,
-                spatial_shapes_list=layout.grid.sizes,
-                level_start_index=layout.grid.starts,
-                valid_ratios=layout.ratios,
-                **({"output_attentions": True} if self.attention else {}),
-            )
+        out = self.called(
+            queries,
+            inputs_embeds=content,
+            object_queries_position_embeddings=position,
+            reference_points=references,
+            encoder_hidden_states=tokens,
+            encoder_attention_mask=layout.levels.inside,
+            **layout.levels.keywords(),
+        )
         after = out.intermediate_reference_points.unbind(1)
         return {
             "states": list(out.intermediate_hidden_states.unbind(1)),
             "references": [references, *after[:-1]],
-            **(attention_weights(out, True) if self.attention else {}),
+            **self.weights(out, sampled=True),
         }
 
     def complete(self, queries: dict[str, Tensor], tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Content, position and references; what is missing is derived, UsageError where that is impossible."""
         content, position = queries.get("content"), queries.get("position")
-        references, anchors = queries.get("references"), queries.get("anchors")
+        references, anchors = queries.get("references"), anchors_of(queries)
         if references is None and anchors is not None:
             references = anchors.sigmoid()
         if references is None and position is not None and self.points is not None:
             references = self.points(position).sigmoid()
-        if (content is None or position is None) and references is not None and self.encode is not None:
-            position, content = self.encode(unsigmoid(references) if anchors is None else anchors)
-        if content is None or position is None or references is None:
-            wanted = "references" if self.encode is not None else "content and position (and references)"
-            raise UsageError(f"this decoder reads query {wanted}; these queries have {', '.join(queries) or 'nothing'}")
-        if content.shape[-1] != tokens.shape[-1]:
-            raise UsageError(
-                f"queries of width {content.shape[-1]} do not fit this decoder (width {tokens.shape[-1]}); put an adapter between"
-            )
+        if (content is None or position is None) and anchors is not None and self.encode is not None:
+            position, content = self.encode(anchors)
+        if content is None or position is None or references is None or content.shape[-1] != tokens.shape[-1]:
+            either = "references (B, N, 4), or " if self.encode is not None else ""
+            raise unreadable(f"{either}content and position (B, N, {tokens.shape[-1]})", queries)
         return content, position, references
 
 

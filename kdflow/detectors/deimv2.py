@@ -16,17 +16,16 @@ from kdflow.detectors import deimv2_union as dense
 from kdflow.detectors import rt_stages as rt
 from kdflow.detectors.d_fine import DFineOptions, decoder_extras, layer_losses, untrained
 from kdflow.detectors.d_fine_stages import EDGE_TERMS, Decoder, DenoisingLoss
-from kdflow.detectors.hf_build import transformers_detector, transformers_family
+from kdflow.detectors.hf_build import transformers_family
 from kdflow.detectors.hf_loss import SetLoss
 from kdflow.detectors.hf_stages import body_of, body_stages, loss_stages, strides_of
 from kdflow.detectors.rt_detr import (
     built,
-    calls,
     denoising_losses,
     encoder_losses,
     encoder_stages,
     focal_of,
-    postprocess_of,
+    hybrid_detector,
     query_stages,
 )
 from kdflow.detectors.rt_loss import PairLoss
@@ -164,19 +163,10 @@ def make(classes: tuple[str, ...], options: Deimv2Options) -> Detector:
     decoder = Decoder(core.decoder, options.attention == "eager")
     loss = SetLoss(partial(PairLoss, config, "mal"), dense.TERMS, clamp=True, focal=focal_of(config))
     noise = DenoisingLoss(loss, config.decoder_layers, EDGE_TERMS)
-    return transformers_detector(
-        options,
-        names,
-        model,
-        {**feature_stages(core, options), **query_stages(core, options, decoder, **decoder_extras(config))},
-        loss,
-        postprocess_of(config),
-        calls,
-        matching=set_losses(loss, config, core.decoder),
-        losses=denoising_losses(noise, config),
-        size_divisor=32,
-        optional=untrained(core),
-    )
+    stages = {**feature_stages(core, options), **query_stages(core, options, decoder, **decoder_extras(config))}
+    matching = set_losses(loss, config, core.decoder)
+    losses = denoising_losses(noise, config)
+    return hybrid_detector(options, names, model, stages, loss, losses, matching=matching, optional=untrained(core))
 
 
 DOC = "DEIMv2 with convolutional backbones: D-FINE with one matching for all layers"

@@ -9,12 +9,12 @@ from typing import Any
 from torch import nn
 
 from kdflow.detectors import dense_stages as dense
+from kdflow.detectors.loss_terms import LossTerms
 from kdflow.detectors.torchvision_parts import (
     PIXELS,
     TARGETS,
     Anchors,
     detection_port,
-    loss_ports,
     torchvision_detector,
 )
 from kdflow.kinds import DENSE_VALUES
@@ -117,7 +117,7 @@ def dense_detector(
     priors: Stage,
     decode: nn.Module,
     assign: nn.Module,
-    loss: Any,
+    loss: LossTerms,
     detect: nn.Module,
     assign_reads: Mapping[str, str] | None = None,
     class_rows: Mapping[str, ClassRows],
@@ -136,7 +136,7 @@ def dense_detector(
         priors: Gives ``anchors``.
         decode: (distributions, or deltas where there are none, priors) -> boxes.
         assign: Which object each place answers for.
-        loss: The losses on an assignment; it has ``names``.
+        loss: The losses on an assignment.
         detect: The library's post-processing.
         assign_reads: What the assignment reads beside priors and boxes.
         class_rows: Which weights have rows per class.
@@ -151,7 +151,7 @@ def dense_detector(
         "head.priors": priors,
         "head.decode": Stage(decode, boxes, {"boxes": form.port("head.boxes", channels=4, form="xyxy")}),
         **assign_stages(assign, form, assign_reads or {}),
-        "losses": Stage(loss, {**own, **form.reads}, loss_ports(loss.names)),
+        "losses": Stage(loss, {**own, **form.reads}, loss.ports()),
         "detections": Stage(detect, {"priors": "head.priors", **SIZES, **form.reads}, detection_port()),
     }
     return torchvision_detector(

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kdflow.detectors.loss_terms import LossTerms
 from kdflow.detectors.torchvision_parts import Held, empty_detections, library_targets
 from kdflow.errors import UsageError
 from kdflow.ports import ImageSizes
@@ -132,6 +133,11 @@ class Towers(nn.Module):
             found[branch] = list(per_block[-1])
             found |= {f"{branch}.{i + 1}": list(levels) for i, levels in enumerate(per_block[:-1])}
         return found
+
+
+def library_towers(head: Any) -> Towers:
+    """The towers of a torchvision head."""
+    return Towers(Tower(head.classification_head.conv), Tower(head.regression_head.conv))
 
 
 class Tail(nn.Module):
@@ -304,7 +310,7 @@ class OnOutputs(Held):
         }
 
 
-class DenseLoss(OnOutputs):
+class DenseLoss(LossTerms, OnOutputs):
     """The library's own losses on an assignment made before.
 
     Args:
@@ -333,11 +339,6 @@ class DenseLoss(OnOutputs):
         places = [torch.cat(priors)] * len(boxes)
         targets = library_targets(boxes, labels, self.offset)
         return self.compute(self.owner, targets, joined, places, list(torch.cat(indices, dim=1)))
-
-    def infer(self, priors: list[Tensor], **rest: Any) -> dict[str, Any]:
-        """Scalars."""
-        del rest
-        return {name: priors[0].new_zeros(()) for name in self.names}
 
 
 def join_outputs(

@@ -6,10 +6,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import interpolate
 
-from kdflow.detectors.hf_parts import attention_weights, only_real, unflatten, unsigmoid
-from kdflow.errors import UsageError
+from kdflow.detectors.hf_decoding import DecoderStage, anchors_of, inside_of, unflatten, unreadable, unsigmoid
 
 
 class Layout(NamedTuple):
@@ -47,7 +45,7 @@ class Layouts(nn.Module):
     def forward(self, maps: list[Tensor], mask: Tensor, pixels: Tensor) -> dict[str, Any]:
         """``layout`` for a map of this size; ``mask`` (B, H, W) is 1 inside the images; ``pixels`` gives the precision."""
         (features,) = maps
-        inside = interpolate(mask[None].float(), size=features.shape[-2:]).to(torch.bool)[0]
+        inside = inside_of(features, mask)
         if self.by_map:
             codes = self.position(features, inside).to(pixels.dtype)
         else:
@@ -104,39 +102,25 @@ class Queries(nn.Module):
         return {"queries": {"content": content, "position": learned}}
 
 
-class Decoder(nn.Module):
-    """All decoder layers of DETR and Conditional DETR; a query is a position, its content starts at 0.
-
-    Args:
-        decoder: The library's decoder.
-        attention: Hand out attention weights too (needs eager attention).
-    """
-
-    def __init__(self, decoder: Any, attention: bool) -> None:
-        super().__init__()
-        self.decoder, self.attention = decoder, attention
+class Decoder(DecoderStage):
+    """All decoder layers of DETR and Conditional DETR; a query is a position, its content starts at 0."""
 
     def forward(self, queries: dict[str, Tensor], tokens: Tensor, layout: Layout) -> dict[str, Any]:
         """Per layer states (B, N, D); ``stack``, what the heads read of earlier layers; ``references`` if there are any."""
         position = queries.get("position")
         if position is None or position.shape[-1] != tokens.shape[-1]:
-            found = ", ".join(f"{k} {tuple(v.shape)}" for k, v in queries.items()) or "nothing"
-            raise UsageError(
-                f"this decoder reads query positions (B, N, {tokens.shape[-1]}); these queries have {found}. "
-                "Put an adapter between"
-            )
+            raise unreadable(f"positions (B, N, {tokens.shape[-1]})", queries)
         every = self.decoder.config.auxiliary_loss
-        with only_real(self.decoder, queries):
-            out = self.decoder(
-                inputs_embeds=queries.get("content", torch.zeros_like(position)),
-                attention_mask=None,
-                spatial_position_embeddings=layout.positions,
-                object_queries_position_embeddings=position,
-                encoder_hidden_states=tokens,
-                encoder_attention_mask=layout.inside,
-                **({} if every else {"output_hidden_states": True}),
-                **({"output_attentions": True} if self.attention else {}),
-            )
+        out = self.called(
+            queries,
+            inputs_embeds=queries.get("content", torch.zeros_like(position)),
+            attention_mask=None,
+            spatial_position_embeddings=layout.positions,
+            object_queries_position_embeddings=position,
+            encoder_hidden_states=tokens,
+            encoder_attention_mask=layout.inside,
+            **({} if every else {"output_hidden_states": True}),
+        )
         if every:
             stack = out.intermediate_hidden_states
         else:
@@ -145,7 +129,7 @@ class Decoder(nn.Module):
         points = getattr(out, "reference_points", None)
         if points is not None:
             result["references"] = [points.transpose(0, 1)] * len(stack)
-        return {**result, **(attention_weights(out, False) if self.attention else {})}
+        return {**result, **self.weights(out, sampled=False)}
 
 
 class Heads(nn.Module):
@@ -182,46 +166,32 @@ class Heads(nn.Module):
         return change.sigmoid()
 
 
-class AnchorDecoder(nn.Module):
-    """All decoder layers of DAB-DETR; a query is a box, which every layer refines.
-
-    Args:
-        decoder: The library's decoder.
-        attention: Hand out attention weights too.
-    """
-
-    def __init__(self, decoder: Any, attention: bool) -> None:
-        super().__init__()
-        self.decoder, self.attention = decoder, attention
+class AnchorDecoder(DecoderStage):
+    """All decoder layers of DAB-DETR; a query is a box, which every layer refines."""
 
     def forward(self, queries: dict[str, Tensor], tokens: Tensor, layout: Layout) -> dict[str, Any]:
         """Per layer states (B, N, D) and input references (B, N, 4); both also as ``stack`` and ``boxes`` for the heads."""
-        anchors, content = queries.get("anchors"), queries.get("content")
-        if anchors is None and "references" in queries:
-            anchors = unsigmoid(queries["references"])
+        anchors, content = anchors_of(queries), queries.get("content")
         if anchors is None or anchors.shape[-1] != 4:
-            raise UsageError(
-                f"this decoder reads query references (B, N, 4); these queries have {', '.join(queries) or 'nothing'}"
-            )
+            raise unreadable("references (B, N, 4)", queries)
         if content is None or content.shape[-1] != tokens.shape[-1]:
             content = tokens.new_zeros(*anchors.shape[:2], tokens.shape[-1])
-        with only_real(self.decoder, queries):
-            out = self.decoder(
-                inputs_embeds=content,
-                query_position_embeddings=anchors,
-                object_queries=layout.positions,
-                encoder_hidden_states=tokens,
-                memory_key_padding_mask=layout.inside,
-                output_attentions=self.attention,
-                return_dict=True,
-            )
+        out = self.called(
+            queries,
+            inputs_embeds=content,
+            query_position_embeddings=anchors,
+            object_queries=layout.positions,
+            encoder_hidden_states=tokens,
+            memory_key_padding_mask=layout.inside,
+            return_dict=True,
+        )
         stack, points = out.intermediate_hidden_states, out.reference_points
         return {
             "states": list(stack.unbind()),
             "references": list(points.unbind()),
             "stack": stack,
             "points": points,
-            **(attention_weights(out, False) if self.attention else {}),
+            **self.weights(out, sampled=False),
         }
 
 

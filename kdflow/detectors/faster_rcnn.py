@@ -22,7 +22,6 @@ from kdflow.detectors.torchvision_parts import (
     check_anchors,
     detection_port,
     feature_stages,
-    loss_ports,
     pyramid,
     torchvision_detector,
 )
@@ -33,7 +32,6 @@ from kdflow.ports import CLASS_BOXES, CLASS_LABELS, CLASS_SCORES, DETECTORS, Det
 NAME, FAMILY = "faster-rcnn", "two-stage"
 SIZES = {"image_sizes": "image_sizes"}
 RPN = {"logits": "rpn.logits", "deltas": "rpn.deltas"}
-RPN_LOSSES = ("loss_objectness", "loss_rpn_box_reg")
 Counts = tuple[int, int]
 BOUNDS = "IoU below which {0} is background, and from which it is an object."
 
@@ -94,13 +92,13 @@ def rpn_stages(rpn: Any, strides: tuple[int, ...]) -> dict[str, Stage]:
         ),
         "rpn.proposals": Stage(rcnn.Proposals(rpn), {**RPN, "anchors": "rpn.anchors", **SIZES}, proposed),
         "rpn.sample": Stage(rcnn.RpnSample(rpn), {"anchors": "rpn.anchors", **TARGETS}, sampled, stochastic=True),
-        "rpn.loss": Stage(rcnn.RpnLoss(), {**RPN, "samples": "rpn.samples"}, loss_ports(RPN_LOSSES)),
+        "rpn.loss": Stage(loss := rcnn.RpnLoss(), {**RPN, "samples": "rpn.samples"}, loss.ports()),
     }
 
 
 def roi_stages(heads: Any, names: tuple[str, ...], width: int, classes: int) -> dict[str, Stage]:
     """From proposals to the box head's losses, and to detections; ``width`` of the pyramid, whose levels have ``names``."""
-    run = rcnn.roi_head(heads.box_head)
+    run, loss = rcnn.roi_head(heads.box_head), rcnn.RoiLoss(classes)
     hidden, node = heads.box_predictor.cls_score.in_features, "cnn/rpn-roi"
     sampled = {
         "boxes": Port("roi.boxes", form="xyxy"),
@@ -133,9 +131,7 @@ def roi_stages(heads: Any, names: tuple[str, ...], width: int, classes: int) -> 
         "roi.decode": Stage(
             rcnn.RoiDecode(heads), {"deltas": "roi.deltas", "boxes": "roi.boxes"}, {"decoded": decoded}
         ),
-        "roi.loss": Stage(
-            rcnn.RoiLoss(classes), {**rcnn.ROI, "labels": "roi.labels", "targets": "roi.targets"}, loss_ports(rcnn.ROI_LOSSES)
-        ),
+        "roi.loss": Stage(loss, {**rcnn.ROI, "labels": "roi.labels", "targets": "roi.targets"}, loss.ports()),
         "detections": Stage(
             rcnn.RoiDetect(heads, names), {"maps": "neck", "proposals": "rpn.proposals", **SIZES}, detection_port()
         ),
@@ -186,7 +182,7 @@ def make(classes: tuple[str, ...], options: FasterRcnnOptions) -> Detector:
             **roi_stages(model.roi_heads, spec.names, options.neck, len(classes)),
         },
         rcnn.calls(),
-        (*rcnn.ROI_LOSSES, *RPN_LOSSES),
+        (*rcnn.RoiLoss.names, *rcnn.RpnLoss.names),
         made.source("Faster R-CNN of torchvision"),
         first_label=1,
         class_rows=rcnn.CLASS_ROWS,

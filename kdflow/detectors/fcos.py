@@ -137,7 +137,7 @@ def make(classes: tuple[str, ...], options: FcosOptions) -> Detector:
     maps = "head.maps" if spare else "neck"
     form = DenseForm(strides, len(classes), outputs, options.neck, options.tower_blocks, maps)
     head, features = model.head, (pyramid(model), map_ports(spec, channels))
-    towers = dense.Towers(dense.Tower(head.classification_head.conv), dense.Tower(head.regression_head.conv))
+    towers = dense.library_towers(head)
     return dense_detector(
         NAME,
         classes,

@@ -6,21 +6,21 @@ found, so that a method may hand it other pairs, targets or predictions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from kdflow.detectors.hf_matching import Joined, Match, Pairs, joined
 from kdflow.detectors.hf_parts import Labels, to_labels
+from kdflow.detectors.loss_terms import LossTerms
 from kdflow.functional.reduce import mean_over_ranks
-from kdflow.kinds import SCALAR
-from kdflow.ports import ImageSizes, Port
+from kdflow.ports import ImageSizes
 
-__all__ = ["Criterion", "Match", "Pairs", "SetLoss", "Terms", "layer_terms", "masked_loss"]
+__all__ = ["Criterion", "Match", "Pairs", "SetLoss", "layer_terms", "masked_loss"]
 
 
 @dataclass(frozen=True)
@@ -194,29 +194,7 @@ def box_terms(boxes: Tensor, objects: Objects, pairs: Joined, divisor: float) ->
     return {"loss_bbox": distance, "loss_giou": missed}
 
 
-class Terms(nn.Module):
-    """A stage that gives loss terms.
-
-    Attributes:
-        names: Their names, in the library's order.
-    """
-
-    def __init__(self, names: Iterable[str]) -> None:
-        super().__init__()
-        self.names = tuple(names)
-
-    def ports(self) -> dict[str, Port]:
-        """``losses.<name>`` for each term."""
-        doc = "weighted loss term of the library"
-        return {name: Port(f"losses.{name}", SCALAR, doc=doc) for name in self.names}
-
-    def infer(self, **values: Any) -> dict[str, Any]:
-        """Scalars."""
-        like: Tensor = values["logits" if "logits" in values else "boxes"][0]
-        return {name: like.new_zeros(()) for name in (*self.names, "total")}
-
-
-class Criterion(Terms):
+class Criterion(LossTerms):
     """The library's own set loss of some layers, on given pairs.
 
     Args:
@@ -227,7 +205,8 @@ class Criterion(Terms):
 
     def __init__(self, loss: SetLoss, layers: int = 1, suffix: str = "") -> None:
         earlier = [loss.auxiliary.format(i) for i in range(layers - 1)] if loss.auxiliary else []
-        super().__init__(f"{name}{end}" for end in (suffix, *earlier) for name in loss.names)
+        super().__init__()
+        self.names = tuple(f"{name}{end}" for end in (suffix, *earlier) for name in loss.names)
         self.loss, self.suffix = loss, suffix
 
     def forward(
@@ -266,6 +245,11 @@ class Criterion(Terms):
         terms = {f"{name}{self.suffix}": value for name, value in losses.items()}
         total = sum(terms.values())
         return {**{name: terms.get(name, total * 0) for name in self.names}, "total": total}
+
+    def infer(self, **values: Any) -> dict[str, Any]:
+        """Scalars."""
+        terms = super().infer(**values)
+        return {**terms, "total": next(iter(terms.values()))}
 
 
 def masked_loss(

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import PositiveInt, field_validator
-
+from kdflow.detectors.cnn_options import PerStage
 from kdflow.options import Options, again, option
 
 TINY: dict[str, Any] = {
@@ -45,22 +44,22 @@ class TransformerOptions(DecoderOptions):
     """Options of the families with an encoder on the maps of a ResNet or a timm model."""
 
     backbone: str = option("resnet50", "``resnet18`` ... ``resnet101``, ``hgnetv2-b0`` (the library's own), or ``timm:<name>``.")
-    widths: tuple[PositiveInt, ...] = option((), "Channels of the backbone's four stages instead of the usual ones.")
-    depths: tuple[PositiveInt, ...] = option((), "Blocks of the backbone's four stages instead of the usual ones.")
+    widths: PerStage = option((), "Channels of the backbone's four stages instead of the usual ones.")
+    depths: PerStage = option((), "Blocks of the backbone's four stages instead of the usual ones.")
     encoder_layers: int = option(6, "Encoder layers.", "encoder_layers", ge=0)
-
-    @field_validator("widths", "depths")
-    @classmethod
-    def _four(cls, value: tuple[int, ...]) -> tuple[int, ...]:
-        if len(value) not in (0, 4):
-            raise ValueError("give one number for each of the four stages")
-        return value
 
 
 class MaskedOptions(TransformerOptions):
     """Options of the families that know the padding; their backbone's BatchNorms are constants."""
 
     auxiliary_loss: bool = option(True, "Losses on every decoder layer, not on the last alone.")
+    init_std: float = option(
+        0.02,
+        "Standard deviation of untrained weights. The library's is for wide models; the original codes draw about "
+        "d_model ** -0.5, 0.06 at 256 and 0.12 at 64.",
+        "init_std",
+        gt=0,
+    )
     query_spread: float | None = option(
         None, "Standard deviation of untrained learned queries: 1 in the original codes; not given, the library's 0.02.", gt=0
     )

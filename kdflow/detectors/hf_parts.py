@@ -1,74 +1,19 @@
-"""Modules that the transformer detectors share: normalising, features, targets, post-processing.
-
-A query set (kind ``queries``) is a dict with some of these entries; which of them a family reads is said in its file:
-``content`` (B, N, D); ``position`` (B, N, D); ``references`` (B, N, 2 or 4), points or cxcywh boxes in 0..1; ``anchors``, the
-same before the sigmoid, read instead of ``references`` where present (own queries carry both, so that nothing is rounded);
-``real`` (B, N), 0 for queries that only fill up an image's set (:func:`only_real`).
-"""
+"""Modules that the transformer detectors share: normalising, features, targets, post-processing."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from kdflow.detectors.caches import remembered
 from kdflow.detectors.normalize import Normalize
 from kdflow.errors import UsageError
 from kdflow.ports import ImageSizes
 
 Labels = list[dict[str, Tensor]]
-
-
-class Grid(NamedTuple):
-    """Sizes of the maps behind flattened tokens.
-
-    Attributes:
-        sizes: (height, width) per level, finest first.
-        shapes: The same as an integer tensor (levels, 2).
-        starts: Index of each level's first token, (levels,).
-        known: ``shapes`` on the host, for code that looks at their values.
-    """
-
-    sizes: list[tuple[int, int]]
-    shapes: Tensor
-    starts: Tensor
-    known: Tensor
-
-
-def grid_of(maps: Sequence[Tensor]) -> Grid:
-    """The grid of maps (B, C, H, W)."""
-    sizes = tuple((int(m.shape[-2]), int(m.shape[-1])) for m in maps)
-    return _grid(sizes, maps[0].device)
-
-
-@remembered(256)
-def _grid(sizes: tuple[tuple[int, int], ...], device: torch.device) -> Grid:
-    """Made once per canvas: its numbers travel to the device only once."""
-    known = torch.as_tensor(sizes, dtype=torch.long)
-    shapes = known.to(device)
-    return Grid(list(sizes), shapes, torch.cat((shapes.new_zeros((1,)), shapes.prod(1).cumsum(0)[:-1])), known)
-
-
-def flatten(maps: Sequence[Tensor]) -> Tensor:
-    """Maps (B, C, H, W) as one token sequence (B, sum of H*W, C), finest level first, rows before columns."""
-    return torch.cat([m.flatten(2).transpose(1, 2) for m in maps], 1)
-
-
-def unflatten(tokens: Tensor, sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
-    """The inverse of :func:`flatten`; the maps are views."""
-    parts = tokens.split([h * w for h, w in sizes], dim=1)
-    return [p.transpose(1, 2).unflatten(2, size) for p, size in zip(parts, sizes)]
-
-
-def unsigmoid(value: Tensor, eps: float = 1e-5) -> Tensor:
-    """Inverse sigmoid of values in 0..1, both odds bounded below by ``eps`` as the DETR family does."""
-    value = value.clamp(0, 1)
-    return torch.log(value.clamp(min=eps) / (1 - value).clamp(min=eps))
 
 
 def to_labels(boxes: Sequence[Tensor], labels: Sequence[Tensor], image_sizes: ImageSizes) -> Labels:
@@ -85,37 +30,6 @@ def to_labels(boxes: Sequence[Tensor], labels: Sequence[Tensor], image_sizes: Im
         sides = [(x1 + x2) / 2 / width, (y1 + y2) / 2 / height, (x2 - x1) / width, (y2 - y1) / height]
         targets.append({"class_labels": classes, "boxes": torch.stack(sides, -1)})
     return targets
-
-
-@contextmanager
-def only_real(decoder: Any, queries: Mapping[str, Tensor]) -> Iterator[None]:
-    """Inside, no query of the decoder attends to queries that are not ``real``: these change nothing but their own results.
-
-    Args:
-        decoder: The library's decoder; its layers' ``self_attn`` takes an additive ``attention_mask``.
-        queries: A query set; without ``real`` all queries see each other.
-    """
-    real = queries.get("real")
-    if real is None:
-        yield
-        return
-
-    def hide(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        states: Tensor = args[0] if args else kwargs["hidden_states"]
-        every = states.shape[1]
-        mask = states.new_zeros(len(states), 1, 1, every)
-        # finite, since a set may have no real query; in front stand those that a detector adds for its own losses
-        mask[..., every - real.shape[1] :] = (real[:, None, None] == 0) * (torch.finfo(states.dtype).min / 2)
-        if (given := kwargs.get("attention_mask")) is not None:
-            mask = mask + given
-        return args, {**kwargs, "attention_mask": mask.expand(-1, -1, every, -1)}
-
-    hooks = [layer.self_attn.register_forward_pre_hook(hide, with_kwargs=True) for layer in decoder.layers]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 class Prepare(nn.Module):
@@ -201,24 +115,6 @@ class Targets(nn.Module):
 def draws(config: Any) -> bool:
     """True where a transformer of this configuration drops out, so that its stages draw random numbers in training."""
     return any(getattr(config, name, 0) for name in ("dropout", "attention_dropout", "activation_dropout"))
-
-
-def attention_weights(out: Any, sampled: bool, skip: int = 0) -> dict[str, Any]:
-    """Decoder attention per layer without the first ``skip`` queries.
-
-    Args:
-        out: The library's decoder output.
-        sampled: Deformable attention, which the library gives as (B, N, h, levels, points) or (B, N, h, levels * points).
-        skip: Number of leading queries that are no ports.
-
-    Returns:
-        ``self_attention`` (B, h, N, N) and ``cross_attention`` (B, h, N, attended places).
-    """
-    cross = [a.flatten(3).transpose(1, 2) if sampled else a for a in out.cross_attentions]
-    return {
-        "self_attention": [a[:, :, skip:, skip:] for a in out.attentions],
-        "cross_attention": [a[:, :, skip:] for a in cross],
-    }
 
 
 class Everything:

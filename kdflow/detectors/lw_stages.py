@@ -9,30 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import interpolate
 
-from kdflow.detectors.hf_parts import Grid, Prepare, attention_weights, flatten, grid_of
+from kdflow.detectors.hf_decoding import DecoderStage, Levels, flatten, inside_of, levels_of, read_queries
+from kdflow.detectors.hf_parts import Prepare
 from kdflow.detectors.lw_groups import Groups
 from kdflow.errors import UsageError
 from kdflow.ports import ImageSizes
-
-
-class Layout(NamedTuple):
-    """What selection and decoder know of the tokens beside their features.
-
-    Attributes:
-        grid: Level sizes.
-        inside: (B, S) True for tokens inside their image.
-        ratios: (B, levels, 2) share of width and height of each map that lies inside the image.
-    """
-
-    grid: Grid
-    inside: Tensor
-    ratios: Tensor
 
 
 class SquarePrepare(Prepare):
@@ -71,10 +57,7 @@ class Tokens(nn.Module):
 
     def forward(self, maps: list[Tensor], mask: Tensor) -> dict[str, Any]:
         """``tokens`` (B, S, D) and their ``layout``; ``mask`` (B, H, W) is 1 inside the images."""
-        insides = [interpolate(mask[None].float(), size=m.shape[-2:]).to(torch.bool)[0] for m in maps]
-        ratios = [self._core[0].get_valid_ratio(inside, dtype=maps[0].dtype) for inside in insides]
-        inside = torch.cat([i.flatten(1) for i in insides], 1)
-        return {"tokens": flatten(maps), "layout": Layout(grid_of(maps), inside, torch.stack(ratios, 1))}
+        return {"tokens": flatten(maps), "layout": levels_of(self._core[0], maps, [inside_of(m, mask) for m in maps])}
 
 
 class Selection(nn.Module):
@@ -88,7 +71,7 @@ class Selection(nn.Module):
         self.queries, self.groups = core.num_queries, core.group_detr
         self._core = (core,)
 
-    def forward(self, tokens: Tensor, layout: Layout) -> dict[str, Any]:
+    def forward(self, tokens: Tensor, layout: Levels) -> dict[str, Any]:
         """The queries, the first group's token indices, and logits and boxes (with gradient) of the chosen tokens."""
         core, groups, own = self._core[0], self.groups if self.score.training else 1, self.queries
         memory, proposals, invalid = core.gen_encoder_output_proposals(tokens, ~layout.inside, layout.grid.sizes)
@@ -129,34 +112,25 @@ def refined(boxes: Tensor, change: Tensor) -> Tensor:
     return torch.cat((centre, change[..., 2:].exp() * boxes[..., 2:]), -1)
 
 
-class Decoder(nn.Module):
-    """All decoder layers.
+class Decoder(DecoderStage):
+    """All decoder layers."""
 
-    Args:
-        decoder: The library's decoder.
-        attention: Hand out attention weights too (needs eager attention).
-    """
-
-    def __init__(self, decoder: Any, attention: bool) -> None:
-        super().__init__()
-        self.decoder, self.attention = decoder, attention
-
-    def forward(self, queries: dict[str, Tensor], groups: Groups, tokens: Tensor, layout: Layout) -> dict[str, Any]:
+    def forward(self, queries: dict[str, Tensor], groups: Groups, tokens: Tensor, layout: Levels) -> dict[str, Any]:
         """Per layer states (B, N, D) and references (B, N, 4), which are the same in all; ``groups`` holds all groups' states."""
         own = groups.first is queries
         every, count = (groups.every, groups.count) if own else (queries, 1)
-        check_queries(queries, tokens)
+        read_queries(tokens, queries, queries.get("content"), queries.get("references"))
+        if "real" in queries:
+            problem = "this decoder cannot hide queries from each other, since its library has no mask there"
+            raise UsageError(f"{problem}; give it no queries that only fill up an image's set")
         with grouped(self.decoder.config, count):
-            out = self.decoder(
+            out = self.called(
+                {},
                 inputs_embeds=every["content"],
                 reference_points=every["references"],
-                spatial_shapes=layout.grid.shapes,
-                spatial_shapes_list=layout.grid.sizes,
-                level_start_index=layout.grid.starts,
-                valid_ratios=layout.ratios,
                 encoder_hidden_states=tokens,
                 encoder_attention_mask=layout.inside,
-                **({"output_attentions": True} if self.attention else {}),
+                **layout.keywords(),
             )
         batch, number = queries["content"].shape[:2]
         states = list(out.intermediate_hidden_states.unbind(0))
@@ -168,7 +142,7 @@ class Decoder(nn.Module):
             "groups": Groups(first[-1], (states, out.intermediate_reference_points), count),
         }
         if self.attention:
-            weights = attention_weights(out, True)
+            weights = self.weights(out, sampled=True)
             result["self_attention"] = [a[:batch] for a in weights["self_attention"]]
             result["cross_attention"] = [a[:, :, :number] for a in weights["cross_attention"]]
         return result
@@ -182,23 +156,6 @@ def grouped(config: Any, count: int) -> Iterator[None]:
         yield
     finally:
         config.group_detr = before
-
-
-def check_queries(queries: dict[str, Tensor], tokens: Tensor) -> None:
-    """UsageError where a query set lacks an entry or has another width."""
-    if not {"content", "references"} <= set(queries):
-        raise UsageError(
-            f"this decoder reads query content and references; these queries have {', '.join(queries) or 'nothing'}"
-        )
-    if "real" in queries:
-        problem = "this decoder cannot hide queries from each other, since its library has no mask there"
-        raise UsageError(f"{problem}; give it no queries that only fill up an image's set")
-    widths = queries["content"].shape[-1], queries["references"].shape[-1]
-    if widths != (tokens.shape[-1], 4):
-        raise UsageError(
-            f"queries of width {widths[0]} with {widths[1]} reference numbers do not fit this decoder "
-            f"(width {tokens.shape[-1]}, 4 numbers); put an adapter between"
-        )
 
 
 class Heads(nn.Module):

@@ -15,6 +15,7 @@ from torchvision.ops import sigmoid_focal_loss
 from kdflow.detectors import dense_stages as dense
 from kdflow.detectors.dense_parts import DenseForm
 from kdflow.detectors.gfl_model import GFLHead, PointHead, square_priors
+from kdflow.detectors.loss_terms import LossTerms
 from kdflow.detectors.torchvision_parts import Held
 from kdflow.functional import boxes as bx
 from kdflow.functional.assignment import atss_assign
@@ -161,7 +162,7 @@ def positive_rows(indices: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
     return [(own.div(p.shape[1], rounding_mode="floor"), own % p.shape[1]) for own, p in zip(cells, positive)]
 
 
-class PointLoss(Held, ABC):
+class PointLoss(LossTerms, Held, ABC):
     """Base of the losses: sums the levels of :meth:`per_level`.
 
     Args:
@@ -191,11 +192,6 @@ class PointLoss(Held, ABC):
     @abstractmethod
     def per_level(self, targets: PointTargets, **outputs: list[Tensor]) -> dict[str, list[Tensor]]:
         """Unweighted terms, one number per level."""
-
-    def infer(self, priors: list[Tensor], **rest: Any) -> dict[str, Any]:
-        """Scalars."""
-        del rest
-        return {name: priors[0].new_zeros(()) for name in self.names}
 
 
 class GflLoss(PointLoss):

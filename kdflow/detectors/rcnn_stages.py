@@ -19,6 +19,7 @@ from torchvision.models.detection.rpn import RegionProposalNetwork
 from torchvision.ops.poolers import LevelMapper
 
 from kdflow.detectors.box_matching import QuietMatcher, Weighed, sample
+from kdflow.detectors.loss_terms import LossTerms
 from kdflow.detectors.torchvision_parts import (
     PIXELS,
     Held,
@@ -32,7 +33,6 @@ from kdflow.functional.pooling import align_boxes
 from kdflow.ports import Call, ClassRows, ImageSizes
 
 ROI = {"logits": "roi.logits", "deltas": "roi.deltas"}
-ROI_LOSSES = ("loss_classifier", "loss_box_reg")
 CLASS_ROWS = {
     "roi_heads.box_predictor.cls_score": ClassRows(background=True),
     "roi_heads.box_predictor.bbox_pred": ClassRows(block=4, background=True),
@@ -113,8 +113,10 @@ class RpnSample(Held):
         }
 
 
-class RpnLoss(nn.Module):
+class RpnLoss(LossTerms):
     """The library's RPN losses on anchors sampled before."""
+
+    names = ("loss_objectness", "loss_rpn_box_reg")
 
     def forward(self, logits: list[Tensor], deltas: list[Tensor], samples: dict[str, Any]) -> dict[str, Any]:
         """``loss_objectness`` and ``loss_rpn_box_reg``, scalars."""
@@ -129,11 +131,6 @@ class RpnLoss(nn.Module):
         scores = torch.cat(logits, dim=1).flatten()
         objectness = functional.binary_cross_entropy_with_logits(scores[chosen], labels[chosen])
         return {"loss_objectness": objectness, "loss_rpn_box_reg": boxes}
-
-    def infer(self, logits: list[Tensor], deltas: list[Tensor], samples: dict[str, Any]) -> dict[str, Any]:
-        """Scalars."""
-        del deltas, samples
-        return {"loss_objectness": logits[0].new_zeros(()), "loss_rpn_box_reg": logits[0].new_zeros(())}
 
 
 class RoiSample(Held):
@@ -282,12 +279,14 @@ class RoiDecode(Held):
         return {"decoded": self.owner.box_coder.decode(deltas, list(boxes)).flatten(1)}
 
 
-class RoiLoss(nn.Module):
+class RoiLoss(LossTerms):
     """The library's losses of the box head.
 
     Args:
         classes: Number of classes without background.
     """
+
+    names = ("loss_classifier", "loss_box_reg")
 
     def __init__(self, classes: int) -> None:
         super().__init__()
@@ -298,11 +297,6 @@ class RoiLoss(nn.Module):
         own = (labels + 1) % (self.classes + 1)
         scores, boxes = fastrcnn_loss(background_first(logits), background_first(deltas, 4), [own], [targets])
         return {"loss_classifier": scores, "loss_box_reg": boxes}
-
-    def infer(self, logits: Tensor, **rest: Any) -> dict[str, Any]:
-        """Scalars."""
-        del rest
-        return {"loss_classifier": logits.new_zeros(()), "loss_box_reg": logits.new_zeros(())}
 
 
 class RoiDetect(Held):
@@ -357,7 +351,7 @@ def calls() -> dict[str, Call]:
         ),
         "roi.loss": Call(
             {**ROI, "labels": "roi.labels", "targets": "roi.targets"},
-            {n: f"losses.{n}" for n in ROI_LOSSES},
+            {n: f"losses.{n}" for n in RoiLoss.names},
             doc="losses of the box head on other predictions or labels",
         ),
     }

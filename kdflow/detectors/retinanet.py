@@ -127,7 +127,7 @@ def make(classes: tuple[str, ...], options: RetinaNetOptions) -> Detector:
     outputs = head_outputs(strides, len(classes), {"deltas": (4, "deltas")})
     form = DenseForm(strides, len(classes), outputs, options.neck, blocks=4)
     head, features = model.head, (pyramid(model), map_ports(spec, channels))
-    towers = dense.Towers(dense.Tower(head.classification_head.conv), dense.Tower(head.regression_head.conv))
+    towers = dense.library_towers(head)
     return dense_detector(
         NAME,
         classes,

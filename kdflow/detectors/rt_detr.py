@@ -181,9 +181,20 @@ def focal_of(config: Any) -> tuple[float, float] | None:
     return (config.matcher_alpha, config.matcher_gamma) if config.use_focal_loss else None
 
 
-def postprocess_of(config: Any) -> Postprocess:
-    """The post-processing of this kind of model."""
-    return Postprocess("RTDetrImageProcessor", use_focal_loss=config.use_focal_loss)
+def hybrid_detector(
+    options: HybridOptions,
+    names: tuple[str, ...],
+    model: Any,
+    stages: Mapping[str, Stage],
+    loss: SetLoss,
+    losses: Mapping[str, Stage],
+    **further: Any,
+) -> Detector:
+    """The detector around a model with a hybrid encoder; arguments as of :func:`transformers_detector`."""
+    postprocess = Postprocess("RTDetrImageProcessor", use_focal_loss=model.config.use_focal_loss)
+    return transformers_detector(
+        options, names, model, stages, loss, postprocess, calls, losses=losses, size_divisor=32, **further
+    )
 
 
 def make(classes: tuple[str, ...], options: RTDetrOptions) -> Detector:
@@ -196,17 +207,9 @@ def make(classes: tuple[str, ...], options: RTDetrOptions) -> Detector:
     decoder = rt.Decoder(core.decoder, options.attention == "eager")
     loss = SetLoss(partial(PairLoss, config, "vfl"), TERMS, auxiliary="_aux_{}", focal=focal_of(config))
     noise = rt.DenoisingLoss(loss, config.decoder_layers)
-    return transformers_detector(
-        options,
-        names,
-        model,
-        {**feature_stages(core, options), **query_stages(core, options, decoder)},
-        loss,
-        postprocess_of(config),
-        calls,
-        losses={**encoder_losses(loss, config), **denoising_losses(noise, config)},
-        size_divisor=32,
-    )
+    stages = {**feature_stages(core, options), **query_stages(core, options, decoder)}
+    losses = {**encoder_losses(loss, config), **denoising_losses(noise, config)}
+    return hybrid_detector(options, names, model, stages, loss, losses)
 
 
 DOC = "RT-DETR and RT-DETRv2 with denoising (images fill the canvas)"

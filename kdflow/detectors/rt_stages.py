@@ -17,10 +17,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kdflow.detectors.hf_loss import SetLoss, Terms
-from kdflow.detectors.hf_parts import Grid, attention_weights, flatten, grid_of, only_real, to_labels, unsigmoid
+from kdflow.detectors.hf_decoding import DecoderStage, Grid, anchors_of, flatten, grid_of, read_queries
+from kdflow.detectors.hf_loss import SetLoss
+from kdflow.detectors.hf_parts import to_labels
+from kdflow.detectors.loss_terms import LossTerms
 from kdflow.detectors.rt_loss import object_count
-from kdflow.errors import UsageError
 from kdflow.ports import ImageSizes
 
 
@@ -194,17 +195,8 @@ def chosen(values: Tensor, indices: Tensor) -> Tensor:
     return values.gather(1, indices.unsqueeze(-1).repeat(1, 1, values.shape[-1]))
 
 
-class Decoder(nn.Module):
-    """All decoder layers with their heads.
-
-    Args:
-        decoder: The library's decoder.
-        attention: Hand out attention weights too (needs eager attention).
-    """
-
-    def __init__(self, decoder: Any, attention: bool) -> None:
-        super().__init__()
-        self.decoder, self.attention = decoder, attention
+class Decoder(DecoderStage):
+    """All decoder layers with their heads."""
 
     def forward(
         self, queries: dict[str, Tensor], noise: Noise | None, tokens: Tensor, grid: Grid, denoising: bool = True
@@ -218,25 +210,22 @@ class Decoder(nn.Module):
             grid: Its level sizes.
             denoising: False leaves the denoising queries out (cheaper, equal up to rounding).
         """
-        content, anchors = check_queries(queries, tokens)
+        content, anchors = read_queries(tokens, queries, queries.get("content"), anchors_of(queries))
         noise = noise if denoising else None
         count, mask = 0, None
         if noise is not None:
             count, mask = noise.count, noise.mask_for(content.shape[1])
             content, anchors = torch.concat([noise.content, content], 1), torch.concat([noise.anchors, anchors], 1)
         anchors = anchors.detach()
-        with only_real(self.decoder, queries):
-            out = self.decoder(
-                inputs_embeds=content,
-                encoder_hidden_states=tokens,
-                encoder_attention_mask=mask,
-                reference_points=anchors,
-                spatial_shapes=self.shapes(grid),
-                spatial_shapes_list=grid.sizes,
-                level_start_index=grid.starts,
-                **({"output_attentions": True} if self.attention else {}),
-            )
-        return {**self.split(out, anchors, count), **(attention_weights(out, True, count) if self.attention else {})}
+        out = self.called(
+            queries,
+            inputs_embeds=content,
+            encoder_hidden_states=tokens,
+            encoder_attention_mask=mask,
+            reference_points=anchors,
+            **{**grid.keywords(), "spatial_shapes": self.shapes(grid)},
+        )
+        return {**self.split(out, anchors, count), **self.weights(out, True, count)}
 
     def shapes(self, grid: Grid) -> Tensor:
         """The grid's sizes where the library wants them."""
@@ -256,7 +245,7 @@ class Decoder(nn.Module):
     ) -> dict[str, Any]:
         """Shapes from the queries and the configuration."""
         del noise, options
-        content, anchors = check_queries(queries, tokens)
+        content, anchors = read_queries(tokens, queries, queries.get("content"), anchors_of(queries))
         config, (batch, count, width) = self.decoder.config, content.shape
         layers = range(config.decoder_layers)
         box, heads = [anchors.new_empty(anchors.shape) for _ in layers], config.decoder_attention_heads
@@ -273,24 +262,7 @@ class Decoder(nn.Module):
         }
 
 
-def check_queries(queries: dict[str, Tensor], tokens: Tensor) -> tuple[Tensor, Tensor]:
-    """Content and anchors of a query set; UsageError when an entry is missing or the width is another."""
-    content, anchors = queries.get("content"), queries.get("anchors")
-    if anchors is None and "references" in queries:
-        anchors = unsigmoid(queries["references"])
-    if content is None or anchors is None:
-        raise UsageError(
-            f"this decoder reads query content and references; these queries have {', '.join(queries) or 'nothing'}"
-        )
-    if content.shape[-1] != tokens.shape[-1] or anchors.shape[-1] != 4:
-        raise UsageError(
-            f"queries of width {content.shape[-1]} with {anchors.shape[-1]} reference numbers do not fit this decoder "
-            f"(width {tokens.shape[-1]}, 4 numbers); put an adapter between"
-        )
-    return content, anchors
-
-
-class DenoisingLoss(Terms):
+class DenoisingLoss(LossTerms):
     """The library's loss on the denoising queries of all layers; 0 without such queries.
 
     Args:
@@ -300,7 +272,8 @@ class DenoisingLoss(Terms):
     """
 
     def __init__(self, loss: SetLoss, layers: int, further: tuple[str, ...] = ()) -> None:
-        super().__init__(f"{name}_dn_{i}" for i in range(layers) for name in (*loss.names, *further))
+        super().__init__()
+        self.names = tuple(f"{name}_dn_{i}" for i in range(layers) for name in (*loss.names, *further))
         self.loss = loss
 
     def forward(

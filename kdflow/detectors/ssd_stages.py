@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kdflow.detectors.torchvision_parts import background_last, cells, image_list
+from kdflow.detectors.torchvision_parts import Anchors, background_last, cells
 
 
 class VggBody(nn.Module):
@@ -41,23 +41,12 @@ class VggNeck(nn.Module):
         return {"maps": found}
 
 
-class DefaultBoxes(nn.Module):
-    """The library's default boxes, which are those of every image of a batch."""
-
-    def __init__(self, generator: Any) -> None:
-        super().__init__()
-        self.generator = generator
-
-    def forward(self, pixels: Tensor, maps: list[Tensor]) -> dict[str, Any]:
-        """``anchors`` (H*W*A, 4) xyxy per level."""
-        (boxes,) = self.generator(image_list(pixels, [(1, 1)]), list(maps))
-        counts = [m.shape[-2] * m.shape[-1] * n for m, n in zip(maps, self.generator.num_anchors_per_location())]
-        return {"anchors": list(boxes.split(counts))}
+class DefaultBoxes(Anchors):
+    """The library's default boxes."""
 
     def infer(self, pixels: Tensor, maps: list[Tensor]) -> dict[str, Any]:
         """As many boxes as cells times anchors."""
-        counts = [m.shape[-2] * m.shape[-1] * n for m, n in zip(maps, self.generator.num_anchors_per_location())]
-        return {"anchors": [pixels.new_empty(n, 4) for n in counts]}
+        return {"anchors": [pixels.new_empty(n, 4) for n in self.counts(maps)]}
 
 
 class Head(nn.Module):

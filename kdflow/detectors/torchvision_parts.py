@@ -17,7 +17,7 @@ from torchvision.models.detection.rpn import permute_and_flatten
 from kdflow.detectors.backbones import BackboneSpec, Body, Neck
 from kdflow.detectors.weights import load_by_name
 from kdflow.errors import DataError, UsageError
-from kdflow.kinds import ANY, BOXES, LABELS, SCALAR
+from kdflow.kinds import ANY, BOXES, LABELS
 from kdflow.ports import CLASS_DETECTIONS, CLASS_LABELS, Call, ClassRows, Detector, ImageSizes, Port, Stage
 from kdflow.source import Source
 
@@ -180,9 +180,11 @@ class Anchors(nn.Module):
     def forward(self, pixels: Tensor, maps: list[Tensor]) -> dict[str, Any]:
         """``anchors`` (H*W*A, 4) xyxy per level."""
         (anchors,) = self.generator(image_list(pixels, [(1, 1)]), list(maps))
-        per_cell: list[int] = self.generator.num_anchors_per_location()
-        counts = [m.shape[-2] * m.shape[-1] * n for m, n in zip(maps, per_cell)]
-        return {"anchors": list(anchors.split(counts))}
+        return {"anchors": list(anchors.split(self.counts(maps)))}
+
+    def counts(self, maps: list[Tensor]) -> list[int]:
+        """Anchors per level."""
+        return [m.shape[-2] * m.shape[-1] * n for m, n in zip(maps, self.generator.num_anchors_per_location())]
 
 
 def image_list(pixels: Tensor, image_sizes: Sequence[tuple[int, int]]) -> ImageList:
@@ -221,11 +223,6 @@ def background_last(values: Tensor, block: int = 1) -> Tensor:
 def background_first(values: Tensor, block: int = 1) -> Tensor:
     """Undoes :func:`background_last`."""
     return torch.roll(values, block, dims=-1)
-
-
-def loss_ports(names: Sequence[str]) -> dict[str, Port]:
-    """``losses.<name>`` for each term of a loss stage."""
-    return {name: Port(f"losses.{name}", SCALAR, doc="loss term of the library") for name in names}
 
 
 def pyramid(model: Any) -> tuple[nn.Module, nn.Module]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -9,10 +10,10 @@ from kdflow.detectors import dense_stages as dense
 from kdflow.detectors import yolox_stages as own
 from kdflow.detectors.backbones import Body
 from kdflow.detectors.cnn_options import DetectionOptions, PictureOptions
-from kdflow.detectors.dense_parts import FAMILY, SIZES, DenseForm, assign_stages, dense_calls, head_outputs, head_stages
+from kdflow.detectors.dense_parts import FAMILY, DenseForm, dense_detector, head_outputs, head_stages
 from kdflow.detectors.expression import Expression
 from kdflow.detectors.point_parts import LICENCE, detections
-from kdflow.detectors.torchvision_parts import TARGETS, detection_port, feature_stages, loss_ports, torchvision_detector
+from kdflow.detectors.torchvision_parts import TARGETS, feature_stages
 from kdflow.detectors.weights import COCO, load_from_url
 from kdflow.detectors.yolox_model import PAFPN, YOLOX, Head, level_widths
 from kdflow.errors import UsageError, choices
@@ -120,25 +121,26 @@ def make(classes: tuple[str, ...], options: YoloxOptions) -> Detector:
     head: Head = model.head
     outputs = head_outputs(head.strides, len(classes), {"objectness": (0, ""), "deltas": (4, "cell offsets")})
     form = DenseForm(head.strides, len(classes), outputs, head.width, blocks=2)
-    loss = own.YoloxLoss(options.weights_of_losses)
-    found = torchvision_detector(
+    found = dense_detector(
         NAME,
-        FAMILY,
         classes,
         model,
-        {
-            **picture_stages(model, width),
-            **output_stages(model, form),
-            **simota_stages(own.SimotaAssign(options.rule), form),
-            **result_stages(model, loss, form),
-        },
-        calls(form, loss.names),
-        loss.names,
         made.source("YOLOX on torchvision"),
-        size_divisor=options.divisor,
+        form,
+        {**picture_stages(model, width), **output_stages(model, form)},
+        priors=Stage(own.Cells(head), {"maps": form.maps}, {"anchors": form.port("head.priors", form="xyxy")}),
+        decode=dense.Decode(own.decoded),
+        assign=own.SimotaAssign(options.rule),
+        loss=own.YoloxLoss(options.weights_of_losses),
+        detect=dense.DenseDetect(model, detections, {name: name for name in form.outputs}),
+        assign_reads={"labels": TARGETS["labels"], **PREDICTED},
         class_rows={f"head.cls_preds.{level}": ClassRows() for level in range(len(head.strides))},
+        size_divisor=options.divisor,
     )
-    return replace(found, loader=load_released)
+    overlap = form.port("assign.iou", kind=DENSE_VALUES, doc="(B, H*W) IoU of each assigned place with its object, else 0")
+    assign = found.stages["assign"]
+    stages = {**found.stages, "assign": replace(assign, gives={**assign.gives, "iou": overlap})}
+    return replace(found, stages=stages, calls=calls(found.calls), loader=load_released)
 
 
 def picture_stages(model: Any, width: float) -> dict[str, Stage]:
@@ -150,21 +152,16 @@ def picture_stages(model: Any, width: float) -> dict[str, Stage]:
 
 
 def output_stages(model: Any, form: DenseForm) -> dict[str, Stage]:
-    """The head: stems, towers, predictors, boxes and scores."""
+    """The head: stems, towers, predictors and scores."""
     head: Head = model.head
     doc = "first block of the head, which brings all levels to one width"
     stems = form.port("head.stems", kind=PYRAMID, node="cnn/head", channels=head.width, doc=doc)
     doc = "(B, H*W, K) class probability times objectness, per level"
     shape = {"kind": DENSE, "node": "cnn/head", "channels": form.classes}
     scores = form.port("head.scores", **shape, form="probability", classes=CLASS_SCORES, doc=doc)
-    boxes = form.port("head.boxes", channels=4, form="xyxy")
     return {
         "head.stems": Stage(own.Stems(head), {"maps": form.maps}, {"stems": stems}, dense=True),
         **head_stages(own.towers_of(head), own.Predict(head), replace(form, maps="head.stems")),
-        "head.priors": Stage(own.Cells(head), {"maps": form.maps}, {"cells": form.port("head.priors", form="xyxy")}),
-        "head.decode": Stage(
-            dense.Decode(own.decoded), {"values": "head.deltas", "priors": "head.priors"}, {"boxes": boxes}
-        ),
         "head.scores": Stage(
             own.Scores(), {"logits": "head.logits", "objectness": "head.objectness"}, {"scores": scores}, dense=True
         ),
@@ -174,26 +171,8 @@ def output_stages(model: Any, form: DenseForm) -> dict[str, Stage]:
 PREDICTED = {"logits": "head.logits", "objectness": "head.objectness", "decoded": "head.boxes"}
 
 
-def simota_stages(assign: own.SimotaAssign, form: DenseForm) -> dict[str, Stage]:
-    """The assignment, which reads what the head predicts."""
-    stages = assign_stages(assign, form, {"labels": TARGETS["labels"], **PREDICTED})
-    overlap = form.port("assign.iou", kind=DENSE_VALUES, doc="(B, H*W) IoU of each assigned place with its object, else 0")
-    return {**stages, "assign": replace(stages["assign"], gives={**stages["assign"].gives, "iou": overlap})}
-
-
-def result_stages(model: Any, loss: own.YoloxLoss, form: DenseForm) -> dict[str, Stage]:
-    """Losses and detections."""
-    detect = dense.DenseDetect(model, detections, {name: name for name in form.outputs})
-    targets = {"priors": "head.priors", "indices": "assign.indices", **TARGETS}
-    return {
-        "losses": Stage(loss, {**targets, **form.reads}, loss_ports(loss.names)),
-        "detections": Stage(detect, {"priors": "head.priors", **SIZES, **form.reads}, detection_port()),
-    }
-
-
-def calls(form: DenseForm, losses: tuple[str, ...]) -> dict[str, Call]:
+def calls(shared: Mapping[str, Call]) -> dict[str, Call]:
     """What a method may run again; the assignment depends on predictions, so it takes others too."""
-    shared = dense_calls(form, losses)
     inputs = {**TARGETS, **{argument: f"assign:{argument}" for argument in PREDICTED}}
     outputs = {**shared["assign"].outputs, "iou": "assign.iou"}
     doc = "assignment of places to other objects, or by other predictions"

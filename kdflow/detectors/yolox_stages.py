@@ -11,6 +11,7 @@ from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 
 from kdflow.detectors import dense_stages as dense
+from kdflow.detectors.loss_terms import LossTerms
 from kdflow.detectors.torchvision_parts import Held
 from kdflow.detectors.yolox_model import Conv, Head, cell_boxes, corners_of, decode
 from kdflow.functional.precision import single
@@ -87,8 +88,8 @@ class Cells(nn.Module):
         self.strides = head.strides
 
     def forward(self, maps: list[Tensor]) -> dict[str, Any]:
-        """``cells`` (H*W, 4) xyxy per level."""
-        return {"cells": cell_boxes(list(maps), self.strides)}
+        """``anchors`` (H*W, 4) xyxy per level."""
+        return {"anchors": cell_boxes(list(maps), self.strides)}
 
 
 def decoded(deltas: Tensor, cells: Tensor) -> Tensor:
@@ -162,7 +163,7 @@ class SimotaAssign(nn.Module):
         return {**dense.empty_assignment(priors, len(boxes)), "iou": [p.new_empty((len(boxes), len(p))) for p in priors]}
 
 
-class YoloxLoss(nn.Module):
+class YoloxLoss(LossTerms):
     """Class, box, objectness and (where asked for) L1 losses: sums over the batch divided by its positives, at least 1.
 
     The divisor is that of each process alone, as in the original. Nothing is read from the device.
@@ -218,11 +219,6 @@ class YoloxLoss(nn.Module):
         wanted = (place >= 0).to(objectness.dtype)
         values = functional.binary_cross_entropy_with_logits(objectness, wanted, reduction="none")
         return torch.where(place == -2, 0.0, values)
-
-    def infer(self, priors: list[Tensor], **rest: Any) -> dict[str, Any]:
-        """Scalars."""
-        del rest
-        return {name: priors[0].new_zeros(()) for name in self.names}
 
 
 def encoded(objects: Tensor, cells: Tensor) -> Tensor:

@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kdflow.errors import KdflowError, SpecError
-from kdflow.escape import markdown
+from kdflow.escape import markdown, unmarked
 from kdflow.experiment.reading import read_method
 from kdflow.experiment.setup import prepare
 from kdflow.experiment.shelf import Shelf
+
+UNKNOWN = "-"
+"""What stands in a table for a pair that was not tried."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ def _cell(method: str | Path, bench: str | Path, shelf: Shelf) -> Cell:
 
 
 def as_markdown(cells: Iterable[Cell]) -> str:
-    """A table of methods by benches, and below it the reasons."""
+    """A table of methods by benches, and below it the reasons; pairs without a cell are :data:`UNKNOWN`."""
     found = list(cells)
     benches, methods = list(dict.fromkeys(c.bench for c in found)), list(dict.fromkeys(c.method for c in found))
     by_pair = {(c.method, c.bench): c for c in found}
@@ -69,8 +72,25 @@ def as_markdown(cells: Iterable[Cell]) -> str:
     for method in methods:
         words = []
         for bench in benches:
-            cell = by_pair[method, bench]
-            words.append("runs" if cell.runs else f"[{reasons.setdefault(cell.reason, len(reasons) + 1)}]")
+            cell = by_pair.get((method, bench))
+            if cell is None:
+                words.append(UNKNOWN)
+            else:
+                words.append("runs" if cell.runs else f"[{reasons.setdefault(cell.reason, len(reasons) + 1)}]")
         lines.append(f"| {markdown(method)} | " + " | ".join(words) + " |")
     notes = [f"{number}. {markdown(reason)}" for reason, number in reasons.items()]
     return "\n".join([*lines, "", *notes]) + "\n"
+
+
+def from_markdown(text: str) -> list[Cell]:
+    """The cells of a table that :func:`as_markdown` wrote; what it leaves out, and how it escapes reasons, stays."""
+    lines = text.splitlines()
+    rows = [[word.strip() for word in line.strip("|").split(" | ")] for line in lines if line.startswith("| ")]
+    reasons = dict(line.split(". ", 1) for line in lines if line[:1].isdigit() and ". " in line)
+    benches = [unmarked(word) for word in rows[0][1:]] if rows else []
+    return [
+        Cell(unmarked(method), bench, word == "runs", "" if word == "runs" else unmarked(reasons[word.strip("[]")]))
+        for method, *words in rows[1:]
+        for bench, word in zip(benches, words, strict=True)
+        if word != UNKNOWN
+    ]

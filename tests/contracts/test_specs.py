@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 
 from kdflow.experiment.build import canvas_of
 from kdflow.experiment.find import find_bench
-from kdflow.experiment.matrix import as_markdown, portability
+from kdflow.experiment.matrix import as_markdown, from_markdown, portability
 from kdflow.experiment.reading import is_bench_path, read_method
 from kdflow.experiment.setup import Setting, prepare
 from kdflow.ports import Batch
@@ -94,6 +95,9 @@ def test_one_spec_runs_on_detectors_of_every_family_unchanged() -> None:
     table = as_markdown(cells)
     assert "| fitnet | runs | runs | runs |" in table
     assert "no port" in table or "no call" in table
+    assert from_markdown(table) == [replace(cell, nodes=()) for cell in cells]
+    fewer = from_markdown(as_markdown(cells[:-1]))
+    assert fewer == from_markdown(table)[:-1], "a pair that was not tried has no cell"
 
 
 def test_home_benches_exist() -> None:

@@ -71,7 +71,7 @@ def test_padding_is_neither_seen_nor_matched(detector: Any) -> None:
     assert bool((values["normalize.pixels"][0, :, :, 70:] == 0).all())
     layout = values["encoder.layout"]
     blind = values["decoder.tokens"].clone()
-    blind[~layout.inside] += 5
+    blind[~layout.levels.inside] += 5
     moved = detector.stages["decoder"].run(values["decoder.queries"], blind, layout)
     assert all(torch.equal(a, b) for a, b in zip(moved["states"], values["decoder.states"]))
 

@@ -151,6 +151,14 @@ def test_learned_queries_start_apart_where_asked(name: str) -> None:
     assert all(torch.equal(value, others[1][k]) for k, value in others[0].items())
 
 
+@pytest.mark.parametrize("name", ["detr", "conditional-detr", "dab-detr", "deformable-detr"])
+def test_untrained_weights_have_the_deviation_asked_for(name: str) -> None:
+    detector = build(name, uneven=False, init_std=0.125)
+    weights = [v for k, v in detector.model.named_parameters() if "decoder.layers.0" in k and k.endswith("fc1.weight")]
+    assert [w.std().item() for w in weights] == [pytest.approx(0.125, rel=0.1)]
+    assert detector.model.config.init_std == 0.125
+
+
 def test_a_model_that_learns_no_queries_spreads_none() -> None:
     with pytest.raises(UsageError, match="query_spread: this model takes its queries from the encoder"):
         build("deformable-detr", query_spread=1.0)
