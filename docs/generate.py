@@ -179,7 +179,7 @@ def leaderboards_page(folder: Path = COMPARISONS) -> str:
     parts = []
     for one in shown:
         comparison, (plain, *_) = one.file.comparison, one.file.comparison.entries
-        words = [f"The {owner} itself: {value:.1f}." for owner, value in comparison.taught_by().items()]
+        words = [f"{words[0].upper()}{words[1:]}." for words in comparison.told_apart]
         words += [f"Worth knowing: {said}." for said in warnings_of(one.file)]
         rows = [leader(one.file, plain, None), *(leader(one.file, entry, row) for entry, row in one.ranked())]
         head = ("entry", "acts at", one.metric, "gain, 95 % interval", "p, corrected", "verdict", "ms per step")

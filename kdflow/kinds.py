@@ -62,6 +62,8 @@ class Kind:
 
 ANY = Kind("any", opaque=True)
 TENSOR = Kind("tensor")
+ANY_LEVELS = Kind("any_levels", None, "levels")
+ANY_LAYERS = Kind("any_layers", None, "layers")
 SCALAR = Kind("scalar", ())
 MAP = Kind("map", ("b", "c", "y", "x"))
 MASK = Kind("mask", ("b", "one", "y", "x"))
@@ -140,6 +142,8 @@ if TYPE_CHECKING:
 
     AnyValue: TypeAlias = Any
     AnyTensor: TypeAlias = Tensor
+    AnyLevels: TypeAlias = list[Tensor]
+    AnyLayers: TypeAlias = list[Tensor]
     Scalar: TypeAlias = Tensor
     Map: TypeAlias = Tensor
     Mask: TypeAlias = Tensor
@@ -174,6 +178,8 @@ if TYPE_CHECKING:
 else:
     AnyValue = Annotated[Any, ANY]
     AnyTensor = Annotated[Any, TENSOR]
+    AnyLevels = Annotated[Any, ANY_LEVELS]
+    AnyLayers = Annotated[Any, ANY_LAYERS]
     Scalar = Annotated[Any, SCALAR]
     Map = Annotated[Any, MAP]
     Mask = Annotated[Any, MASK]

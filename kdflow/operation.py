@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import inspect
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Annotated, Any, TypeVar, get_args, get_origin
@@ -57,6 +57,8 @@ class Like:
         drop: Axes that are used up.
         swap: Axes that get another name, or become several (``{"c": "e c"}``).
         drops: Option that lists further axes that are used up.
+        unless: Input with which no axis is used up.
+        joined: The result is one tensor, though the input is a list.
         stack: What the result is a list over; None: what the input is.
     """
 
@@ -65,9 +67,13 @@ class Like:
     swap: Mapping[str, str] = field(default_factory=dict)
     drops: str = ""
     stack: str | None = None
+    unless: str = ""
+    joined: bool = False
 
-    def dropped(self, options: Mapping[str, Any]) -> tuple[str, ...]:
-        """Axes that are used up with these options."""
+    def dropped(self, options: Mapping[str, Any], given: Collection[str] = ()) -> tuple[str, ...]:
+        """Axes that are used up with these options, where these inputs are given."""
+        if self.unless in given:
+            return ()
         return (*self.drop, *(options.get(self.drops) or () if self.drops else ()))
 
     def __call__(self, kinds: Mapping[str, Kind], options: Mapping[str, Any]) -> Kind:
@@ -77,9 +83,9 @@ class Like:
         kind = kinds[self.source]
         if kind.axes is None or kind.opaque:
             return kind
-        drop = self.dropped(options)
+        drop = self.dropped(options, kinds)
         axes = tuple(name for a in kind.axes if a not in drop for name in self.swap.get(a, a).split())
-        return of_axes(axes, self.stack or kind.stack)
+        return of_axes(axes, None if self.joined else self.stack or kind.stack)
 
 
 def like(
@@ -88,9 +94,11 @@ def like(
     swap: Mapping[str, str] | None = None,
     drops: str = "",
     stack: str | None = None,
+    unless: str = "",
+    joined: bool = False,
 ) -> Like:
     """The output has the kind of input ``source``; see :class:`Like` for the arguments."""
-    return Like(source, (drop,) if isinstance(drop, str) else drop, swap or {}, drops, stack)
+    return Like(source, (drop,) if isinstance(drop, str) else drop, swap or {}, drops, stack, unless, joined)
 
 
 Gives = Kind | Like
@@ -109,7 +117,8 @@ class Op:
         no_grad: Evaluated without gradient (masks, selections, gates).
         zero_at_equality: Its value is 0 when student equals teacher; checked by the contract tests.
         example: For the contract tests: options where defaults do not suffice, and the axes (``"n c"``) of inputs that
-            take any tensor but cannot take all; ``3c`` is an axis three times as long as others of its name.
+            take any tensor but cannot take all; ``3c`` is an axis three times as long as others of its name, None leaves an
+            optional input out.
         infer: For functions whose result sizes depend on data: called like the function on fake tensors, returns fake tensors of
             plausible size. None where the function itself runs on fake tensors.
         source: The same value as a Python expression without kdflow, with ``{name}`` for inputs and options; empty where there

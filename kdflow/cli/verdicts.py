@@ -30,7 +30,7 @@ def report(file: File) -> str:
         f"{comparison.bench}: {comparison.settings.in_words}",
         columns(rows, head=head),
     ]
-    lines += [f"the {owner} itself: {value:.2f} {metric}" for owner, value in comparison.taught_by().items()]
+    lines += comparison.told_apart
     for row in comparison.verdicts:
         if row.against != plain:
             lines.append(f"{row.entry} against {row.against}: {row.verdict}, {row.in_words}, p (Holm) {_corrected(row)}")

@@ -238,6 +238,20 @@ class Comparison(Strict):
         metric = self.settings.metric
         return {owner: known[metric] for row in rows for owner, known in row.items() if metric in known}
 
+    @property
+    def told_apart(self) -> list[str]:
+        """What each teacher reaches, how far that is above the plain student, and how far the latter's seeds spread."""
+        metric, plain = self.settings.metric, list(self.entries[0].values_of(self.settings.metric).values())
+        found = []
+        for owner, value in self.taught_by().items():
+            words = f"the {owner} itself: {value:.2f} {metric}"
+            if plain:
+                words += f", {value - statistics.fmean(plain):+.2f} against the plain student"
+            if len(plain) > 1:
+                words += f", whose seeds spread {statistics.stdev(plain):.2f}"
+            found.append(words)
+        return found
+
     def entry(self, name: str) -> EntryRow:
         """The entry of this name; raises KeyError."""
         return {entry.name: entry for entry in self.entries}[name]

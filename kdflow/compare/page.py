@@ -182,7 +182,7 @@ def _comparison(one: Shown) -> Html:
         f"{comparison.teacher or 'none'}, data {comparison.dataset}. {settings.in_words}. "
         f"{settings.metric} is {METRICS[settings.metric]}."
     )
-    taught = [f"The {owner} reaches {value:.2f} itself." for owner, value in comparison.taught_by().items()]
+    taught = [f"{words[0].upper()}{words[1:]}." for words in comparison.told_apart]
     return join(
         el("h2", comparison.bench), el("p", " ".join([facts, *taught])),
         [el("p", f"Worth knowing: {words}.") for words in warnings_of(one.file)],
@@ -221,7 +221,7 @@ def _leaderboard(one: Shown) -> Html:
 def _row(one: Shown, entry: EntryRow, row: VerdictRow | None) -> Html:
     cost = one.file.costs.get(entry.name)
     return el(
-        "tr", el("th", entry.name, scope="row"), el("td", ", ".join(entry.nodes) or entry.kind),
+        "tr", el("th", entry.name, scope="row", class_="name"), el("td", ", ".join(entry.nodes) or entry.kind),
         number(entry.in_words(one.metric)),
         _gain(row) if row else number(""), _verdict(row) if row else number(""),
         number("" if row is None or row.mean is None else f"{row.adjusted:.3f}"), number(_literature(one, entry)),

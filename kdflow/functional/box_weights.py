@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -126,3 +127,23 @@ def gaussians(cells: CellBoxes, size: Size, spread: float = 2.0) -> Tensor:
         distance = distance + offset.square().unsqueeze(3 - axis)
     bell = torch.where(cells.collapsed[:, None, None], 1.0, torch.exp(-distance / spread))
     return torch.where(cover(cells, size), bell, 0.0)
+
+
+def paint_bells(
+    boxes: Sequence[Tensor], stride: float, size: Size, spread: float, shown: Sequence[Tensor] | None = None
+) -> Tensor:
+    """A bell over each box, the larger value where boxes overlap, 0 outside: (B, 1, H, W).
+
+    Args:
+        boxes: Per image (n, 4) xyxy pixels, n may be 0.
+        stride: Pixels per cell.
+        size: (rows, columns) of the grid.
+        spread: As in :func:`gaussians`.
+        shown: Per image (n,) bool, False for boxes that are left out; None paints all.
+    """
+    images = []
+    for number, own in enumerate(boxes):
+        bells = gaussians(cut_to_cells(own, stride, size), size, spread)
+        bells = bells if shown is None else bells * shown[number][:, None, None]
+        images.append(torch.cat([bells, bells.new_zeros((1, *size))]).amax(0))
+    return torch.stack(images)[:, None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -10,7 +11,7 @@ from torch.nn import functional
 
 
 def kl_divergence(
-    student: Tensor, teacher: Tensor, dim: int = -1, temperature: float = 1.0,
+    student: Tensor, teacher: Tensor, dim: int | Sequence[int] = -1, temperature: float = 1.0,
     direction: Literal["forward", "reverse"] = "forward",
 ) -> Tensor:
     """KL divergence of softmax distributions, without temperature factor.
@@ -21,14 +22,21 @@ def kl_divergence(
     Args:
         student: Logits.
         teacher: Logits of the same shape.
-        dim: Axis of the distribution; it is summed away.
+        dim: Axis of the distribution, or several together; they are summed away.
         temperature: T.
         direction: Which of the two is the reference.
     """
+    if not isinstance(dim, int):
+        student, teacher, dim = _together(student, dim), _together(teacher, dim), -1
     ours = functional.log_softmax(student / temperature, dim)
     theirs = functional.log_softmax(teacher / temperature, dim)
     reference, other = (theirs, ours) if direction == "forward" else (ours, theirs)
     return (reference.exp() * (reference - other)).sum(dim)
+
+
+def _together(values: Tensor, dims: Sequence[int]) -> Tensor:
+    """The values with these axes as one, the last."""
+    return values.movedim(tuple(dims), tuple(range(-len(dims), 0))).flatten(values.dim() - len(dims))
 
 
 def bernoulli_kl(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:

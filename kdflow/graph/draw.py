@@ -131,9 +131,10 @@ def reduction(graph: Graph, term: str) -> str:
     head = f"root of the sum over {', '.join(reduce.root)}, then {head}" if reduce.root else head
     divisor = " x ".join(parts)
     if divisor and reduce.floor is not None:
-        divisor = f"{divisor} (at least {reduce.floor:g})"
+        least = reduce.floor if isinstance(reduce.floor, str) else f"{reduce.floor:g}"
+        divisor = f"{divisor} (at least {least})"
     text = f"{head} / {divisor}" if divisor else head
-    text += " per image, averaged" if reduce.scope == "image" else ""
+    text += f" per image, {'averaged' if reduce.images == 'mean' else 'summed'}" if reduce.scope == "image" else ""
     if value.kind.stack is None or not isinstance(value.fake, (list, tuple)) or len(value.fake) < 2:
         return text
     return f"{text} in each of {len(value.fake)} {value.kind.stack}, which are {_joined(reduce)}"

@@ -42,6 +42,7 @@ class Value:
         kind: Kind of the value; a dict of kinds for an op with several outputs.
         strides: Input pixels per cell of each level.
         form: Meaning of the numbers (:class:`kdflow.ports.Port`).
+        boxes: Node of the boxes per image that the rows of the value belong to, where that is known.
         fake: The value itself as fake tensors, once shapes were inferred.
     """
 
@@ -49,6 +50,7 @@ class Value:
     outputs: dict[str, Kind] = field(default_factory=dict)
     strides: tuple[int, ...] = ()
     form: str = ""
+    boxes: str = ""
     fake: Any = None
 
 
@@ -141,6 +143,11 @@ class Graph:
         for operand in node.operands():
             self.dag.add_edge(operand, node.name)
         return node.name
+
+    def connect(self, name: str, key: str, operand: str) -> None:
+        """Give a node one more input, which exists already."""
+        self[name].inputs[key] = operand
+        self.dag.add_edge(operand, name)
 
     def _repr_svg_(self) -> str:
         """Its drawing, in a notebook."""

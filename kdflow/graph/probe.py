@@ -184,7 +184,7 @@ def _distributions(node: Node, value: Tensor, inputs: Mapping[str, Any]) -> list
         over = dims_of(options.get("over", ("c",)), node.value.kind.axes)
         rest = [d for d in range(value.dim()) if d not in {o % value.dim() for o in over}]
         return [("its weight", value.permute(*rest, *(o % value.dim() for o in over)).flatten(len(rest)))]
-    if name == "loss.spatial_kl":
+    if name == "loss.kl" and set(options.get("over", ())) == {"y", "x"}:
         sides = [(f"the {side}'s softmax over places", inputs.get(side)) for side in ("teacher", "student")]
         temperature = options.get("temperature", 1.0)
         return [(words, (side.flatten(2).float() / temperature).softmax(-1)) for words, side in sides if isinstance(side, Tensor)]

@@ -14,6 +14,9 @@ from kdflow.ports import Detector
 from kdflow.spec.load import Document, Steps
 from kdflow.spec.method import DIVISORS, Method, TermEntry
 
+OBJECTS = "objects"
+"""Word of ``over`` for the number of ground-truth objects."""
+
 
 def is_word(divisor: str) -> bool:
     """True for axis names and the words ``rows`` and ``elements`` in ``over``, which are no references."""
@@ -95,9 +98,16 @@ def _value(linker: Linker, name: str, entry: TermEntry, path: Steps) -> str | No
 
 def _operands(references: References, entry: TermEntry, path: Steps) -> dict[str, Operand | None]:
     rows = [] if entry.rows is None else [entry.rows] if isinstance(entry.rows, str) else list(entry.rows)
-    divisors = [d for d in entry.reduce.over if isinstance(d, str) and not is_word(d)]
+    divisors = [_counted(references, d) for d in entry.reduce.over if isinstance(d, str) and not is_word(d)]
     return {
         "factors": references.operand(list(entry.factors), True, (*path, "factors")),
         "rows": references.operand(rows, True, (*path, "rows")),
         "over": references.operand(divisors, True, (*path, "reduce", "over")),
     }
+
+
+def _counted(references: References, divisor: str) -> str:
+    """The reference that a divisor stands for: ``objects`` is short for the ground truth, unless the method has such a node."""
+    method = references.method
+    own = divisor in method.nodes or divisor in method.prepare or divisor in references.inputs.given
+    return "targets.boxes" if divisor == OBJECTS and not own else divisor

@@ -37,24 +37,35 @@ class Reduce(Strict):
     """How an elementwise loss becomes one number. Every axis is summed unless ``sum`` lists fewer; the others are averaged.
 
     The sum is divided by the product ``over``: numbers, axis names (their size in the student's tensor), ``rows`` (selected
-    rows), ``elements``, and node references (the sum of their entries).
+    rows), ``elements``, ``objects`` (of the ground truth), and node references (the sum of their entries; boxes are counted).
     """
 
     sum: Literal["all"] | tuple[Axis, ...] = "all"
     over: tuple[Divisor, ...] = ()
-    floor: float | None = Field(default=None, gt=0, le=1e12, description="the divisor is at least this")
+    floor: Annotated[float, Field(gt=0, le=1e12)] | Literal["b"] | None = Field(
+        default=None, description="the divisor is at least this; b is the number of images"
+    )
     eps: float = Field(default=0.0, ge=0, description="added to the divisor")
     root: tuple[Axis, ...] = Field(
         default=(), description="sum over these axes first and take the square root (a norm)"
     )
     scope: Literal["batch", "image"] = Field(
-        default="batch", description="one quotient per batch, or one per image, averaged"
+        default="batch", description="one quotient per batch, or one per image"
     )
+    images: Literal["mean", "sum"] = Field(default="mean", description="with scope: image, how the images are joined")
     levels: Literal["sum", "mean", "pooled"] | tuple[LevelWeight, ...] = Field(
         default="sum",
         description="how entries of a stack are joined; pooled adds numerators and divisors before dividing, "
         "a list of weights, one for each entry, makes a weighted sum",
     )
+
+    @model_validator(mode="after")
+    def _of_one_scope(self) -> Reduce:
+        if self.scope == "batch" and self.images == "sum":
+            raise ValueError("images: sum joins the quotients of images; write scope: image beside it")
+        if self.scope == "image" and self.floor == "b":
+            raise ValueError("floor: b is for the divisor of a whole batch; with scope: image give a number")
+        return self
 
 
 MAX_WEIGHT = 1e30

@@ -40,9 +40,9 @@ method: sharp
 nodes:
   wider: {op: adapter.conv, features: student.neck, like: teacher.neck}
 terms:
-  neck: {loss: loss.spatial_kl, student: wider, teacher: teacher.neck, temperature: 1.0e-5, reduce: batch_mean}
+  neck: {loss: loss.kl, over: [y, x], student: wider, teacher: teacher.neck, temperature: 1.0e-5, reduce: batch_mean}
 """)
     done = call("run", spec, "--bench", tiny, "--device", "cpu")
     told = [line for line in done.err.splitlines() if "collapsed:" in line]
     assert len(told) == 1
-    assert told[0].startswith("neck.loss (loss.spatial_kl per level): collapsed: the teacher's softmax over places lies")
+    assert told[0].startswith("neck.loss (loss.kl per level): collapsed: the teacher's softmax over places lies")

@@ -108,7 +108,7 @@ def test_command_verifies_and_makes_the_page(
     assert not page.open
     assert "What would change this verdict" in page.text
     assert "fitnet, random teacher" in page.text
-    assert "The teacher reaches 40.00 itself." in page.text
+    assert "The teacher itself: 40.00 AP, " in page.text
     assert "+1.90 to +" in page.text or "(+" in page.text
     assert "Published: " in page.text
     assert main(["compare", "--verify", str(good), "--page", str(folder)]) == 2

@@ -107,9 +107,10 @@ def priors(level: int) -> Tensor:
 
 def kinds_of(op: Op, free: Kind) -> dict[str, Kind]:
     """Kind of every input of the op; ``free``, or what its example says, stands in where the op takes any tensor."""
-    kinds = {name: free if i.kind is k.TENSOR else i.kind for name, i in (op.observes or op.inputs).items()}
+    wanted = (op.observes or op.inputs).items()
+    kinds = {name: free if i.kind is k.TENSOR else i.kind for name, i in wanted if op.example.get(name, "") is not None}
     said = {name: [axis.strip("23") for axis in text.split()] for name, text in op.example.items() if name in kinds}
-    return {**kinds, **{name: k.of_axes(tuple(axes), None) for name, axes in said.items()}}
+    return {**kinds, **{name: k.of_axes(tuple(axes), kinds[name].stack) for name, axes in said.items()}}
 
 
 def free_kinds(op: Op) -> list[Kind]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from kdflow.errors import UsageError
 from kdflow.functional.reduce import Named, align, quotient, safe_root, total, weigh
-from kdflow.graph.runtime import TermCall
-from kdflow.kinds import CELLS, MAP, MASK, MASKS, PYRAMID, ROW_VALUES, ROWS, SCALAR
+from kdflow.graph.term_call import TermCall
+from kdflow.kinds import BOXES, CELLS, LEVEL_ROWS, MAP, MASK, MASKS, PYRAMID, ROW_VALUES, ROWS, SCALAR
 from kdflow.spec.method import Reduce
 
 MAPS = ("b", "c", "y", "x")
@@ -124,3 +125,68 @@ def test_scalar_nodes_divide_the_whole() -> None:
     term = TermCall("t", Reduce(over=("count",)), MAP, MAP, [], [], [SCALAR])
     value = maps(4)[0]
     torch.testing.assert_close(term(value, value, [], [], [torch.tensor(7.0)])[0], value.sum() / 7)
+
+
+COUNTS = (2, 0, 3)
+IMAGES = [torch.zeros(n, 4) for n in COUNTS]
+
+
+def rows_of_each(value: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    return tuple(part for part, count in zip(value.split(COUNTS), COUNTS) if count)
+
+
+def test_rows_are_reduced_image_by_image_where_their_boxes_are_known() -> None:
+    value, keep, weights = torch.rand(5, 3), torch.tensor([True, False, True, True, False]), torch.rand(5)
+    reduce, one = Reduce(over=("rows", "w"), floor=0.5, scope="image"), [ROW_VALUES]
+    term = TermCall("t", reduce, ROWS, ROWS, one, one, one)
+    result, alive = term(value, value, [weights], [keep], [weights], IMAGES)
+    each = zip(rows_of_each(value * weights[:, None] * keep[:, None]), rows_of_each(keep), rows_of_each(weights))
+    torch.testing.assert_close(result, sum(v.sum() / max(0.5, k.sum() * w.sum()) for v, k, w in each) / 3)
+    assert alive
+
+
+def test_norms_of_images_are_summed_over_images_and_levels() -> None:
+    values = [torch.rand(5, requires_grad=True), torch.rand(5, requires_grad=True)]
+    term = TermCall("t", Reduce(root=("n",), scope="image", images="sum", levels="sum"), LEVEL_ROWS, LEVEL_ROWS, [], [], [])
+    result, _ = term(values, values, [], [], [], IMAGES)
+    torch.testing.assert_close(result, sum(part.sum().sqrt() for value in values for part in rows_of_each(value)))
+    assert all(torch.isfinite(grad).all() for grad in torch.autograd.grad(result, values))
+
+
+def test_boxes_as_a_divisor_are_counted() -> None:
+    value, rows = torch.rand(3, 6, 4), torch.rand(5, 3)
+    batch = TermCall("t", Reduce(over=("objects",)), CELLS, CELLS, [], [], [BOXES])
+    torch.testing.assert_close(batch(value, value, [], [], [IMAGES])[0], value.sum() / 5)
+    image = TermCall("t", Reduce(over=("objects",), scope="image"), CELLS, CELLS, [], [], [BOXES])
+    torch.testing.assert_close(image(value, value, [], [], [IMAGES])[0], (value[0].sum() / 2 + value[2].sum() / 3) / 3)
+    of_rows = TermCall("t", Reduce(over=("objects",), scope="image", levels="pooled"), ROWS, ROWS, [], [], [BOXES])
+    first, last = rows_of_each(rows)
+    torch.testing.assert_close(of_rows(rows, rows, [], [], [IMAGES], IMAGES)[0], (first.sum() / 2 + last.sum() / 3) / 3)
+    nothing, alive = batch(value, value, [], [], [[torch.zeros(0, 4)] * 3])
+    assert nothing == 0
+    assert not alive
+
+
+@pytest.mark.parametrize(("count", "divisor"), [(1.0, 3), (7.0, 7)])
+def test_a_floor_may_be_the_number_of_images(count: float, divisor: int) -> None:
+    value, rows = torch.rand(3, 6, 4), torch.rand(5, 3)
+    reduce = Reduce(over=("count",), floor="b")
+    term = TermCall("t", reduce, CELLS, CELLS, [], [], [SCALAR])
+    torch.testing.assert_close(term(value, value, [], [], [torch.tensor(count)])[0], value.sum() / divisor)
+    term = TermCall("t", reduce, ROWS, ROWS, [], [], [SCALAR])
+    torch.testing.assert_close(term(rows, rows, [], [], [torch.tensor(count)], IMAGES)[0], rows.sum() / divisor)
+
+
+def test_rows_of_other_boxes_are_refused() -> None:
+    term = TermCall("t", Reduce(scope="image"), ROWS, ROWS, [], [], [])
+    with pytest.raises(UsageError, match="4 rows and 5 boxes"):
+        term(torch.rand(4, 3), None, [], [], [], IMAGES)
+
+
+def test_what_is_local_to_an_image_is_not_averaged_over_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kdflow.graph.term_call.mean_over_ranks", lambda count: count + 1)
+    value, mask = maps(4)[0], torch.ones(2, 1, 4, 4)
+    image = TermCall("t", Reduce(over=("mask",), scope="image"), MAP, MAP, [], [], [MASK])
+    torch.testing.assert_close(image(value, value, [], [], [mask])[0], value.sum() / 16 / 2)
+    batch = TermCall("t", Reduce(over=("mask",)), MAP, MAP, [], [], [MASK])
+    torch.testing.assert_close(batch(value, value, [], [], [mask])[0], value.sum() / 33)

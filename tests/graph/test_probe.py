@@ -18,7 +18,7 @@ nodes:
   objects: {op: mask.boxes, like: teacher.neck}
 terms:
   neck: {loss: loss.squared_error, student: student.neck, teacher: teacher.neck, factors: [places, objects]}
-  chance: {loss: loss.spatial_kl, student: student.neck, teacher: teacher.neck, temperature: %s}
+  chance: {loss: loss.kl, over: [y, x], student: student.neck, teacher: teacher.neck, temperature: %s}
   spread: {loss: loss.l1, student: student.neck, teacher: chances}
 """
 

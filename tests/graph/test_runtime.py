@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from kdflow.graph.runtime import Streams, any_alive, stream_key
+from kdflow.graph.runtime import Streams, stream_key
+from kdflow.graph.term_call import any_alive
 
 
 def test_a_stream_draws_what_its_key_says_and_leaves_the_global_generator_alone() -> None:

@@ -44,8 +44,8 @@ def twins(ours: list[Tensor], theirs: list[Tensor], boxes: list[Tensor] = BOXES)
 def test_equal_maps_and_equal_blocks_give_zero() -> None:
     ours = necks(grad=True)
     built = twins(ours, [m.detach().clone() for m in ours])
-    values = terms_of(built, "pixels", "relations_0", "relations_1", "features_0", "features_1")
-    assert [float(value.detach()) for value in values] == pytest.approx([0.0] * 5, abs=1e-5)
+    values = terms_of(built, "pixels", "relations", "features")
+    assert [float(value.detach()) for value in values] == pytest.approx([0.0] * 3, abs=1e-5)
 
 
 def test_the_graph_starts_from_the_map_itself() -> None:
@@ -73,19 +73,18 @@ def test_an_object_alone_learns_from_itself_only() -> None:
 def test_objects_of_other_images_and_their_order_do_not_matter() -> None:
     ours, theirs = necks(), necks(1)
     turned = [BOXES[0].flip(0), *BOXES[1:]]
-    for name in ("relations_0", "relations_1"):
-        whole, other = (terms_of(twins(ours, theirs, boxes), name)[0] for boxes in (BOXES, turned))
-        torch.testing.assert_close(whole, other)
-        images = [
-            terms_of(twins([m[i : i + 1] for m in ours], [m[i : i + 1] for m in theirs], [BOXES[i]]), name)[0] for i in (0, 2)
-        ]
-        torch.testing.assert_close(whole, torch.stack(images).sum())
+    whole, other = (terms_of(twins(ours, theirs, boxes), "relations")[0] for boxes in (BOXES, turned))
+    torch.testing.assert_close(whole, other)
+    images = [
+        terms_of(twins([m[i : i + 1] for m in ours], [m[i : i + 1] for m in theirs], [BOXES[i]]), "relations")[0] for i in (0, 2)
+    ]
+    torch.testing.assert_close(whole, torch.stack(images).sum())
 
 
 def test_gradient_of_objects_stays_on_two_levels_and_near_the_boxes() -> None:
     ours = necks(grad=True)
     built = plan(ours, necks(1))
-    loss = torch.stack(terms_of(built, "relations_0", "relations_1", "features_0", "features_1")).sum()
+    loss = torch.stack(terms_of(built, "relations", "features")).sum()
     fine, _, coarse = torch.autograd.grad(loss, ours, allow_unused=True)
     assert coarse is None
     assert float(fine[1].abs().max()) == 0
@@ -96,14 +95,14 @@ def test_gradient_of_objects_stays_on_two_levels_and_near_the_boxes() -> None:
 def test_features_grow_with_the_difference() -> None:
     ours, theirs = necks(), necks(1)
     further = [t + 3 * (o - t) for o, t in zip(ours, theirs, strict=True)]
-    (one,), (three,) = (terms_of(plan(values, theirs), "features_0") for values in (ours, further))
+    (one,), (three,) = (terms_of(plan(values, theirs), "features") for values in (ours, further))
     torch.testing.assert_close(three, 3 * one, rtol=1e-4, atol=1e-4)
 
 
 def test_the_teachers_blocks_train() -> None:
     built = plan(necks(), necks(1))
     fill(built, "graph_teacher.blocks.0.bn.weight", 1.0)
-    torch.stack(terms_of(built, "pixels", "relations_0")).sum().backward()
+    torch.stack(terms_of(built, "pixels", "relations")).sum().backward()
     trained = {name for name, parameter in built.ops.named_parameters() if parameter.grad is not None}
     assert any(name.startswith("graph_teacher") for name in trained)
     assert any(name.startswith("related_teacher.0") for name in trained)
@@ -119,5 +118,6 @@ def test_rows_and_boxes_must_agree() -> None:
 
 
 def test_a_stack_of_levels_is_not_split_by_image() -> None:
+    changes = {"nodes.apart": {"op": "regions.split", "rows": "related_view"}, "terms.relations.student": "apart"}
     with pytest.raises(SpecError, match=r"list over images by itself.*choose one entry"):
-        plan(necks(), necks(1), **{"nodes.relations_0.rows.student": "related_view"})
+        plan(necks(), necks(1), **changes)

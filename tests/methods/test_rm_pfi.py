@@ -7,10 +7,9 @@ import torch
 from torch import Tensor
 
 from kdflow.errors import UsageError
-from kdflow.ops.losses.group_kl import group_kl
+from kdflow.ops.losses.kl import kl
 from kdflow.ops.regions.object_of import object_of
 from kdflow.ops.regions.of_class import of_class
-from kdflow.ops.stats.objects import objects
 from tests.methods.shipped import maps
 
 GROUPS = torch.tensor([[0, 0, 0, -1, 1], [1, 1, -1, 0, 2]])
@@ -18,6 +17,10 @@ GROUPS = torch.tensor([[0, 0, 0, -1, 1], [1, 1, -1, 0, 2]])
 
 def scores(seed: int = 0) -> Tensor:
     return maps((2, 5, 1), seed=seed)[0].requires_grad_(seed == 0)
+
+
+def group_kl(student: Tensor, teacher: Tensor, groups: Tensor) -> Tensor:
+    return kl(student, teacher, groups, over=("r",), axes=("b", "r", "c"))
 
 
 def test_each_group_is_one_divergence() -> None:
@@ -57,17 +60,11 @@ def test_large_scores_stay_finite() -> None:
     assert torch.isfinite(torch.autograd.grad(loss, ours)[0]).all()
 
 
-def test_one_number_per_place_is_needed() -> None:
-    with pytest.raises(UsageError, match="one number per place"):
-        group_kl(scores(), scores(1), GROUPS[:, :3])
-
-
 def test_places_know_their_object_by_its_box() -> None:
     targets = [torch.tensor([[0.0, 0, 4, 4], [2.0, 2, 9, 9]]), torch.zeros(0, 4)]
     matched = torch.stack([targets[0][[1, 0, 0]], torch.zeros(3, 4)])
     keep = torch.tensor([[1, 1, 0], [0, 0, 0]])
     assert object_of(matched, keep, targets).tolist() == [[1, 0, -1], [-1, -1, -1]]
-    assert objects(targets).tolist() == [2, 0]
 
 
 def test_the_own_class_of_places_and_nothing_for_the_background() -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from kdflow.ops.masks.gaussian import gaussian
+from kdflow.ops.masks.boxes import boxes_mask
 from kdflow.spec.schedule import Progress, decay
 from tests.methods.shipped import maps, plan_of, terms_of
 
@@ -41,7 +41,7 @@ def term(name: str, given: dict[str, Any], **options: Any) -> Tensor:
 def test_the_mask_is_one_in_the_middle_only_and_zero_outside() -> None:
     like = [torch.zeros(1, 1, 12, 12)]
     box = torch.tensor([[8.0, 8, 24, 32]])                       # columns 2..5, rows 2..7
-    (mask,) = gaussian(like, [box], strides=(4,))
+    (mask,) = boxes_mask(like, [box], spread=2.0, strides=(4,))
     assert (mask == 1).nonzero().tolist() == [[0, 0, 5, 4]]
     assert (mask[0, 0, 2:8, 2:6] > 0).all()
     assert mask.count_nonzero() == 24
@@ -51,9 +51,9 @@ def test_the_mask_is_one_in_the_middle_only_and_zero_outside() -> None:
 def test_overlapping_boxes_keep_the_larger_value_and_collapsed_boxes_one_cell() -> None:
     like = [torch.zeros(1, 1, 12, 12)]
     box = torch.tensor([[8.0, 8, 24, 32], [9.0, 9, 10, 30]])
-    once, twice = (gaussian(like, [b], strides=(4,))[0] for b in (box, box.repeat(2, 1)))
+    once, twice = (boxes_mask(like, [b], spread=2.0, strides=(4,))[0] for b in (box, box.repeat(2, 1)))
     torch.testing.assert_close(once, twice)
-    alone = gaussian(like, [box[1:]], strides=(4,))[0]
+    alone = boxes_mask(like, [box[1:]], spread=2.0, strides=(4,))[0]
     assert alone.nonzero().tolist() == [[0, 0, 2, 2]]
     assert alone.max() == 1
 

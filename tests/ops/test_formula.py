@@ -40,6 +40,12 @@ def test_roots_and_quotients_of_zero_have_finite_gradients() -> None:
     torch.testing.assert_close(grad, torch.tensor([0.0, 0.25 - 1 / 16]))
 
 
+def test_gradient_flows_unless_told() -> None:
+    a = rows().requires_grad_()
+    assert formula(a, "1 - abs(a - b)", a * 2).requires_grad
+    assert not formula(a, "1 - abs(a - b)", a * 2, detach=True).requires_grad
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [

@@ -14,7 +14,6 @@ from kdflow.ops.generators.rebuild import Rebuild
 from kdflow.ops.generators.review import Review
 from kdflow.ops.losses.decoupled_kl import decoupled_kl
 from kdflow.ops.losses.pooled_squared_error import pooled_squared_error
-from kdflow.ops.losses.spatial_kl import spatial_kl
 from kdflow.ops.masks.normalise import normalise
 from kdflow.ops.masks.outside import outside
 from kdflow.ops.masks.random import random
@@ -37,6 +36,7 @@ def test_a_context_block_starts_as_the_identity() -> None:
 
 
 def test_dropped_places_give_no_gradient() -> None:
+    torch.manual_seed(0)
     block, features = Rebuild(), drawn(1, 3, 5, 5).requires_grad_()
     block.build(features)
     mask = torch.ones(1, 1, 5, 5)
@@ -89,13 +89,6 @@ def test_four_rows_skip_the_four_by_four_grid() -> None:
         pooled = [functional.adaptive_avg_pool2d(x, side) for x in (s, t)]
         parts.append((pooled[0] - pooled[1]).square().mean())
     torch.testing.assert_close(pooled_squared_error(s, t), (parts[0] + parts[1] / 2 + parts[2] / 4) / 1.75)
-
-
-def test_spatial_divergence_ignores_a_constant_per_channel() -> None:
-    features = drawn(2, 3, 4, 4)
-    shifted = features + torch.tensor([1.0, -2.0, 5.0])[:, None, None]
-    torch.testing.assert_close(spatial_kl(shifted, features, 2.0), torch.zeros(2, 3), atol=1e-5, rtol=0)
-    assert (spatial_kl(drawn(2, 3, 4, 4, seed=1), features) > 0).all()
 
 
 def test_the_halves_of_a_divergence_add_up() -> None:

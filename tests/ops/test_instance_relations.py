@@ -9,8 +9,8 @@ from kdflow.errors import UsageError
 from kdflow.ops.regions.average import average
 from kdflow.ops.regions.pool import pool
 from kdflow.ops.relations.table import table
+from kdflow.ops.values.formula import formula
 from kdflow.ops.values.of_level import of_level
-from kdflow.ops.values.product import product
 
 
 @pytest.mark.parametrize(("rows", "pairs"), [(0, 0), (1, 0), (2, 0), (3, 6)])
@@ -50,9 +50,9 @@ def test_every_row_takes_the_value_of_its_level() -> None:
 
 
 def test_a_product_needs_one_weight_per_row() -> None:
-    assert torch.equal(product(torch.ones(2, 3), torch.tensor([2.0, 0.0])), torch.tensor([[2.0] * 3, [0.0] * 3]))
+    assert torch.equal(formula(torch.ones(2, 3), "a * b", torch.tensor([2.0, 0.0])), torch.tensor([[2.0] * 3, [0.0] * 3]))
     with pytest.raises(UsageError, match="leading axes"):
-        product(torch.ones(2, 3), torch.ones(3))
+        formula(torch.ones(2, 3), "a * b", torch.ones(3))
 
 
 def test_tables_against_other_rows_count_every_pair() -> None:

@@ -7,7 +7,7 @@ import torch
 
 from kdflow.errors import UsageError
 from kdflow.ops.losses.one_vs_rest import one_vs_rest
-from kdflow.ops.masks.gaussian import gaussian
+from kdflow.ops.masks.boxes import boxes_mask
 from kdflow.ops.queries.random import random
 from kdflow.ops.regions.of_class import of_class
 from kdflow.ops.taps.repeat import repeat
@@ -17,7 +17,7 @@ LIKE = [torch.zeros(1, 2, 16, 16), torch.zeros(1, 2, 8, 8)]
 
 
 def bell(*boxes: list[float]) -> torch.Tensor:
-    return gaussian(LIKE, [torch.tensor(boxes).reshape(-1, 4)], assign="every", strides=(8, 16))[0][0, 0]
+    return boxes_mask(LIKE, [torch.tensor(boxes).reshape(-1, 4)], assign="every", spread=2.0, strides=(8, 16))[0][0, 0]
 
 
 def test_a_bell_peaks_at_the_centre_cell_alone() -> None:
@@ -39,7 +39,7 @@ def test_duplicates_change_nothing_and_no_box_gives_zeros() -> None:
 
 
 def test_a_box_shows_at_its_own_level_alone() -> None:
-    masks = gaussian(LIKE, [torch.tensor([[0.0, 0, 120, 120]])], strides=(8, 16))
+    masks = boxes_mask(LIKE, [torch.tensor([[0.0, 0, 120, 120]])], spread=2.0, strides=(8, 16))
     assert not masks[0].any()
     assert masks[1].any()
 

@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional
 
 from kdflow.errors import UsageError
-from kdflow.kinds import CELLS, DENSE, EDGES
+from kdflow.kinds import CELL_VALUES, CELLS, DENSE, DENSE_VALUES, EDGES
 from kdflow.operation import OPS
 from kdflow.ops.taps.same_grid import same_grid
 from kdflow.ops.transforms.cells import cells
@@ -118,4 +118,8 @@ def test_flatten_keeps_the_order_of_levels() -> None:
     levels = [maps(2, 6, 3), maps(2, 2, 3)]
     joined = flatten(levels)
     torch.testing.assert_close(joined[:, 6:], levels[1])
-    assert OPS.get("transform.flatten").output_kinds({"values": DENSE}) == CELLS
+    numbers = [level[..., 0] for level in levels]
+    torch.testing.assert_close(flatten(numbers, axes=("b", "r")), joined[..., 0])
+    op = OPS.get("transform.flatten")
+    assert op.output_kinds({"values": DENSE}) == CELLS
+    assert op.output_kinds({"values": DENSE_VALUES}) == CELL_VALUES

@@ -10,7 +10,6 @@ from kdflow.ops.values.best_class import best_class
 from kdflow.ops.values.centerness import centerness
 from kdflow.ops.values.compare import compare
 from kdflow.ops.values.formula import formula
-from kdflow.ops.values.product import product
 
 A, B = torch.tensor([True, True, False, False]), torch.tensor([1.0, 0.0, 1.0, 0.0])
 
@@ -20,7 +19,7 @@ def test_booleans_and_weights_combine() -> None:
     assert formula(A, "max(a, b)", B).tolist() == [1, 1, 1, 0]
     assert formula(B, "1 - a").tolist() == [0, 1, 0, 1]
     assert formula(A, "a / b", B).tolist() == [1, 0, 0, 0]                 # nothing is shared out among nobody
-    assert product(A, B * 0.5).tolist() == [0.5, 0.0, 0.0, 0.0]
+    assert formula(A, "a * b", B * 0.5).tolist() == [0.5, 0.0, 0.0, 0.0]
 
 
 def test_ignored_labels_count_as_false() -> None:

@@ -20,8 +20,10 @@ from kdflow.graph.passes.fakes import Fakes
 from kdflow.graph.passes.kinds import kind_of_value, place_kinds
 from kdflow.graph.passes.norms import lonely_norms
 from kdflow.graph.passes.promise import broken_promise
+from kdflow.graph.passes.rows import boxes_of, give_boxes
 from kdflow.graph.per_level import at_level, lengths_of
-from kdflow.graph.runtime import FunctionOp, OpCall, Prepared, StageCall, Streams, TermCall, stream_key
+from kdflow.graph.runtime import FunctionOp, OpCall, Prepared, StageCall, Streams, stream_key
+from kdflow.graph.term_call import TermCall
 from kdflow.kinds import ANY
 from kdflow.ports import BATCH_PORTS, Detector
 from kdflow.spec.load import Document
@@ -86,6 +88,7 @@ class Inference:
                 continue
             before = len(self.document.faults)
             node.value.fake = self._evaluate(node)
+            node.value.boxes = boxes_of(self.graph, node)
             if len(self.document.faults) > before:
                 self.broken.add(node.name)
             elif node.role is Role.PICK and node.value.strides:
@@ -332,7 +335,7 @@ class Inference:
         kinds = {
             key: [self.graph[o].value.kind for o in node.inputs.get(key, ())] for key in ("factors", "rows", "over")
         }
-        if not self._join_fits(node):
+        if not give_boxes(self.graph, node, self.document) or not self._join_fits(node):
             return None
         student = node.inputs.get("student")
         node.module = TermCall(

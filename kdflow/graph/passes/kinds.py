@@ -124,11 +124,7 @@ def _term(graph: Graph, node: Node, document: Document) -> bool:
         document.report(node.path, f"a term needs a tensor, and {node.inputs['value']} is {_article(value)}")
         return False
     node.value = Value(SCALAR)
-    if node.term is not None and node.term.reduce.scope == "image" and "b" not in (value.axes or ()):
-        document.report(
-            (*node.path, "reduce", "scope"),
-            f"scope: image needs an axis b; {_article(value)} has {', '.join(value.axes or ())}",
-        )
+    if not _images_possible(graph, node, document, value):
         return False
     if not _axes_exist(graph, node, document, value) or not _divisors(graph, node, document):
         return False
@@ -139,6 +135,31 @@ def _term(graph: Graph, node: Node, document: Document) -> bool:
     )
 
 
+def asks_for_images(graph: Graph, node: Node) -> list[tuple[str, str]]:
+    """Keys of a term's reduction that need to know images, though the loss has no axis b, and how they are written."""
+    axes = graph[str(node.inputs["value"])].value.kind.axes or ()
+    if node.term is None or "b" in axes:
+        return []
+    reduce = node.term.reduce
+    student = graph[str(node.inputs["student"])].value.kind.axes or () if "student" in node.inputs else ()
+    asked = [("scope", "scope: image")] if reduce.scope == "image" else []
+    asked += [("floor", "floor: b")] if reduce.floor == "b" else []
+    return asked + ([("over", "b")] if "b" in reduce.over and "n" in axes and "b" not in student else [])
+
+
+def _images_possible(graph: Graph, node: Node, document: Document, value: Kind) -> bool:
+    """What is reduced by image, or divided by their number, has an axis b or rows."""
+    asked = asks_for_images(graph, node)
+    if not asked or ("n" in (value.axes or ()) and value.stack != "images"):
+        return True
+    key, words = asked[0]
+    problem = f"the axes here are {', '.join(value.axes or ()) or 'none'}, without b"
+    if value.stack == "images":
+        problem = "the entries of this stack are the images already; levels: says how they are joined"
+    document.report((*node.path, "reduce", key), f"{words} asks for images, and {problem}")
+    return False
+
+
 def _axes_exist(graph: Graph, node: Node, document: Document, value: Kind) -> bool:
     """Axes named in a reduction must be axes of what is reduced (in ``over``, also of the student's tensor)."""
     if node.term is None or value.axes is None:
@@ -146,6 +167,7 @@ def _axes_exist(graph: Graph, node: Node, document: Document, value: Kind) -> bo
     reduce, before = node.term.reduce, len(document.faults)
     student = node.inputs.get("student")
     counted = {*value.axes, *((graph[str(student)].value.kind.axes or ()) if student else ()), "rows", "elements"}
+    counted |= {"b"} if "n" in value.axes and value.stack != "images" else set()
     over = [part for part in reduce.over if isinstance(part, str) and is_word(part)]
     summed = () if reduce.sum == "all" else reduce.sum
     for key, words, known in (
@@ -176,13 +198,14 @@ def _divisors(graph: Graph, node: Node, document: Document) -> bool:
             source = graph[str(source.inputs["stack"])]
         port = source.port
         named = port is not None and source.name.rpartition(".")[2] in _INDICES
-        measured = port is not None and (port.node is not None or bool(port.form)) and kind.name not in ("masks", "scalar")
-        places_or_names = kind.opaque or kind.name in ("boxes", "labels", "priors") or operand == "images"
+        compared = port is not None and (port.node is not None or bool(port.form))
+        measured = compared and kind.name not in ("masks", "scalar", "boxes")
+        places_or_names = kind.opaque or kind.name in ("boxes entry", "labels", "priors") or operand == "images"
         if kind is not ANY and (places_or_names or named or measured):
             document.report(
                 (*node.path, "reduce", "over", index),
-                f"{operand} is {_article(kind)}, and its sum says nothing about how much is compared; divide by a mask, weights "
-                "or a count, such as {op: stats.count, values: ...}",
+                f"{operand} is {_article(kind)}, and its sum says nothing about how much is compared; divide by a mask, "
+                "weights, a count such as {op: stats.count, values: ...}, or boxes, which stand for their number",
             )
     return len(document.faults) == before
 

@@ -53,9 +53,11 @@ def _other_size(node: Node, result: Any, inputs: Mapping[str, Any]) -> str | Non
     if not isinstance(gives, Like) or not node.op or not node.op.name.startswith("loss."):
         return None
     source, kind = inputs.get(gives.source), node.value.kind
+    if kind.axes is None or gives.swap or gives.dropped(node.options, node.inputs):
+        return None
     pairs = [(source, result)] if isinstance(result, Tensor) else list(zip(source or (), result or ()))
     for given, got in pairs:
-        if not isinstance(given, Tensor) or not isinstance(got, Tensor) or gives.drop or gives.swap or kind.axes is None:
+        if not isinstance(given, Tensor) or not isinstance(got, Tensor):
             continue
         if tuple(given.shape) != tuple(got.shape):
             return f"its result is declared to be like {gives.source}, {_words(given)}, and is {_words(got)}"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from kdflow.kinds import Layers, Tokens
+from kdflow.kinds import AnyLayers, AnyTensor
+from kdflow.operation import like as kind_of
 from kdflow.operation import op
 
 
-@op("tap.repeat")
-def repeat(features: Tokens, like: Layers) -> Layers:
+@op("tap.repeat", gives=kind_of("features", stack="layers"), example={"features": "b q c", "like": "b q c"})
+def repeat(features: AnyTensor, like: AnyLayers) -> AnyLayers:
     """The same values for every layer of ``like``: the teacher's last layer for all of the student's.
 
     Args:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import torch
 
-from kdflow.kinds import Cells, Dense
-from kdflow.operation import op
+from kdflow.functional.axes import dim_of
+from kdflow.kinds import AnyLevels, AnyTensor, Axes
+from kdflow.operation import like, op
 
 
-@op("transform.flatten")
-def flatten(values: Dense) -> Cells:
-    """Levels joined in order: list of (B, R_l, C) -> (B, sum R_l, C).
+@op("transform.flatten", gives=like("values", joined=True), example={"values": "b r c"})
+def flatten(values: AnyLevels, axes: Axes = ("b", "r", "c")) -> AnyTensor:
+    """Dense places of all levels joined in order: list of (B, R_l, C) -> (B, sum R_l, C), and (B, R_l) -> (B, sum R_l).
 
     Args:
-        values: Dense predictions per level.
+        values: Dense predictions, or one number per place, per level.
+        axes: Filled in by the compiler.
     """
-    return torch.cat(list(values), dim=1)
+    return torch.cat(list(values), dim=dim_of("r", axes))

@@ -21,8 +21,9 @@ def formula(
     b: AnyTensor | None = None,
     c: AnyTensor | None = None,
     d: AnyTensor | None = None,
+    detach: bool = False,
 ) -> AnyTensor:
-    """What a formula such as ``abs(a - b) ** 2`` gives, entry by entry, in float32; gradient flows to all values.
+    """What a formula such as ``abs(a - b) ** 2`` gives, entry by entry, in float32. Gradient flows to all values, unless told.
 
     The formula has ``+ - * / **``, brackets, numbers, and ``abs``, ``sqrt``, ``exp``, ``log``, ``min(x, y)``, ``max(x, y)``;
     ``x / 0`` is 0. Booleans count as 0 and 1.
@@ -34,8 +35,9 @@ def formula(
             size 1, such as that of a mask, holds for all entries of ``a`` there.
         c: Likewise.
         d: Likewise.
+        detach: Let no gradient pass.
     """
-    given = {name: single(value) for name, value in zip("abcd", (a, b, c, d)) if value is not None}
+    given = {name: single(value.detach() if detach else value) for name, value in zip("abcd", (a, b, c, d)) if value is not None}
     if missing := sorted(names_in(formula) - set(given)):
         raise UsageError(f'"{formula}" needs {", ".join(missing)}; give a reference for each')
     return compute(formula, {name: _fitted(name, value, a) for name, value in given.items()}).expand_as(a)
