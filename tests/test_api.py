@@ -89,9 +89,9 @@ def test_compile_refuses_options_that_do_not_belong_together(options):
 
 
 def test_search_is_a_package_that_can_be_called() -> None:
-    import kdflow.search.study
+    import kdflow.search.request
 
-    assert kdflow.search.study.Request().trials is None
+    assert kdflow.search.request.Request().trials is None
     with pytest.raises(UsageError, match="tpe"):
         kdflow.search("fitnet", sampler="tpee")
 

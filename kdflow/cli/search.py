@@ -83,7 +83,7 @@ def search(
     the same command with --join on every machine that reaches the storage. With --together 4, a worker trains four trials at a
     time; their values are drawn before any of the four is judged.
     """
-    from kdflow.search.study import Request
+    from kdflow.search.request import Request
     from kdflow.search.study import search as run_search
 
     request = Request(

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from kdflow.search.outcome import Outcome
+from kdflow.search.request import Request
 from kdflow.search.sampling import PrunerName, SamplerName
-from kdflow.search.study import Request
 from kdflow.search.study import search as run_search
 from kdflow.spec.resolve import MethodSpec
 

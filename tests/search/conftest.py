@@ -11,7 +11,8 @@ import pytest
 from kdflow.errors import InvariantError
 from kdflow.events import EvaluationEvent, RunStarted, StopRun
 from kdflow.experiment.run import RunResult
-from kdflow.search.study import Request, search
+from kdflow.search.request import Request
+from kdflow.search.study import search
 from tests.paths import BENCH
 
 PATH = "terms.hint.weight"

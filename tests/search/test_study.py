@@ -16,7 +16,8 @@ from kdflow.experiment.run import RunResult
 from kdflow.experiment.together import run_together
 from kdflow.results.measured import read_records
 from kdflow.search import definition as about
-from kdflow.search.study import Request, search
+from kdflow.search.request import Request
+from kdflow.search.study import search
 from kdflow.search.worker import InterruptedTrialError
 from kdflow.spec.resolve import load_method
 from tests.paths import BENCH

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -149,7 +150,7 @@ def _fixed(program: Any, axes: Sequence[int]) -> list[int]:
 
 
 def _exported(whole: nn.Module, example: Tensor, free: Mapping[int, Any]) -> Any:
-    with torch.no_grad(), _quiet(), _unchecked():
+    with torch.no_grad(), _quiet(), _unchecked(), _lengths(whole):
         return torch.onnx.export(
             whole,
             (example,),
@@ -193,6 +194,24 @@ def _unchecked() -> Iterator[None]:
         del os.environ[name]
         if before is not None:
             os.environ[name] = before
+
+
+@contextmanager
+def _lengths(whole: nn.Module) -> Iterator[None]:
+    """In the library's code the length of a tensor stays free; Python's own ``len`` makes the number of pictures a constant."""
+    names = {type(module).__module__ for module in whole.modules()}
+    files = [vars(sys.modules[name]) for name in names if name.startswith("transformers.")]
+    for file in files:
+        file["len"] = _length  # found before the built-in one
+    try:
+        yield
+    finally:
+        for file in files:
+            del file["len"]
+
+
+def _length(value: Any) -> Any:
+    return value.shape[0] if isinstance(value, Tensor) else len(value)
 
 
 def _reason(error: BaseException) -> str:
