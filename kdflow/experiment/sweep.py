@@ -159,17 +159,19 @@ def checked_jobs(
 
 
 def record_of(job: Job, output: Path) -> JobResult | None:
-    """What is known of a job from earlier sweeps; None when it never ended, or its files are gone or cannot be read.
-
-    A trial is its study's, and nothing of it is kept here.
-    """
-    content = read_json(output / "sweeps" / f"{job.hash}.json") if job.hash and job.trial is None else None
+    """What is known of a job from before; None when it never ended, or its files are gone or cannot be read."""
+    content = read_json(_record_file(job, output)) if job.hash else None
     forms = {"status": str, "metrics": dict, "reason": str, "folder": str}
     if not isinstance(content, dict) or not all(isinstance(content.get(key), form) for key, form in forms.items()):
         return None
     result = result_from(job, content, reused=True)
     gone = result.status == FINISHED and read_json(Path(result.folder) / RESULT) is None
     return None if gone else result
+
+
+def _record_file(job: Job, output: Path) -> Path:
+    """Where it is kept; a trial, which is not measured on test, beside the run of the same hash."""
+    return output / "sweeps" / f"{job.hash}{'' if job.trial is None else '-trial'}.json"
 
 
 def result_from(job: Job, content: Mapping[str, Any], reused: bool = False) -> JobResult:
@@ -253,8 +255,8 @@ def _finished(result: JobResult | None) -> bool:
 def _keep(result: JobResult, output: Path, notify: Notify) -> None:
     """Write down what became of a job, and say what went wrong."""
     job = result.job
-    if job.hash and job.trial is None and result.status != HELD:
-        write_json(output / "sweeps" / f"{job.hash}.json", {**asdict(result), "job": asdict(job)})
+    if job.hash and result.status != HELD:
+        write_json(_record_file(job, output), {**asdict(result), "job": asdict(job)})
     if result.status != FINISHED:
         notify(f"{job.name}: {result.status}: {result.reason}")
 

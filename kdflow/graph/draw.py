@@ -141,8 +141,8 @@ def reduction(graph: Graph, term: str) -> str:
 
 
 def _joined(reduce: Reduce) -> str:
-    if isinstance(reduce.levels, str):
-        return _JOINED[reduce.levels]
+    if reduce.levels is None or isinstance(reduce.levels, str):
+        return _JOINED[reduce.levels or "sum"]
     return f"summed with weights {', '.join(f'{weight:g}' for weight in reduce.levels)}"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from kdflow.cli.sweep import table, values_of
 from kdflow.errors import InvariantError, SpecError, UsageError
 from kdflow.experiment.ablate import FULL, NONE, distinct, judge, plan_ablation, shared
 from kdflow.experiment.nesting import nested
+from kdflow.experiment.request import TrialOf
 from kdflow.experiment.run import RunResult
 from kdflow.experiment.sweep import Job, JobResult, grid, plan_jobs, record_of, run_jobs, summary
 from kdflow.experiment.sweep_file import read_sweep
@@ -124,6 +126,16 @@ def test_job_whose_files_are_gone_is_missing(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "sweeps" / f"{job.hash}.json").read_text())["job"]["seed"] == 0
     (Path(result.folder) / "result.json").unlink()
     assert record_of(job, tmp_path) is None
+
+
+def test_trial_is_not_tried_again_by_another_comparison_and_stands_for_no_run(tmp_path: Path) -> None:
+    (job,) = plan_jobs(["fitnet"], [TINY], [1000], {})
+    go([replace(job, trial=TrialOf("three seeds", 4))], tmp_path, Runs())
+    runs = Runs()
+    (again,) = go([replace(job, trial=TrialOf("five seeds", 7))], tmp_path, runs, resume=True)
+    assert (again.reused, again.metrics, runs.calls) == (True, {"AP": 1010.0}, [])
+    (measured,) = go([job], tmp_path, runs, resume=True)
+    assert (measured.reused, len(runs.calls)) == (False, 1)
 
 
 def test_ablation_leaves_each_node_out_and_says_which_brings_the_gain(tmp_path: Path) -> None:
