@@ -21,6 +21,7 @@ METHODS = {
     "drkd", "dsig", "fgd", "fgfi", "fitnet", "freekd", "frs", "g-detkd", "gid", "head", "icd", "joint-detnas",
     "kd-detr", "kd-logits", "lad", "ld", "lekd", "maskd", "mgd", "mimic", "msrlr", "odgk", "pad", "pgd", "pkd",
     "qskd", "reviewkd", "rm-pfi", "rt-detrv4", "ssim-kd", "taed", "tard", "teach-detr", "tf-head", "yolo-l2",
+    "yolov6",
 }
 
 
