@@ -20,7 +20,7 @@ from kdflow.detectors.hf_decoding import Grid
 from kdflow.detectors.hf_loss import Match, Pairs, SetLoss
 from kdflow.detectors.hf_parts import to_labels
 from kdflow.detectors.loss_terms import LossTerms
-from kdflow.detectors.rt_loss import object_count
+from kdflow.detectors.rt_loss import Union, object_count
 from kdflow.ports import ImageSizes
 
 EDGE_TERMS = ("loss_fgl", "loss_ddf")
@@ -45,10 +45,10 @@ class Decoder(rt.Decoder):
         """On the host: each layer of the library looks whether they fit, and would wait for the device; none reads them else."""
         return grid.known
 
-    def split(self, out: Any, anchors: Tensor, count: int) -> dict[str, Any]:
-        """The library's output as lists over layers, its first ``count`` queries apart."""
+    def layered(self, out: Any, anchors: Tensor) -> dict[str, Sequence[Tensor]]:
+        """The library's output as lists over layers, of all queries."""
         logits, boxes = out.intermediate_logits.unbind(1), out.intermediate_reference_points.unbind(1)
-        layered: dict[str, Sequence[Tensor]] = {
+        return {
             "states": out.intermediate_hidden_states.unbind(0),
             "logits": logits[1:],
             "boxes": boxes[1:],
@@ -57,8 +57,6 @@ class Decoder(rt.Decoder):
             "starts": out.initial_reference_points.unbind(1),
             "first": (logits[0], boxes[0]),
         }
-        denoised = {k: [x[:, :count] for x in v] for k, v in layered.items()} if count else None
-        return {**{k: [x[:, count:] for x in v] for k, v in layered.items()}, "denoised": denoised}
 
     def infer(self, *args: Any, **values: Any) -> dict[str, Any]:
         """Shapes from the queries and the configuration."""
@@ -112,14 +110,15 @@ class LayerLoss(LossTerms):
         target_boxes: list[Tensor],
         target_labels: list[Tensor],
         image_sizes: ImageSizes,
+        union: Union | None = None,
     ) -> dict[str, Any]:
-        """Scalars by name."""
+        """Scalars by name; ``union`` are the pairs that boxes are compared on, where they are not a layer's own."""
         labels = to_labels(target_boxes, target_labels, image_sizes)
         criterion, divisor = self.loss.make(), object_count(target_labels)
         terms: dict[str, Any] = {}
         layers = library_layers(first, logits, boxes, corners, starts, len(logits) - 1)
         for i, (outputs, found) in enumerate(zip(layers, [*first_pairs, *pairs])):
-            terms |= criterion.layer(outputs, labels, found, divisor, f"_aux_{i}")
+            terms |= criterion.layer(outputs, labels, found, divisor, f"_aux_{i}", union and union.pair)
         return terms
 
 

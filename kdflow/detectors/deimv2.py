@@ -6,16 +6,17 @@ the backbone hands on; the ``lite`` one reads a single map and makes the next co
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
 
 from pydantic import PositiveInt, ValidationInfo, field_validator
 from torch import Tensor
 
-from kdflow.detectors import deimv2_union as dense
 from kdflow.detectors import rt_stages as rt
 from kdflow.detectors.d_fine import DFineOptions, decoder_extras, layer_losses, untrained
 from kdflow.detectors.d_fine_stages import EDGE_TERMS, Decoder, DenoisingLoss
+from kdflow.detectors.deimv2_union import TERMS, Unite
 from kdflow.detectors.hf_build import transformers_family
 from kdflow.detectors.hf_loss import SetLoss
 from kdflow.detectors.hf_stages import body_of, body_stages, loss_stages, strides_of
@@ -126,31 +127,23 @@ def feature_stages(core: Any, options: Deimv2Options) -> dict[str, Stage]:
 
 def set_losses(loss: SetLoss, config: Any, decoder: Any) -> dict[str, Stage]:
     """Targets, matching of every layer, the union of all pairs, and the criterion of the decoder layers and of the encoder."""
-    usual, layers, chosen = (
-        loss_stages(loss, config.decoder_layers),
-        layer_losses(loss, config),
-        encoder_losses(loss, config),
-    )
+    usual, layers, chosen = loss_stages(loss, config.decoder_layers), layer_losses(loss, config), encoder_losses(loss, config)
     matching = {"match.first": layers["match.first"], "match.proposals": chosen["match.proposals"]}
     pairs = {"pairs": "match.indices", "first": "match.first", "proposals": "match.proposals"}
     union = Port("match.union", ANY, doc="pairs of all layers, one per query, on which boxes are compared")
-    joined = (
-        {"match.union": Stage(dense.Union(decoder), pairs, {"indices": union})} if config.use_dense_one_to_one else {}
-    )
-    shared = {"union": union.name} if joined else {}
+    joined = {"match.union": Stage(Unite(decoder), pairs, {"indices": union})} if config.use_dense_one_to_one else {}
 
-    def on_union(stage: Stage, run: Any) -> Stage:
-        return Stage(run, {**stage.reads, **shared}, stage.gives)
+    def on_union(stage: Stage) -> Stage:
+        return replace(stage, reads={**stage.reads, **({"union": union.name} if joined else {})})
 
-    suffix = f"_aux_{config.decoder_layers - 1}"
     return {
         "targets": usual["targets"],
         "match": usual["match"],
         **matching,
         **joined,
-        "criterion": on_union(usual["criterion"], dense.LastLoss(loss)),
-        "criterion.layers": on_union(layers["criterion.layers"], dense.EarlierLoss(loss, config.decoder_layers)),
-        "criterion.proposals": on_union(chosen["criterion.proposals"], dense.LastLoss(loss, suffix=suffix)),
+        "criterion": on_union(usual["criterion"]),
+        "criterion.layers": on_union(layers["criterion.layers"]),
+        "criterion.proposals": on_union(chosen["criterion.proposals"]),
     }
 
 
@@ -161,7 +154,7 @@ def make(classes: tuple[str, ...], options: Deimv2Options) -> Detector:
     model, names = built(Deimv2ForObjectDetection, options, classes, options.outputs, **settings(options))
     core, config = model.model, model.config
     decoder = Decoder(core.decoder, options.attention == "eager")
-    loss = SetLoss(partial(PairLoss, config, "mal"), dense.TERMS, clamp=True, focal=focal_of(config))
+    loss = SetLoss(partial(PairLoss, config, "mal"), TERMS, clamp=True, focal=focal_of(config))
     noise = DenoisingLoss(loss, config.decoder_layers, EDGE_TERMS)
     stages = {**feature_stages(core, options), **query_stages(core, options, decoder, **decoder_extras(config))}
     matching = set_losses(loss, config, core.decoder)

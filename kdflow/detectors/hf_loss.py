@@ -17,6 +17,7 @@ from torch import Tensor
 from kdflow.detectors.hf_matching import Joined, Match, Pairs, joined
 from kdflow.detectors.hf_parts import Labels, to_labels
 from kdflow.detectors.loss_terms import LossTerms
+from kdflow.detectors.rt_loss import Union
 from kdflow.functional.reduce import mean_over_ranks
 from kdflow.ports import ImageSizes
 
@@ -217,13 +218,20 @@ class Criterion(LossTerms):
         target_boxes: list[Tensor],
         target_labels: list[Tensor],
         image_sizes: ImageSizes,
+        union: Union | None = None,
     ) -> dict[str, Any]:
-        """Weighted scalar per loss term, and ``total``, their sum."""
+        """Weighted scalar per loss term, and ``total``, their sum; boxes are compared on ``union`` where it is given."""
         labels = self.loss.targets(target_boxes, target_labels, image_sizes)
-        return self.terms(logits, boxes, pairs, labels)
+        return self.terms(logits, boxes, pairs, labels, union=union)
 
     def terms(
-        self, logits: list[Tensor], boxes: list[Tensor], pairs: Pairs, labels: Labels, groups: int = 1
+        self,
+        logits: list[Tensor],
+        boxes: list[Tensor],
+        pairs: Pairs,
+        labels: Labels,
+        groups: int = 1,
+        union: Union | None = None,
     ) -> dict[str, Any]:
         """What the library's criterion says of these predictions, whose queries belong to ``groups`` groups."""
         criterion, boxes, objects = self.loss.criterion(logits[0].device), self.loss.clamped(boxes), Objects.of(labels)
@@ -233,15 +241,12 @@ class Criterion(LossTerms):
         for layer, end in [(-1, ""), *((i, self.loss.auxiliary.format(i)) for i in earlier)]:
             outputs = {"logits": logits[layer], "pred_boxes": boxes[layer]}
             if not walks(criterion):
-                losses |= criterion.layer(outputs, labels, pairs[layer], divisor, end)
+                losses |= criterion.layer(outputs, labels, pairs[layer], divisor, end, union and union.pair)
                 continue
             for name, value in layer_terms(criterion, outputs, objects, pairs[layer], divisor):
                 if name in self.loss.names:
                     losses[f"{name}{end}"] = value * self.loss.weights[name]
-        return self.weighted(losses)
-
-    def weighted(self, losses: Mapping[str, Tensor]) -> dict[str, Any]:
-        """Weighted terms under the stage's names, those that the library leaves out as 0, and their total in its order."""
+        # Terms that the library leaves out are 0; the total is in its order.
         terms = {f"{name}{self.suffix}": value for name, value in losses.items()}
         total = sum(terms.values())
         return {**{name: terms.get(name, total * 0) for name in self.names}, "total": total}

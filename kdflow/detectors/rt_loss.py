@@ -6,6 +6,7 @@ sizes of all that is gathered are known beforehand, so that nothing is read.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -18,6 +19,22 @@ from kdflow.functional.boxes import giou, iou
 TEMPERATURE = 5
 Own = list[tuple[Tensor, Tensor]]
 """Pairs of one layer: per image (query, object)."""
+
+
+@dataclass
+class Union:
+    """Pairs of several layers as those of one.
+
+    Attributes:
+        pairs: Per image (query, object) on the device; a query has one object.
+    """
+
+    pairs: Own
+
+    @property
+    def pair(self) -> tuple[Own, float]:
+        """The pairs, and their number, at least 1."""
+        return self.pairs, object_count([queries for queries, _ in self.pairs])
 
 
 class PairLoss:

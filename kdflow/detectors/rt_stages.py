@@ -11,6 +11,7 @@ stages concerned declare their shapes instead (``infer``).
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -225,20 +226,21 @@ class Decoder(DecoderStage):
             reference_points=anchors,
             **{**grid.keywords(), "spatial_shapes": self.shapes(grid)},
         )
-        return {**self.split(out, anchors, count), **self.weights(out, True, count)}
+        layered = self.layered(out, anchors)
+        denoised = {k: [x[:, :count] for x in v] for k, v in layered.items()} if count else None
+        own = {k: [x[:, count:] for x in v] for k, v in layered.items()}
+        return {**own, "denoised": denoised, **self.weights(out, True, count)}
 
     def shapes(self, grid: Grid) -> Tensor:
         """The grid's sizes where the library wants them."""
         return grid.shapes
 
-    def split(self, out: Any, anchors: Tensor, count: int) -> dict[str, Any]:
-        """The library's output as lists over layers, its first ``count`` queries apart."""
+    def layered(self, out: Any, anchors: Tensor) -> dict[str, Sequence[Tensor]]:
+        """The library's output as lists over layers, of all queries."""
         states = out.intermediate_hidden_states.unbind(1)
         logits, boxes = out.intermediate_logits.unbind(1), out.intermediate_reference_points.unbind(1)
         references = [anchors.sigmoid(), *(b.detach() for b in boxes[:-1])]
-        layered = {"states": states, "logits": logits, "boxes": boxes, "references": references}
-        denoised = {k: [x[:, :count] for x in v] for k, v in layered.items()} if count else None
-        return {**{k: [x[:, count:] for x in v] for k, v in layered.items()}, "denoised": denoised}
+        return {"states": states, "logits": logits, "boxes": boxes, "references": references}
 
     def infer(
         self, queries: dict[str, Tensor], noise: Noise | None, tokens: Tensor, grid: Grid, **options: Any

@@ -27,7 +27,6 @@ from kdflow.graph.term_call import TermCall
 from kdflow.kinds import ANY
 from kdflow.ports import BATCH_PORTS, Detector
 from kdflow.spec.load import Document
-from kdflow.spec.method import MEAN, Reduce
 
 _UNLIKE = re.compile(r"broadcast|must match|expanded size")
 """How torch words that shapes do not meet."""
@@ -360,31 +359,18 @@ class Inference:
 
 
     def _join_fits(self, node: Node) -> bool:
-        """It is said how several entries of a stack are joined, and weights are as many as the entries."""
-        value, reduce = self.graph[str(node.inputs["value"])].value, node.term.reduce if node.term else Reduce()
-        levels, stacked = reduce.levels, value.kind.stack is not None and not value.kind.opaque
-        entries = len(value.fake) if stacked else 1
-        if levels is None and entries > 1 and not reduce.is_plain_sum:
-            each = f"each of {entries} {value.kind.stack} is reduced by itself, and nothing says how they are joined"
-            problem = f"{each}; write {_joins(reduce, value.kind.stack)}"
-        elif levels is None or isinstance(levels, str):
+        """Weights of a stack's entries are as many as the entries."""
+        value, levels = self.graph[str(node.inputs["value"])].value, node.term.reduce.levels if node.term else None
+        if levels is None or isinstance(levels, str):
             return True
-        elif not stacked:
+        if value.kind.stack is None or value.kind.opaque:
             problem = "weights are given per level or layer, and there are none here; write weight: NUMBER"
-        elif len(levels) != entries:
-            problem = f"{len(levels)} weights for {entries} {value.kind.stack}; give one for each"
+        elif len(levels) != len(value.fake):
+            problem = f"{len(levels)} weights for {len(value.fake)} {value.kind.stack}; give one for each"
         else:
             return True
         self.document.report((*node.path, "reduce", "levels"), problem)
         return False
-
-
-def _joins(reduce: Reduce, stack: str | None) -> str:
-    """The ways of joining entries, as they are written."""
-    key = "layers" if stack == "layers" else "levels"
-    if reduce == MEAN:
-        return f"reduce: sum_of_means or mean_of_means; {{over: [elements], {key}: ...}} takes pooled and a list of weights, too"
-    return f"{key}: sum, mean, pooled or a list of weights in reduce:"
 
 
 def show(value: Any) -> str:
