@@ -40,7 +40,8 @@ class Verdict:
     def __str__(self) -> str:
         if "terms" in self.facts:
             terms = ", ".join(f"{name} ({', '.join(nodes)})" for name, nodes in self.facts["terms"].items())
-            return f"{self.name}: good on {self.facts['bench']}: {terms or 'no distillation'}"
+            good = f"{self.name}: good on {self.facts['bench']}: {terms or 'no distillation'}"
+            return "\n".join([good, *(f"  worth knowing: {words}" for words in self.facts["remarks"])])
         return f"{self.name}: good bench: " + ", ".join(
             f"{owner} {name}" for owner, name in self.facts["detectors"].items()
         )
@@ -126,7 +127,8 @@ def _method_facts(name: str, bench: str | None, overrides: dict[str, Any], shelf
 
     setting: Setting = prepare(read_method(name), bench, overrides=overrides, shelf=shelf)
     terms = {term.name: list(term.nodes) for term in setting.plan.terms if term.is_distillation}
-    return {"method": setting.method.method, "bench": setting.bench.bench, "terms": terms}
+    remarks = list(setting.plan.report.remarks)
+    return {"method": setting.method.method, "bench": setting.bench.bench, "terms": terms, "remarks": remarks}
 
 
 def _bench_facts(name: str, overrides: dict[str, Any], shelf: Shelf | None) -> dict[str, Any]:

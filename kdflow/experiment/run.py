@@ -247,6 +247,8 @@ def open_run(request: RunRequest, setting: Setting, context: Context) -> Opened 
         if context.resume and not trial:
             tell_nearest(identity, folder, method.method, context.notify)
         write_identity(identity, folder)
+    for words in setting.plan.report.remarks:
+        context.notify(f"{method.method}: {words}")
     feed = session.feed(setting)
     session.inspect(feed, context.notify)
     teachers, seen = give_weights(setting, session, feed, () if trial else request.hooks, context.notify)

@@ -18,6 +18,7 @@ from kdflow.graph.passes.search import check_search
 from kdflow.graph.passes.taxonomy import place_terms, rewired_nodes
 from kdflow.graph.passes.unused import report_unused
 from kdflow.graph.plan import Plan, PlanReport, TermInfo, op_weights
+from kdflow.graph.reductions import unsaid
 from kdflow.graph.runtime import Streams
 from kdflow.kinds import KINDS, Kind
 from kdflow.ports import Detector
@@ -141,4 +142,5 @@ def _report(graph: Graph, detectors: Mapping[str, Detector], terms: Sequence[Ter
     modules = op_weights(graph.keep(needed))
     adapters = {name: sum(p.numel() for p in module.parameters()) for name, module in modules.items()}
     idle = idle_parameters(graph, [term.name for term in terms], detectors.get("student"))
-    return PlanReport(tuple(run), tuple(pruned), adapters, idle, tuple(rewired_nodes(graph)))
+    remarks = tuple(words for term in terms if term.is_distillation and (words := unsaid(graph, term.name)))
+    return PlanReport(tuple(run), tuple(pruned), adapters, idle, tuple(rewired_nodes(graph)), remarks)

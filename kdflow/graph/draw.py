@@ -9,8 +9,8 @@ from kdflow.escape import mermaid, one_line
 from kdflow.graph.node import Graph, Node, Role, what
 from kdflow.graph.passes.infer import show
 from kdflow.graph.plan import Plan
+from kdflow.graph.reductions import reduction
 from kdflow.graph.svg import COLOURS, layered_svg
-from kdflow.spec.method import Reduce
 
 
 def as_json(plan: Plan, shares: Mapping[str, float] | None = None) -> dict[str, Any]:
@@ -111,39 +111,6 @@ def _pruned(plan: Plan, shares: Mapping[str, float]) -> dict[str, float]:
     for stage in plan.report.teacher_stages_pruned:
         found[stage.partition(".")[0]] += shares.get(stage, 0.0)
     return found
-
-
-_JOINED = {"sum": "summed", "mean": "averaged", "pooled": "pooled: all numerators over all divisors"}
-
-
-def reduction(graph: Graph, term: str) -> str:
-    """How the elements of a term become one number, in words.
-
-    ``sum / elements in each of 5 levels, which are summed``.
-    """
-    node = graph[term]
-    entry, value = node.term, graph[str(node.inputs["value"])].value
-    if entry is None:
-        return ""
-    reduce = entry.reduce
-    parts = [f"{p:g}" if isinstance(p, float) else str(p) for p in reduce.over]
-    head = "sum" if reduce.sum == "all" else f"sum over {', '.join(reduce.sum)}, mean over the rest"
-    head = f"root of the sum over {', '.join(reduce.root)}, then {head}" if reduce.root else head
-    divisor = " x ".join(parts)
-    if divisor and reduce.floor is not None:
-        least = reduce.floor if isinstance(reduce.floor, str) else f"{reduce.floor:g}"
-        divisor = f"{divisor} (at least {least})"
-    text = f"{head} / {divisor}" if divisor else head
-    text += f" per image, {'averaged' if reduce.images == 'mean' else 'summed'}" if reduce.scope == "image" else ""
-    if value.kind.stack is None or not isinstance(value.fake, (list, tuple)) or len(value.fake) < 2:
-        return text
-    return f"{text} in each of {len(value.fake)} {value.kind.stack}, which are {_joined(reduce)}"
-
-
-def _joined(reduce: Reduce) -> str:
-    if isinstance(reduce.levels, str):
-        return _JOINED[reduce.levels]
-    return f"summed with weights {', '.join(f'{weight:g}' for weight in reduce.levels)}"
 
 
 def _share(shares: Mapping[str, float] | None, stage: str) -> str:

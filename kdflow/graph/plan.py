@@ -95,6 +95,7 @@ class PlanReport:
         adapters: Op with weights -> number of parameters.
         frozen: Parameters of the student that no loss reaches, frozen for that reason.
         rewires: Taxonomy nodes of stages that run on other inputs than in plain inference.
+        remarks: What a method leaves to a default that others would choose otherwise, in words.
     """
 
     teacher_stages_run: tuple[str, ...] = ()
@@ -102,6 +103,7 @@ class PlanReport:
     adapters: Mapping[str, int] = field(default_factory=dict)
     frozen: tuple[str, ...] = ()
     rewires: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
 
 
 class Plan(nn.Module):

@@ -158,15 +158,15 @@ class TermCall(nn.Module):
         return _per_image(varying) if per_image else varying.sum()
 
     def _join(self, numerators: list[Tensor], divisors: list[Tensor | float], floor: float | None) -> Tensor:
-        eps = self.reduce.eps
-        if self.reduce.levels == "pooled":
+        eps, levels = self.reduce.eps, self.reduce.levels
+        if levels == "pooled":
             pooled = sum(divisors[1:], start=divisors[0])
             return self._images(quotient(torch.stack(numerators).sum(0), pooled + eps, floor))
         quotients = [self._images(quotient(n, d + eps, floor)) for n, d in zip(numerators, divisors)]
-        if not isinstance(self.reduce.levels, str):
-            quotients = [weight * part for weight, part in zip(self.reduce.levels, quotients)]
+        if isinstance(levels, tuple):
+            quotients = [weight * part for weight, part in zip(levels, quotients)]
         joined = quotients[0] if len(quotients) == 1 else torch.stack(quotients).sum()
-        return joined / len(quotients) if self.reduce.levels == "mean" else joined
+        return joined / len(quotients) if levels == "mean" else joined
 
     def _images(self, value: Tensor) -> Tensor:
         """Images joined as declared; a single number is itself."""

@@ -53,11 +53,16 @@ class Reduce(Strict):
         default="batch", description="one quotient per batch, or one per image"
     )
     images: Literal["mean", "sum"] = Field(default="mean", description="with scope: image, how the images are joined")
-    levels: Literal["sum", "mean", "pooled"] | tuple[LevelWeight, ...] = Field(
-        default="sum",
+    levels: Literal["sum", "mean", "pooled"] | tuple[LevelWeight, ...] | None = Field(
+        default=None,
         description="how entries of a stack are joined; pooled adds numerators and divisors before dividing, "
         "a list of weights, one for each entry, makes a weighted sum",
     )
+
+    @property
+    def is_plain_sum(self) -> bool:
+        """True where nothing is averaged or divided, so that entries of a stack are summed as well."""
+        return self.sum == "all" and not self.over and not self.root and (self.scope == "batch" or self.images == "sum")
 
     @model_validator(mode="after")
     def _of_one_scope(self) -> Reduce:
@@ -71,7 +76,10 @@ class Reduce(Strict):
 MAX_WEIGHT = 1e30
 """Beyond it, and below its inverse, single-precision numbers end."""
 MEAN = Reduce(over=("elements",))
-SHORTHANDS = {"mean": MEAN, "sum": Reduce(), "batch_mean": Reduce(over=("b",))}
+SHORTHANDS = {
+    "mean": MEAN, "sum": Reduce(), "batch_mean": Reduce(over=("b",)),
+    "sum_of_means": MEAN.model_copy(update={"levels": "sum"}), "mean_of_means": MEAN.model_copy(update={"levels": "mean"}),
+}
 
 
 class NodeEntry(BaseModel):

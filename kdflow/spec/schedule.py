@@ -68,10 +68,18 @@ def warmup(at: Progress, steps: Length, zero: Length = 0, most: Share = 1.0) -> 
 
 
 def decay(
-    at: Progress, shape: Literal["linear", "cosine", "up_down"] = "linear", by: Literal["epoch", "step"] = "epoch"
+    at: Progress,
+    shape: Literal["linear", "cosine", "up_down"] = "linear",
+    by: Literal["epoch", "step"] = "epoch",
+    final_factor: Annotated[float, Field(ge=0, lt=1)] = 0.0,
 ) -> float:
-    """From 1 to 0: linearly, as half a cosine, or up to 2 at a quarter of the run and then down to 0."""
+    """From 1 to ``final_factor`` (f): linearly, as half a cosine, or up to 2 - f at a quarter of the run and then down."""
     done = at.epochs_done if by == "epoch" else at.done
+    return final_factor + (1 - final_factor) * _falling(shape, done)
+
+
+def _falling(shape: Literal["linear", "cosine", "up_down"], done: float) -> float:
+    """From 1 to 0."""
     if shape == "linear":
         return 1 - done
     if shape == "cosine":

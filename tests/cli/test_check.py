@@ -17,6 +17,31 @@ def test_good_specs_are_one_line_each_with_their_places(call, tiny):
     assert second == "baseline: good on tiny: no distillation"
 
 
+JOINS = """kdflow: 1
+method: own
+nodes: {aligned: {op: adapter.conv, features: student.neck, like: teacher.neck}}
+terms:
+  silent: {loss: loss.squared_error, student: aligned, teacher: teacher.neck}
+  said: {like: silent, reduce: mean_of_means}
+  plain: {like: silent, reduce: sum}
+  divided: {like: silent, reduce: {over: [b], floor: 2}}
+  one: {like: silent, student: "aligned[0:1]", teacher: "teacher.neck[0:1]"}
+"""
+
+
+def test_levels_that_are_joined_by_default_are_remarked_on(call, tiny, tmp_path):
+    """Published losses sum them or average them; a spec that says nothing gets the sum."""
+    (tmp_path / "own.yaml").write_text(JOINS)
+    done = call("check", tmp_path / "own.yaml", "--bench", tiny)
+    assert done.code == 0
+    remarks = [line.strip() for line in done.out.splitlines()[1:]]
+    reduced = "is reduced in each of 5 levels, which are summed: reduce:"
+    assert remarks == [
+        f"worth knowing: kd/silent {reduced} sum_of_means says so, mean_of_means averages them",
+        f"worth knowing: kd/divided {reduced} levels: sum says so, levels: mean averages them",
+    ]
+
+
 @pytest.mark.parametrize("name", ["op-typo", "yaml-bomb", "python-tag", "channels", "bench-detector"])
 def test_broken_spec_is_a_mistake(call, tiny, name):
     path = FOLDER / f"{name}.yaml"

@@ -40,7 +40,8 @@ method: sharp
 nodes:
   wider: {op: adapter.conv, features: student.neck, like: teacher.neck}
 terms:
-  neck: {loss: loss.kl, over: [y, x], student: wider, teacher: teacher.neck, temperature: 1.0e-5, reduce: batch_mean}
+  neck: {loss: loss.kl, over: [y, x], student: wider, teacher: teacher.neck, temperature: 1.0e-5,
+    reduce: {over: [b], levels: sum}}
 """)
     done = call("run", spec, "--bench", tiny, "--device", "cpu")
     told = [line for line in done.err.splitlines() if "collapsed:" in line]

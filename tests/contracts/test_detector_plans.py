@@ -22,7 +22,8 @@ from tests.detectors.staging import run_stages
 each = pytest.mark.parametrize("name", NAMES)
 ONCE_PER_LEVEL = ("faster-rcnn", "retinanet", "fcos", "gfl", "atss")
 NECK = (
-    "kdflow: 1\nmethod: t\nterms:\n  neck: {loss: loss.squared_error, student: student.neck, teacher: teacher.neck}\n"
+    "kdflow: 1\nmethod: t\nterms:\n"
+    "  neck: {loss: loss.squared_error, student: student.neck, teacher: teacher.neck, reduce: sum_of_means}\n"
 )
 
 PROPOSALS = """
@@ -33,6 +34,7 @@ terms:
     loss: loss.squared_error
     student: student.encoder.SIDE
     teacher: teacher.encoder.SIDE
+    reduce: sum_of_means
 """
 
 
@@ -156,7 +158,7 @@ def test_any_layer_can_be_tapped_and_gives_a_list_where_it_runs_once_per_level(n
     for path in [inside, *repeated[-1:]]:
         text = (
             "kdflow: 1\nmethod: t\nterms:\n"
-            f"  tap: {{loss: loss.squared_error, student: 'student@{path}', teacher: 'teacher@{path}'}}\n"
+            f"  tap: {{loss: loss.squared_error, student: 'student@{path}', teacher: 'teacher@{path}', reduce: sum_of_means}}\n"
         )
         plan = plan_of(text, copy.deepcopy(detectors))
         with torch.no_grad():

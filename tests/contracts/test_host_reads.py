@@ -19,7 +19,10 @@ from tests.contracts.host_reads import HostReads
 from tests.contracts.tiny_detectors import NAMES, detector_of
 from tests.detectors.library import make_batch
 
-NECK = "kdflow: 1\nmethod: t\nterms:\n  neck: {loss: loss.squared_error, student: student.neck, teacher: teacher.neck}\n"
+NECK = (
+    "kdflow: 1\nmethod: t\nterms:\n"
+    "  neck: {loss: loss.squared_error, student: student.neck, teacher: teacher.neck, reduce: sum_of_means}\n"
+)
 
 
 def plan_of(name: str) -> Plan:

@@ -30,6 +30,7 @@ def test_specs_and_benches_were_found() -> None:
 @pytest.mark.parametrize("path", SPECS, ids=lambda p: p.stem)
 def test_spec_compiles_and_steps_on_its_home_bench(path: Path) -> None:
     setting = prepare(read_method(path))
+    assert setting.plan.report.remarks == ()
     distilled = [t for t in setting.plan.terms if t.is_distillation]
     assert bool(distilled) == (path.stem != "baseline")
     assert all(t.nodes for t in distilled)

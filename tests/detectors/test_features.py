@@ -120,7 +120,7 @@ nodes:
   seen: {op: transform.resize, features: teacher.backbone.last, like: "student.neck[1]"}
   aligned: {op: adapter.conv, features: "student.neck[1]", like: seen}
 terms:
-  neck: {loss: loss.squared_error, student: aligned, teacher: seen, reduce: mean}
+  neck: {loss: loss.squared_error, student: aligned, teacher: seen, reduce: sum_of_means}
 """
 
 

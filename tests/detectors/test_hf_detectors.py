@@ -571,7 +571,7 @@ def test_heads_inside_the_decoder_stand_at_the_logits_and_its_layers_at_the_quer
     expected = dict.fromkeys(heads, "transformer/logit") | {"layers.0": "transformer/query"}
     paths = {path: f"model.decoder.{path}" for path in expected}
     terms = "".join(
-        f"  t{i}: {{loss: loss.squared_error, student: student@{path}, teacher: teacher@{path}}}\n"
+        f"  t{i}: {{loss: loss.squared_error, student: student@{path}, teacher: teacher@{path}, reduce: sum_of_means}}\n"
         for i, path in enumerate(paths.values())
     )
     spec = parse_method(f"kdflow: 1\nmethod: test\nterms:\n{terms}")
@@ -586,7 +586,8 @@ def test_class_scores_are_compared_by_name_wherever_they_are_ports(name: str) ->
     student, teacher = build(name), FAMILIES[name].build(CLASSES[::-1], **FAMILIES[name].tiny)
     ports = ["decoder.logits", *(p for p in ("encoder.logits", "encoder.all_logits") if p in student.ports)]
     terms = "".join(
-        f"  t{i}: {{loss: loss.squared_error, student: student.{port}, teacher: teacher.{port}, at: transformer/logit}}\n"
+        f"  t{i}: {{loss: loss.squared_error, student: student.{port}, teacher: teacher.{port}, at: transformer/logit, "
+        "reduce: sum_of_means}\n"
         for i, port in enumerate(ports)
     )
     spec = parse_method(f"kdflow: 1\nmethod: test\nterms:\n{terms}")

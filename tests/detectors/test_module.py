@@ -106,7 +106,7 @@ nodes:
   aligned: {op: adapter.conv, features: "student.neck[2]", like: "teacher.neck[2]"}
 terms:
   neck: {loss: loss.squared_error, student: aligned, teacher: "teacher.neck[2]", reduce: mean}
-  scores: {loss: loss.squared_error, student: student.head.logits, teacher: teacher.head.logits, reduce: mean}
+  scores: {loss: loss.squared_error, student: student.head.logits, teacher: teacher.head.logits, reduce: sum_of_means}
 """
 BENCH = """
 kdflow: 1
@@ -216,7 +216,7 @@ def test_calls_and_unknown_losses_are_refused_in_words(own: Path, monkeypatch: p
     monkeypatch.chdir(own.parent)
     text = (
         METHOD
-        + "  called: {loss: loss.squared_error, student: theirs.logits, teacher: teacher.head.logits, reduce: mean}\n"
+        + "  called: {loss: loss.squared_error, student: theirs.logits, teacher: teacher.head.logits, reduce: sum_of_means}\n"
     )
     text = text.replace("nodes:\n", "nodes:\n  theirs: {call: teacher.head, features: student.neck}\n")
     with pytest.raises(SpecError, match='module has no call "head"'):

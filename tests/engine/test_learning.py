@@ -31,7 +31,7 @@ nodes:
   aligned: {op: adapter.conv, features: student.neck, like: teacher.neck}
 terms:
   lesson: {value: teacher.losses.loss, at: cnn/head}
-  neck: {loss: loss.squared_error, student: aligned, teacher: teacher.neck}
+  neck: {loss: loss.squared_error, student: aligned, teacher: teacher.neck, reduce: sum_of_means}
 phases:
   - {name: teacher, steps: 0.5, terms: [lesson], train: ["teacher.*"]}
   - {name: student, steps: 0.5, terms: ["det/*", neck], init: [{student: "*"}]}

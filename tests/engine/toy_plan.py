@@ -23,8 +23,8 @@ nodes:
   places: {op: attention.spatial, features: teacher.neck, temperature: 0.5}
   drawn: {op: mask.random, like: teacher.neck}
 terms:
-  neck: {loss: loss.squared_error, student: aligned, teacher: teacher.neck, factors: [places, drawn]}
-  logits: {loss: loss.bernoulli_kl, student: student.head.logits, teacher: teacher.head.logits}
+  neck: {loss: loss.squared_error, student: aligned, teacher: teacher.neck, factors: [places, drawn], reduce: sum_of_means}
+  logits: {loss: loss.bernoulli_kl, student: student.head.logits, teacher: teacher.head.logits, reduce: sum_of_means}
 """
 RECIPE: dict[str, Any] = {"steps": 9, "batch": 2, "log_every": 1, "evaluate_every": None}
 

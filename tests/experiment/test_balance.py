@@ -29,8 +29,8 @@ method: two
 nodes:
   wider: {op: adapter.conv, features: student.neck, like: teacher.neck}
 terms:
-  one: {loss: loss.squared_error, student: wider, teacher: teacher.neck, weight: WEIGHT}
-  other: {loss: loss.l1, student: wider, teacher: teacher.neck, weight: 3.0EXTRA}
+  one: {loss: loss.squared_error, student: wider, teacher: teacher.neck, weight: WEIGHT, reduce: sum_of_means}
+  other: {loss: loss.l1, student: wider, teacher: teacher.neck, weight: 3.0EXTRA, reduce: sum_of_means}
 """
 
 

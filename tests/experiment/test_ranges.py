@@ -19,7 +19,7 @@ SHELF = Shelf()
 HINT = """kdflow: 1
 method: hint
 nodes: {n: {op: adapter.conv, features: student.neck, like: teacher.neck}}
-terms: {t: {loss: loss.squared_error, student: n, teacher: teacher.neck}}
+terms: {t: {loss: loss.squared_error, student: n, teacher: teacher.neck, reduce: sum_of_means}}
 """
 
 

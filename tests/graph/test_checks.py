@@ -19,7 +19,7 @@ from kdflow.spec.schedule import Progress, Schedule
 from tests.graph.test_plan import faults, plan_of
 
 HEAD = "kdflow: 1\nmethod: test\n"
-TERM = HEAD + "terms:\n  neck: {loss: %s, student: student.neck, teacher: teacher.neck}\n"
+TERM = HEAD + "terms:\n  neck: {loss: %s, student: student.neck, teacher: teacher.neck, reduce: sum_of_means}\n"
 
 
 @op("loss.test_scalar", gives=like("student"))
@@ -59,7 +59,7 @@ def test_a_loss_of_another_size_than_its_student_is_refused() -> None:
 
 def test_missing_outputs_are_refused() -> None:
     text = HEAD + "nodes: {n: {op: transform.test_outputs, features: student.neck}}\n"
-    text += "terms: {neck: {loss: loss.l1, student: n.a, teacher: teacher.neck}}\n"
+    text += "terms: {neck: {loss: loss.l1, student: n.a, teacher: teacher.neck, reduce: sum_of_means}}\n"
     assert "declares the outputs a, b and gives a" in faults(text)
 
 
@@ -94,7 +94,7 @@ def test_options_of_given_values_are_checked(options: dict[str, Any], words: str
 
 
 def test_a_term_with_sign_minus_is_subtracted() -> None:
-    text = (TERM % "loss.l1").replace("teacher.neck}", "teacher.neck, weight: 2, sign: minus}")
+    text = (TERM % "loss.l1").replace("teacher.neck,", "teacher.neck, weight: 2, sign: minus,")
     (term,) = [t for t in plan_of(text).terms if t.is_distillation]
     assert term.weight == -2
 
@@ -110,7 +110,7 @@ def test_a_term_with_sign_minus_is_subtracted() -> None:
     ],
 )
 def test_a_term_whose_schedule_is_zero_for_the_whole_run_is_found(schedule: str, steps: int, counts: bool) -> None:
-    text = (TERM % "loss.l1").replace("teacher.neck}", f"teacher.neck, schedule: {schedule}}}")
+    text = (TERM % "loss.l1").replace("teacher.neck,", f"teacher.neck, schedule: {schedule},")
     spec, plan = parse_method(text, "test.yaml"), plan_of(text)
     found = silent_terms(spec.resolve(), plan, spec.document, Recipe(steps=steps), steps, steps)
     assert [fault.path for fault in found] == ([] if counts else ["terms.neck.schedule"])
@@ -118,7 +118,7 @@ def test_a_term_whose_schedule_is_zero_for_the_whole_run_is_found(schedule: str,
 
 
 def test_what_rests_is_known_at_every_step() -> None:
-    plan = plan_of((TERM % "loss.l1").replace("teacher.neck}", "teacher.neck, schedule: {defer: 2}}"))
+    plan = plan_of((TERM % "loss.l1").replace("teacher.neck,", "teacher.neck, schedule: {defer: 2},"))
     resting = []
     for step in range(4):
         plan.advance(step, 4, 4)
@@ -137,4 +137,4 @@ def test_a_product_of_schedules_may_count_nowhere() -> None:
 def test_share_without_weights_is_refused() -> None:
     text = HEAD + "nodes: {n: {op: transform.relu, features: student.neck, share: levels}}\n"
     with pytest.raises(SpecError, match=r"nodes\.n\.share: transform\.relu has no weights to share"):
-        plan_of(text + "terms: {neck: {loss: loss.l1, student: n, teacher: teacher.neck}}\n")
+        plan_of(text + "terms: {neck: {loss: loss.l1, student: n, teacher: teacher.neck, reduce: sum_of_means}}\n")

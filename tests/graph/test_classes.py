@@ -15,7 +15,8 @@ from tests.toy import make_toy
 
 TEXT = (
     "kdflow: 1\nmethod: test\n"
-    "terms:\n  head: {loss: loss.squared_error, student: student.head.logits, teacher: teacher.head.logits}\n"
+    "terms:\n"
+    "  head: {loss: loss.squared_error, student: student.head.logits, teacher: teacher.head.logits, reduce: sum_of_means}\n"
 )
 
 
@@ -43,7 +44,7 @@ def test_different_label_sets_are_refused_with_both_lists() -> None:
 def tapped(module: str, order: tuple[str, ...]) -> Any:
     """A plan that compares the output of a module inside FCOS."""
     sides = f"student: student@{module}, teacher: teacher@{module}"
-    text = f"kdflow: 1\nmethod: t\nterms:\n  a: {{loss: loss.squared_error, {sides}}}\n"
+    text = f"kdflow: 1\nmethod: t\nterms:\n  a: {{loss: loss.squared_error, {sides}, reduce: sum_of_means}}\n"
     spec = parse_method(text)
     build, tiny = DETECTORS.get("fcos").build, DETECTORS.get("fcos").tiny
     detectors = {"student": build(("a", "b"), **tiny), "teacher": build(order, **tiny)}
@@ -63,7 +64,7 @@ def test_other_taps_and_equal_orders_are_taken() -> None:
 
 def test_stacks_of_unequal_length_are_told_in_words_where_an_op_pairs_them_itself() -> None:
     text = "kdflow: 1\nmethod: t\nnodes:\n  r: {op: generator.review, features: student.neck, like: 'teacher.neck[0:1]'}\n"
-    text += "terms:\n  a: {loss: loss.squared_error, student: 'r[0:1]', teacher: 'teacher.neck[0:1]'}\n"
+    text += "terms:\n  a: {loss: loss.squared_error, student: 'r[0:1]', teacher: 'teacher.neck[0:1]', reduce: sum_of_means}\n"
     spec = parse_method(text)
     detectors = {"student": make_toy(), "teacher": make_toy()}
     with pytest.raises(SpecError, match=r"differ in length: student.neck has 2, teacher.neck\[0:1\] has 1; choose entries"):

@@ -17,7 +17,7 @@ from tests.toy import make_toy, toys
 COPY = HEAD + (
     "modules:\n  assistant: {copy: teacher.head}\n"
     "nodes:\n  assisted: {call: assistant, features: student.neck}\n"
-    "terms:\n  t: {loss: loss.squared_error, student: assisted.logits, teacher: teacher.head.logits}\n"
+    "terms:\n  t: {loss: loss.squared_error, student: assisted.logits, teacher: teacher.head.logits, reduce: sum_of_means}\n"
 )
 FROZEN = COPY.replace("teacher.head}", "teacher.head, trainable: false}")
 
@@ -107,7 +107,7 @@ def test_a_copy_is_never_merged_with_what_it_was_copied_from(batch: Batch) -> No
 
 def test_two_calls_share_one_copy(batch: Batch) -> None:
     text = COPY.replace("terms:", "  twice: {call: assistant, features: student.neck, scale: 2.0}\nterms:") + (
-        "  u: {loss: loss.squared_error, student: twice.logits, teacher: teacher.head.logits}\n"
+        "  u: {loss: loss.squared_error, student: twice.logits, teacher: teacher.head.logits, reduce: sum_of_means}\n"
     )
     plan = plan_of(text)
     assert plan.report.adapters == {"assistant": 10}

@@ -30,9 +30,10 @@ nodes:
 terms:
   neck:
     {loss: loss.squared_error, student: aligned, teacher: teacher.neck, factors: [objects],
-     reduce: {over: [objects], floor: 1}}
-  kept: {loss: loss.squared_error, student: aligned, teacher: teacher.neck, factors: [kept]}
-  logits: {loss: loss.bernoulli_kl, student: student.head.logits, teacher: teacher.head.logits, rows: [student.assign.positive]}
+     reduce: {over: [objects], floor: 1, levels: sum}}
+  kept: {loss: loss.squared_error, student: aligned, teacher: teacher.neck, factors: [kept], reduce: sum_of_means}
+  logits: {loss: loss.bernoulli_kl, student: student.head.logits, teacher: teacher.head.logits, rows: [student.assign.positive],
+    reduce: sum_of_means}
 """
 
 
@@ -97,7 +98,7 @@ def passed(plan: Plan, step: int) -> dict[str, Any]:
 
 
 def test_a_stage_with_an_interior_tap_stays_eager() -> None:
-    tap = "  first: {loss: loss.squared_error, student: student@neck.0, teacher: teacher@neck.0}\n"
+    tap = "  first: {loss: loss.squared_error, student: student@neck.0, teacher: teacher@neck.0, reduce: sum_of_means}\n"
     toys = {"student": make_toy(), "teacher": make_toy()}
     for toy in toys.values():
         toy.stages["neck"] = replace(toy.stages["neck"], dense=True)

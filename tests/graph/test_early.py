@@ -22,8 +22,9 @@ nodes:
   drawn: {op: mask.random, like: teacher.neck}
   crossed: {call: teacher.head, features: student.neck}
 terms:
-  neck: {loss: loss.squared_error, student: student.neck, teacher: teacher.neck, factors: [places, boxes, drawn]}
-  logits: {loss: loss.bernoulli_kl, student: crossed.logits, teacher: teacher.head.logits}
+  neck: {loss: loss.squared_error, student: student.neck, teacher: teacher.neck, factors: [places, boxes, drawn],
+    reduce: sum_of_means}
+  logits: {loss: loss.bernoulli_kl, student: crossed.logits, teacher: teacher.head.logits, reduce: sum_of_means}
 """
 PHASED = METHOD + """\
 phases:

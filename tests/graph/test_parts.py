@@ -25,7 +25,7 @@ PART = HEAD + (
     "nodes:\n  goal: {op: transform.detach, features: other.head.cls_tower}\n"
     "terms:\n"
     "  own: {value: other.losses.classification, at: cnn/head}\n"
-    "  alike: {loss: loss.squared_error, student: student.head.cls_tower, teacher: goal, reduce: {over: [elements]}}\n"
+    "  alike: {loss: loss.squared_error, student: student.head.cls_tower, teacher: goal, reduce: sum_of_means}\n"
 )
 ASIDE = "nodes:\n  again: {call: other, features: aside}\n  aside: {op: adapter.conv, features: student.neck}\n"
 CALLED = PART.replace("nodes:\n", ASIDE).replace("features: other.head.cls_tower", "features: again.cls_tower")

@@ -89,7 +89,7 @@ def test_graph_answers_lineage_questions() -> None:
     ],
 )
 def test_a_circle_is_named_once_where_it_begins(nodes: str, circle: str) -> None:
-    text = f"{HEAD}nodes:\n{nodes}terms:\n  t: {{loss: loss.l1, student: a, teacher: teacher.neck}}\n"
+    text = f"{HEAD}nodes:\n{nodes}terms:\n  t: {{loss: loss.l1, student: a, teacher: teacher.neck, reduce: sum_of_means}}\n"
     with pytest.raises(SpecError) as caught:
         plan_of(text)
     (fault,) = caught.value.faults
@@ -99,7 +99,8 @@ def test_a_circle_is_named_once_where_it_begins(nodes: str, circle: str) -> None
 
 def test_a_node_may_stand_before_what_it_reads() -> None:
     nodes = "  b: {op: transform.relu, features: a}\n  a: {op: transform.standardize, features: student.neck}\n"
-    graph = plan_of(f"{HEAD}nodes:\n{nodes}terms:\n  t: {{loss: loss.l1, student: b, teacher: teacher.neck}}\n").graph
+    terms = "terms:\n  t: {loss: loss.l1, student: b, teacher: teacher.neck, reduce: sum_of_means}\n"
+    graph = plan_of(f"{HEAD}nodes:\n{nodes}{terms}").graph
     assert [node.name for node in graph.ordered() if node.name in ("a", "b")] == ["a", "b"]
 
 
@@ -107,8 +108,8 @@ def test_knowledge_and_needs_are_computed_from_the_graph() -> None:
     text = HEAD + (
         "nodes:\n  wide: {op: adapter.conv, features: student.neck, like: teacher.neck}\n"
         "  again: {call: teacher.head, features: student.neck}\n"
-        "terms:\n  maps: {loss: loss.l1, student: wide, teacher: teacher.neck, schedule: {warmup: 5}}\n"
-        "  scores: {loss: loss.l1, student: again.logits, teacher: teacher.head.logits}\n"
+        "terms:\n  maps: {loss: loss.l1, student: wide, teacher: teacher.neck, schedule: {warmup: 5}, reduce: sum_of_means}\n"
+        "  scores: {loss: loss.l1, student: again.logits, teacher: teacher.head.logits, reduce: sum_of_means}\n"
     )
     plan = plan_of(text, toys())
     assert knowledge(plan.graph) == ("feature", "response")

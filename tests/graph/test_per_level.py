@@ -41,7 +41,7 @@ def test_weights_have_sizes_of_their_own_per_level() -> None:
   hidden: {op: adapter.conv, features: student.neck, channels: [3, 5]}
   aligned: {op: adapter.conv, features: hidden, like: teacher.neck}
 terms:
-  neck: {loss: loss.l1, student: aligned, teacher: teacher.neck}
+  neck: {loss: loss.l1, student: aligned, teacher: teacher.neck, reduce: sum_of_means}
 """
     shapes = {name: tuple(p.shape[:2]) for name, p in plan_of(wide).ops.named_parameters() if name.endswith("conv.weight")}
     assert (shapes["hidden.0.conv.weight"][0], shapes["hidden.1.conv.weight"][0]) == (3, 5)

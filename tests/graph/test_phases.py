@@ -18,7 +18,7 @@ HEAD = "kdflow: 1\nmethod: test\n"
 TERMS = (
     "terms:\n"
     "  lesson: {value: teacher.losses.loss, at: cnn/head}\n"
-    "  neck: {loss: loss.squared_error, student: student.neck, teacher: teacher.neck}\n"
+    "  neck: {loss: loss.squared_error, student: student.neck, teacher: teacher.neck, reduce: sum_of_means}\n"
 )
 PHASES = (
     "phases:\n"
@@ -104,7 +104,7 @@ def test_the_student_takes_over_weights_when_the_phase_begins_and_not_when_it_go
 def test_weights_of_another_shape_stay_as_they_are() -> None:
     text = HEAD + (
         "nodes:\n  aligned: {op: adapter.conv, features: student.neck, like: teacher.neck}\n"
-        "terms:\n  neck: {loss: loss.squared_error, student: aligned, teacher: teacher.neck}\n"
+        "terms:\n  neck: {loss: loss.squared_error, student: aligned, teacher: teacher.neck, reduce: sum_of_means}\n"
         'phases: [{name: all, steps: 1, init: [{student: "*"}]}]\n'
     )
     plan = plan_of(text, toys(6))

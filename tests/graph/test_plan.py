@@ -17,7 +17,10 @@ from kdflow.spec.resolve import parse_method
 from tests.toy import make_toy, toys
 
 HEAD = "kdflow: 1\nmethod: test\n"
-NECK = HEAD + "terms:\n  neck: {loss: loss.squared_error, student: student.neck, teacher: teacher.neck, weight: 2}\n"
+NECK = HEAD + (
+    "terms:\n"
+    "  neck: {loss: loss.squared_error, student: student.neck, teacher: teacher.neck, weight: 2, reduce: sum_of_means}\n"
+)
 
 
 def plan_of(text: str, detectors: dict[str, Any] | None = None, seed: int | None = 0) -> Plan:
@@ -74,7 +77,7 @@ def test_teacher_is_frozen_hidden_and_stays_in_eval_mode(batch: Batch) -> None:
 def test_adapters_are_sized_seeded_and_trained_with_the_student(batch: Batch) -> None:
     text = HEAD + (
         "nodes:\n  wide: {op: adapter.conv, features: student.neck, like: teacher.neck}\n"
-        "terms:\n  neck: {loss: loss.squared_error, student: wide, teacher: teacher.neck}\n"
+        "terms:\n  neck: {loss: loss.squared_error, student: wide, teacher: teacher.neck, reduce: sum_of_means}\n"
     )
     one, two = plan_of(text, toys(6)), plan_of(text, toys(6))
     assert [tuple(p.shape) for n, p in one.named_parameters() if n.startswith("ops") and "weight" in n] == [
@@ -91,7 +94,7 @@ def test_adapters_are_sized_seeded_and_trained_with_the_student(batch: Batch) ->
 def test_call_reruns_only_what_depends_on_the_replaced_input(batch: Batch) -> None:
     text = HEAD + (
         "nodes:\n  cross: {call: teacher.head, features: student.neck}\n"
-        "terms:\n  head: {loss: loss.squared_error, student: cross.logits, teacher: teacher.head.logits}\n"
+        "terms:\n  head: {loss: loss.squared_error, student: cross.logits, teacher: teacher.head.logits, reduce: sum_of_means}\n"
     )
     plan = plan_of(text)
     stages = [n.name for n in plan.graph.of_role(Role.STAGE)]
@@ -106,7 +109,7 @@ def test_call_reruns_only_what_depends_on_the_replaced_input(batch: Batch) -> No
 def test_call_passes_options_and_refuses_unknown_ones() -> None:
     text = HEAD + (
         "nodes:\n  again: {call: student.head, scale: 2.0}\n"
-        "terms:\n  head: {loss: loss.squared_error, student: student.head.logits, teacher: again.logits}\n"
+        "terms:\n  head: {loss: loss.squared_error, student: student.head.logits, teacher: again.logits, reduce: sum_of_means}\n"
     )
     plan = plan_of(text)
     assert plan.graph["again:head"].options == {"scale": 2.0}
@@ -116,8 +119,8 @@ def test_call_passes_options_and_refuses_unknown_ones() -> None:
 def test_equal_nodes_are_computed_once() -> None:
     text = HEAD + (
         "nodes:\n  a: {op: transform.relu, values: student.neck}\n  b: {op: transform.relu, values: student.neck}\n"
-        "terms:\n  one: {loss: loss.squared_error, student: a, teacher: teacher.neck}\n"
-        "  two: {loss: loss.l1, student: b, teacher: teacher.neck}\n"
+        "terms:\n  one: {loss: loss.squared_error, student: a, teacher: teacher.neck, reduce: sum_of_means}\n"
+        "  two: {loss: loss.l1, student: b, teacher: teacher.neck, reduce: sum_of_means}\n"
     ).replace("values: student", f"{relu_input()}: student")
     names = [n.name for n in plan_of(text).graph.of_role(Role.OP)]
     assert "a" in names
@@ -133,7 +136,7 @@ def relu_input() -> str:
 def test_streams_make_draws_depend_on_seed_step_and_name_alone(batch: Batch) -> None:
     text = HEAD + (
         "terms:\n  rows: {loss: loss.squared_error, student: student.head.logits, teacher: teacher.head.logits, "
-        "rows: student.assign.positive, reduce: {over: [rows]}}\n"
+        "rows: student.assign.positive, reduce: {over: [rows], levels: sum}}\n"
     )
     plan = plan_of(text)
     plan.eval()

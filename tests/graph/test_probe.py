@@ -17,9 +17,9 @@ nodes:
   chances: {op: transform.softmax, logits: teacher.neck, over: [y, x], temperature: 0.5}
   objects: {op: mask.boxes, like: teacher.neck}
 terms:
-  neck: {loss: loss.squared_error, student: student.neck, teacher: teacher.neck, factors: [places, objects]}
-  chance: {loss: loss.kl, over: [y, x], student: student.neck, teacher: teacher.neck, temperature: %s}
-  spread: {loss: loss.l1, student: student.neck, teacher: chances}
+  neck: {loss: loss.squared_error, student: student.neck, teacher: teacher.neck, factors: [places, objects], reduce: sum_of_means}
+  chance: {loss: loss.kl, over: [y, x], student: student.neck, teacher: teacher.neck, temperature: %s, reduce: sum_of_means}
+  spread: {loss: loss.l1, student: student.neck, teacher: chances, reduce: sum_of_means}
 """
 
 
@@ -94,7 +94,7 @@ def test_saturated_probabilities_are_named() -> None:
 nodes:
   sure: {op: transform.softmax, logits: teacher.neck, over: [c], temperature: 1.0e-6}
 terms:
-  neck: {loss: loss.l1, student: student.neck, teacher: sure}
+  neck: {loss: loss.l1, student: student.neck, teacher: sure, reduce: sum_of_means}
 """
     assert "100 % of its probabilities are 0 or 1" in said(plan_of(text))["sure"]
 

@@ -16,7 +16,10 @@ from kdflow.graph.program import Captured, Program, fold, folded
 from kdflow.spec.resolve import parse_method
 from tests.contracts.tiny_detectors import NAMES, batch_for, detector_of
 
-NECK = "kdflow: 1\nmethod: t\nterms:\n  neck: {loss: loss.squared_error, student: student.neck, teacher: teacher.neck}\n"
+NECK = (
+    "kdflow: 1\nmethod: t\nterms:\n"
+    "  neck: {loss: loss.squared_error, student: student.neck, teacher: teacher.neck, reduce: sum_of_means}\n"
+)
 
 
 def plan_of(name: str, text: str = NECK) -> Plan:
@@ -73,7 +76,7 @@ def test_weights_are_kept_in_the_precision_of_the_pass() -> None:
 
 
 def test_a_tapped_stage_stays_as_it_is() -> None:
-    text = NECK + "  inside: {loss: loss.squared_error, student: 'student@PATH', teacher: 'teacher@PATH'}\n"
+    text = NECK + "  inside: {loss: loss.squared_error, student: 'student@PATH', teacher: 'teacher@PATH', reduce: sum_of_means}\n"
     path = "backbone.body.layer1.0.conv1"
     plan = plan_of("retinanet", text.replace("PATH", path))
     assert "backbone" not in {plan.graph[name].stage for name in plan.quicken()}

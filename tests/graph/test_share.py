@@ -17,27 +17,27 @@ from kdflow.ports import Batch, Detector
 from kdflow.spec.resolve import parse_method
 from tests.toy import make_toy
 
-NECK = "  neck: {loss: loss.squared_error, student: student.neck, teacher: teacher.neck}\n"
+NECK = "  neck: {loss: loss.squared_error, student: student.neck, teacher: teacher.neck, reduce: sum_of_means}\n"
 ALIGNED = """\
 nodes:
   aligned: {op: adapter.conv, features: student.neck, like: teacher.neck}
 terms:
-  neck: {loss: loss.squared_error, student: aligned, teacher: teacher.neck}
-  logits: {loss: loss.bernoulli_kl, student: student.head.logits, teacher: teacher.head.logits}
+  neck: {loss: loss.squared_error, student: aligned, teacher: teacher.neck, reduce: sum_of_means}
+  logits: {loss: loss.bernoulli_kl, student: student.head.logits, teacher: teacher.head.logits, reduce: sum_of_means}
 """
 MASKED = """\
 nodes:
   kept: {op: mask.random, like: teacher.neck}
 terms:
-  neck: {loss: loss.squared_error, student: student.neck, teacher: teacher.neck, factors: [kept]}
+  neck: {loss: loss.squared_error, student: student.neck, teacher: teacher.neck, factors: [kept], reduce: sum_of_means}
 """
 CROSSED = """\
 nodes:
   crossed: {call: teacher.head, features: student.neck}
 terms:
-  logits: {loss: loss.bernoulli_kl, student: crossed.logits, teacher: teacher.head.logits}
+  logits: {loss: loss.bernoulli_kl, student: crossed.logits, teacher: teacher.head.logits, reduce: sum_of_means}
 """
-TAPPED = "  first: {loss: loss.squared_error, student: student@neck.0, teacher: teacher@neck.0}\n"
+TAPPED = "  first: {loss: loss.squared_error, student: student@neck.0, teacher: teacher@neck.0, reduce: sum_of_means}\n"
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from kdflow.spec.resolve import parse_method
 from tests.graph.test_plan import HEAD, faults, plan_of
 
 TERMS = """terms:
-  one: {loss: loss.l1, student: STUDENT, teacher: TEACHER, at: cnn/neck}
+  one: {loss: loss.l1, student: STUDENT, teacher: TEACHER, at: cnn/neck, reduce: sum_of_means}
 """
 
 

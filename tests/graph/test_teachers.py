@@ -18,8 +18,8 @@ TWO = HEAD + (
     "nodes:\n"
     "  calm: {op: transform.detach, features: large.neck}\n"
     "terms:\n"
-    "  large: {loss: loss.squared_error, student: student.neck, teacher: calm}\n"
-    "  sharp: {loss: loss.squared_error, student: student.head.logits, teacher: sharp.head.logits}\n"
+    "  large: {loss: loss.squared_error, student: student.neck, teacher: calm, reduce: sum_of_means}\n"
+    "  sharp: {loss: loss.squared_error, student: student.head.logits, teacher: sharp.head.logits, reduce: sum_of_means}\n"
 )
 
 
@@ -64,7 +64,7 @@ def test_one_of_several_teachers_may_learn_in_a_phase() -> None:
     text = HEAD + (
         "terms:\n"
         "  lesson: {value: large.losses.loss, at: cnn/head}\n"
-        "  sharp: {loss: loss.squared_error, student: student.neck, teacher: sharp.neck}\n"
+        "  sharp: {loss: loss.squared_error, student: student.neck, teacher: sharp.neck, reduce: sum_of_means}\n"
         "phases:\n"
         '  - {name: first, steps: 0.5, terms: [lesson], train: ["large.*"]}\n'
         '  - {name: second, steps: 0.5, terms: ["det/*", sharp], init: [{student: "neck.*", source: sharp}]}\n'
@@ -80,7 +80,7 @@ def test_a_method_without_a_teacher_has_terms_of_the_student_alone() -> None:
     text = HEAD + (
         "teacher: none\n"
         "nodes:\n  calm: {op: transform.detach, features: student.neck}\n"
-        "terms:\n  steady: {loss: loss.squared_error, student: student.neck, teacher: calm, weight: 2}\n"
+        "terms:\n  steady: {loss: loss.squared_error, student: student.neck, teacher: calm, weight: 2, reduce: sum_of_means}\n"
     )
     plan = plan_of(text, {"student": make_toy()})
     assert plan.teachers == {}
@@ -91,7 +91,7 @@ def test_a_method_without_a_teacher_has_terms_of_the_student_alone() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("terms:\n  neck: {loss: loss.squared_error, student: student.neck, teacher: teacher.neck}\n",
+        ("terms:\n  neck: {loss: loss.squared_error, student: student.neck, teacher: teacher.neck, reduce: sum_of_means}\n",
          'this run has no "teacher"; name one in the bench'),
         ('init: [{student: "*"}]\n', 'there is no "teacher" to inherit from; this run has no teacher'),
     ],

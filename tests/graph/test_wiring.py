@@ -17,7 +17,7 @@ from kdflow.student.pictures import Pictures
 from tests.toy import make_seeing, toy_batch
 
 HEAD = "kdflow: 1\nmethod: test\n"
-TERM = "terms:\n  neck: {loss: loss.squared_error, student: student.neck, teacher: teacher.neck}\n"
+TERM = "terms:\n  neck: {loss: loss.squared_error, student: student.neck, teacher: teacher.neck, reduce: sum_of_means}\n"
 HALF = (
     HEAD
     + TERM
@@ -81,7 +81,8 @@ def test_a_teachers_prediction_may_use_the_methods_own_weights() -> None:
     text = HEAD + (
         "nodes:\n  fused: {op: generator.fuse, high: teacher.neck, low: teacher.neck, share: levels, reduction: 2}\n"
         "wiring:\n  teacher.head: {features: fused.maps}\n"
-        "terms:\n  logits: {loss: loss.squared_error, student: student.head.logits, teacher: teacher.head.logits}\n"
+        "terms:\n"
+        "  logits: {loss: loss.squared_error, student: student.head.logits, teacher: teacher.head.logits, reduce: sum_of_means}\n"
     )
     plan, data = plan_of(text), toy_batch(1, 0)
     assert list(plan.ops) == ["fused"]
@@ -97,7 +98,8 @@ def test_a_call_replaces_what_the_wiring_says() -> None:
         "  both: {op: generator.fuse, high: teacher.neck, low: teacher.neck, share: levels, reduction: 2}\n"
         "  plain: {call: teacher.head, features: student.neck}\n"
         "wiring:\n  teacher.head: {features: both.maps}\n"
-        "terms:\n  logits: {loss: loss.squared_error, student: plain.logits, teacher: teacher.head.logits}\n"
+        "terms:\n"
+        "  logits: {loss: loss.squared_error, student: plain.logits, teacher: teacher.head.logits, reduce: sum_of_means}\n"
     )
     graph = plan_of(text).graph
     assert graph["teacher:head"].inputs == {"maps": "both.maps"}
@@ -108,7 +110,9 @@ def test_strides_are_those_of_the_smaller_images() -> None:
     text = HEAD + (
         "nodes:\n  half: {op: transform.subsample, features: images}\n  objects: {op: mask.boxes, like: student.neck}\n"
         "wiring:\n  student.backbone: {images: half}\n  teacher.backbone: {images: half}\n"
-        "terms:\n  neck: {loss: loss.squared_error, student: student.neck, teacher: teacher.neck, factors: [objects]}\n"
+        "terms:\n"
+        "  neck: {loss: loss.squared_error, student: student.neck, teacher: teacher.neck, factors: [objects], "
+        "reduce: sum_of_means}\n"
     )
     plan = plan_of(text)
     assert plan.graph["student.neck"].value.strides == (4, 8)

@@ -109,7 +109,7 @@ method: test
 nodes:
   guess: {op: adapter.conv, features: teacher.neck}
 terms:
-  practice: {loss: loss.squared_error, student: guess, teacher: teacher.neck, at: cnn/neck}
+  practice: {loss: loss.squared_error, student: guess, teacher: teacher.neck, at: cnn/neck, reduce: sum_of_means}
 """
     spec = parse_method(text, "test.yaml")
     built = compile_method(spec.resolve(), spec.document, toys(), canvas=(16, 16))

@@ -106,3 +106,7 @@ def test_cosine_sees_angles_only() -> None:
     torch.testing.assert_close(cosine(3 * s, t / 7), cosine(s, t))
     torch.testing.assert_close(cosine(s, -s), torch.full((6,), 2.0).double())
     torch.testing.assert_close(cosine(s, t), 1 - torch.cosine_similarity(s, t, dim=-1))
+    by_column = cosine(s, t, over=("n",), axes=("n", "c"))
+    torch.testing.assert_close(by_column, 1 - torch.cosine_similarity(s, t, dim=0))
+    together = cosine(s, t, over=("n", "c"), eps=1e-8, axes=("n", "c"))
+    torch.testing.assert_close(together, 1 - torch.cosine_similarity(s.flatten(), t.flatten(), dim=0))

@@ -29,3 +29,16 @@ def factors(schedule: str, total: int, steps: list[int]) -> list[float]:
 )
 def test_a_length_takes_at_most_its_share_of_the_run(schedule: str, total: int, steps: list[int], expected: list[float]):
     assert factors(schedule, total, steps) == expected
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [("linear", [1, 0.775, 0.55, 0.1]), ("cosine", [1, 0.868198, 0.55, 0.1]), ("up_down", [1, 1.9, 1.3, 0.1])],
+)
+def test_a_decay_ends_at_its_final_factor(shape: str, expected: list[float]):
+    found = factors(f"decay: {{shape: {shape}, by: step, final_factor: 0.1}}", 100, [0, 25, 50, 100])
+    assert found == pytest.approx(expected, abs=1e-6)
+
+
+def test_whole_epochs_count_where_not_told_otherwise():
+    assert factors("decay: {shape: cosine, final_factor: 0.01}", 40, [9, 10, 20]) == pytest.approx([1, 0.855018, 0.505], abs=1e-6)

@@ -360,8 +360,8 @@ class Inference:
 
     def _join_fits(self, node: Node) -> bool:
         """Weights of a stack's entries are as many as the entries."""
-        value, levels = self.graph[str(node.inputs["value"])].value, node.term.reduce.levels if node.term else "sum"
-        if isinstance(levels, str):
+        value, levels = self.graph[str(node.inputs["value"])].value, node.term.reduce.levels if node.term else None
+        if levels is None or isinstance(levels, str):
             return True
         if value.kind.stack is None or value.kind.opaque:
             problem = "weights are given per level or layer, and there are none here; write weight: NUMBER"
