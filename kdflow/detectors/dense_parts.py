@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from kdflow.detectors import dense_stages as dense
 from kdflow.detectors.loss_terms import LossTerms
@@ -104,6 +104,12 @@ def anchors_of(generator: Any, form: DenseForm) -> Stage:
     """The library's anchors as priors, on the maps that the head reads."""
     reads = {"pixels": "normalize.pixels", "maps": form.maps}
     return Stage(Anchors(generator), reads, {"anchors": form.port("head.priors", form="xyxy")})
+
+
+def priors_of(make: Callable[[list[Tensor], tuple[int, ...]], list[Tensor]], form: DenseForm) -> Stage:
+    """One prior per cell; ``make`` as :class:`kdflow.detectors.dense_stages.Priors` wants it."""
+    priors = form.port("head.priors", form="xyxy")
+    return Stage(dense.Priors(make, form.strides), {"maps": form.maps}, {"anchors": priors})
 
 
 def dense_detector(

@@ -179,6 +179,37 @@ class Tail(nn.Module):
         return dict(found)
 
 
+class HeadPredict(Held):
+    """The predictors of a head that runs them itself, on one level; the owner is the head."""
+
+    def __init__(self, owner: nn.Module) -> None:
+        super().__init__(owner)
+        before = ("stems", "cls_convs", "reg_convs")
+        self.layers = nn.ModuleList(layer for name, layer in owner.named_children() if name not in before)
+
+    def forward(self, classes: Tensor, boxes: Tensor, level: int) -> dict[str, Tensor]:
+        """The head's outputs."""
+        found: dict[str, Tensor] = self.owner.predict(classes, boxes, level)
+        return found
+
+
+class Priors(nn.Module):
+    """One prior per cell.
+
+    Args:
+        make: (maps, strides) -> (H*W, 4) xyxy per level.
+        strides: Pixels per cell, per level.
+    """
+
+    def __init__(self, make: Callable[[list[Tensor], tuple[int, ...]], list[Tensor]], strides: tuple[int, ...]) -> None:
+        super().__init__()
+        self.make, self.strides = make, strides
+
+    def forward(self, maps: list[Tensor]) -> dict[str, Any]:
+        """``anchors`` (H*W, 4) xyxy per level."""
+        return {"anchors": self.make(list(maps), self.strides)}
+
+
 class Decode(nn.Module):
     """Boxes of every place.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -10,9 +11,9 @@ from kdflow.detectors import dense_stages as dense
 from kdflow.detectors import point_stages as point
 from kdflow.detectors.backbones import build_backbone, map_ports
 from kdflow.detectors.cnn_options import CandidateOptions, PictureOptions, PyramidOptions
-from kdflow.detectors.dense_parts import SIZES, DenseForm, dense_detector, head_outputs, head_stages
+from kdflow.detectors.dense_parts import SIZES, DenseForm, dense_detector, head_outputs, head_stages, priors_of
 from kdflow.detectors.expression import Expression
-from kdflow.detectors.gfl_model import PointDetector
+from kdflow.detectors.gfl_model import PointDetector, square_priors
 from kdflow.detectors.normalize import Normalize
 from kdflow.detectors.torchvision_parts import feature_stages, pyramid
 from kdflow.errors import UsageError
@@ -97,9 +98,9 @@ def point_detector(
             **feature_stages(
                 Normalize(options.image_mean, options.image_std), pyramid(model), map_ports(spec, channels)
             ),
-            **head_stages(towers, point.PointPredict(model.head), form),
+            **head_stages(towers, dense.HeadPredict(model.head), form),
         },
-        priors=point.prior_stage(model.head, form),
+        priors=priors_of(partial(square_priors, side=options.prior_side), form),
         decode=point.PointDecode(model.head, "distribution" if "distribution" in outputs else "deltas"),
         assign=point.PointAssign(options.strides, options.topk, options.pad_divisor),
         loss=loss,

@@ -13,8 +13,7 @@ from torch.nn import functional
 from torchvision.ops import sigmoid_focal_loss
 
 from kdflow.detectors import dense_stages as dense
-from kdflow.detectors.dense_parts import DenseForm
-from kdflow.detectors.gfl_model import GFLHead, PointHead, square_priors
+from kdflow.detectors.gfl_model import GFLHead
 from kdflow.detectors.loss_terms import LossTerms
 from kdflow.detectors.torchvision_parts import Held
 from kdflow.functional import boxes as bx
@@ -24,38 +23,7 @@ from kdflow.functional.devices import send
 from kdflow.functional.divergences import quality_focal
 from kdflow.functional.precision import single
 from kdflow.functional.reduce import mean_over_ranks
-from kdflow.ports import ImageSizes, Stage
-
-
-class PointPriors(nn.Module):
-    """One square prior per cell, on the constant strides."""
-
-    def __init__(self, head: PointHead) -> None:
-        super().__init__()
-        self.strides = head.strides
-        self.side = head.side
-
-    def forward(self, maps: list[Tensor]) -> dict[str, Any]:
-        """``anchors`` (H*W, 4) xyxy per level."""
-        return {"anchors": square_priors(list(maps), self.strides, self.side)}
-
-
-def prior_stage(head: PointHead, form: DenseForm) -> Stage:
-    """The priors as a stage."""
-    return Stage(PointPriors(head), {"maps": form.maps}, {"anchors": form.port("head.priors", form="xyxy")})
-
-
-class PointPredict(Held):
-    """The head's predictors on one level."""
-
-    def __init__(self, owner: PointHead) -> None:
-        super().__init__(owner)
-        towers = ("cls_convs", "reg_convs")
-        self.layers = nn.ModuleList(layer for name, layer in owner.named_children() if name not in towers)
-
-    def forward(self, classes: Tensor, boxes: Tensor, level: int) -> dict[str, Tensor]:
-        """The head's outputs."""
-        return self.owner.predict(classes, boxes, level)
+from kdflow.ports import ImageSizes
 
 
 class PointDecode(Held):

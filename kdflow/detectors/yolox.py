@@ -10,12 +10,12 @@ from kdflow.detectors import dense_stages as dense
 from kdflow.detectors import yolox_stages as own
 from kdflow.detectors.backbones import Body
 from kdflow.detectors.cnn_options import DetectionOptions, PictureOptions
-from kdflow.detectors.dense_parts import FAMILY, DenseForm, dense_detector, head_outputs, head_stages
+from kdflow.detectors.dense_parts import FAMILY, DenseForm, dense_detector, head_outputs, head_stages, priors_of
 from kdflow.detectors.expression import Expression
 from kdflow.detectors.point_parts import LICENCE, detections
 from kdflow.detectors.torchvision_parts import TARGETS, feature_stages
 from kdflow.detectors.weights import COCO, load_from_url
-from kdflow.detectors.yolox_model import PAFPN, YOLOX, Head, level_widths
+from kdflow.detectors.yolox_model import PAFPN, YOLOX, Head, cell_boxes, level_widths
 from kdflow.errors import UsageError, choices
 from kdflow.functional.simota import SimotaRule
 from kdflow.kinds import DENSE, DENSE_VALUES, PYRAMID
@@ -128,7 +128,7 @@ def make(classes: tuple[str, ...], options: YoloxOptions) -> Detector:
         made.source("YOLOX on torchvision"),
         form,
         {**picture_stages(model, width), **output_stages(model, form)},
-        priors=Stage(own.Cells(head), {"maps": form.maps}, {"anchors": form.port("head.priors", form="xyxy")}),
+        priors=priors_of(cell_boxes, form),
         decode=dense.Decode(own.decoded),
         assign=own.SimotaAssign(options.rule),
         loss=own.YoloxLoss(options.weights_of_losses),
@@ -161,7 +161,7 @@ def output_stages(model: Any, form: DenseForm) -> dict[str, Stage]:
     scores = form.port("head.scores", **shape, form="probability", classes=CLASS_SCORES, doc=doc)
     return {
         "head.stems": Stage(own.Stems(head), {"maps": form.maps}, {"stems": stems}, dense=True),
-        **head_stages(own.towers_of(head), own.Predict(head), replace(form, maps="head.stems")),
+        **head_stages(own.towers_of(head), dense.HeadPredict(head), replace(form, maps="head.stems")),
         "head.scores": Stage(
             own.Scores(), {"logits": "head.logits", "objectness": "head.objectness"}, {"scores": scores}, dense=True
         ),

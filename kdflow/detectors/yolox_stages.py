@@ -13,7 +13,7 @@ from torch.nn.utils.rnn import pad_sequence
 from kdflow.detectors import dense_stages as dense
 from kdflow.detectors.loss_terms import LossTerms
 from kdflow.detectors.torchvision_parts import Held
-from kdflow.detectors.yolox_model import Conv, Head, cell_boxes, corners_of, decode
+from kdflow.detectors.yolox_model import Conv, Head, corners_of, decode
 from kdflow.functional.precision import single
 from kdflow.functional.simota import SimotaRule, center_iou, simota
 from kdflow.ports import ImageSizes
@@ -66,30 +66,6 @@ def level_tower(levels: Iterable[Any]) -> dense.LevelTower:
 
 def _flat(block: Any) -> nn.Sequential:
     return nn.Sequential(block.dconv, *block.pconv)
-
-
-class Predict(Held):
-    """The head's predictors on one level."""
-
-    def __init__(self, owner: Head) -> None:
-        super().__init__(owner)
-        self.layers = nn.ModuleList([owner.cls_preds, owner.reg_preds, owner.obj_preds])
-
-    def forward(self, classes: Tensor, boxes: Tensor, level: int) -> dict[str, Tensor]:
-        """The head's outputs."""
-        return self.owner.predict(classes, boxes, level)
-
-
-class Cells(nn.Module):
-    """The cells as priors."""
-
-    def __init__(self, head: Head) -> None:
-        super().__init__()
-        self.strides = head.strides
-
-    def forward(self, maps: list[Tensor]) -> dict[str, Any]:
-        """``anchors`` (H*W, 4) xyxy per level."""
-        return {"anchors": cell_boxes(list(maps), self.strides)}
 
 
 def decoded(deltas: Tensor, cells: Tensor) -> Tensor:

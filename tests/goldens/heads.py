@@ -14,7 +14,7 @@ from torchvision.models.detection.retinanet import RetinaNetHead
 from kdflow.detectors import dense_stages as dense
 from kdflow.detectors.dense_parts import DenseForm, dense_calls, head_outputs, head_stages
 from kdflow.detectors.gfl_model import ATSSHead, GFLHead
-from kdflow.detectors.point_stages import PointDecode, PointPredict
+from kdflow.detectors.point_stages import PointDecode
 from kdflow.detectors.retinanet import Predict
 from kdflow.graph.given import given_detector
 from kdflow.ports import Detector, Stage
@@ -36,7 +36,7 @@ def dense_head(arrays: Arrays, dtype: torch.dtype, owner: str) -> Detector:
 
 def point_stages(head: Any, form: DenseForm, output: str) -> dict[str, Stage]:
     towers = dense.Towers(dense.Tower(head.cls_convs), dense.Tower(head.reg_convs))
-    return {**head_stages(towers, PointPredict(head), form), "head.decode": decode(PointDecode(head, output), output, form)}
+    return {**head_stages(towers, dense.HeadPredict(head), form), "head.decode": decode(PointDecode(head, output), output, form)}
 
 
 def decode(run: nn.Module, output: str, form: DenseForm) -> Stage:

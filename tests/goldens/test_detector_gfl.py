@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from kdflow.detectors.dense_stages import Tail, Tower, Towers
+from kdflow.detectors.dense_stages import HeadPredict, Tail, Tower, Towers
 from kdflow.detectors.gfl_model import GFLHead, square_priors
-from kdflow.detectors.point_stages import GflLoss, PointAssign, PointDecode, PointPredict, PointTargets
+from kdflow.detectors.point_stages import GflLoss, PointAssign, PointDecode, PointTargets
 from kdflow.functional import boxes as bx
 
 FOLDER = Path(os.environ.get("KDFLOW_GOLDENS", Path(__file__).parent)) / "detector-gfl"
@@ -71,7 +71,7 @@ class Case:
     def run(self) -> dict[str, Any]:
         towers = Towers(Tower(self.head.cls_convs), Tower(self.head.reg_convs))
         features = towers(self.neck)
-        outputs = Tail(towers, PointPredict(self.head), self.head.outputs)(features["cls"], features["box"])
+        outputs = Tail(towers, HeadPredict(self.head), self.head.outputs)(features["cls"], features["box"])
         priors = [p.to(self.dtype) for p in square_priors(self.neck, self.head.strides, self.head.side)]
         decoded = PointDecode(self.head, "distribution")(outputs["distribution"], priors)["boxes"]
         assigned = PointAssign(self.head.strides, self.hp("atss_topk"), 1)(priors, self.neck, self.boxes, self.sizes)

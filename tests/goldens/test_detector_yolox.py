@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from kdflow.detectors import yolox_stages as stages
-from kdflow.detectors.dense_stages import AssignedLabels, Tail
+from kdflow.detectors.dense_stages import AssignedLabels, HeadPredict, Tail
 from kdflow.detectors.yolox import VARIANTS
 from kdflow.detectors.yolox_model import PAFPN, YOLOX, Head, cell_boxes, corners_of, decode
 from kdflow.functional.simota import SimotaRule, simota
@@ -97,7 +97,7 @@ class Case:
         found["maps"], found["stems"] = maps, stages.Stems(head)(maps)["stems"]
         towers = stages.towers_of(head)
         found |= towers(found["stems"])
-        tail = Tail(towers, stages.Predict(head), ("logits", "objectness", "deltas"))
+        tail = Tail(towers, HeadPredict(head), ("logits", "objectness", "deltas"))
         found |= tail(found["cls"], found["box"])
         found["cells"] = [c.to(self.dtype) for c in cell_boxes(maps, head.strides)]
         return found
