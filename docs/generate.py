@@ -184,7 +184,7 @@ def leaderboards_page(folder: Path = COMPARISONS) -> str:
         rows = [leader(one.file, plain, None), *(leader(one.file, entry, row) for entry, row in one.ranked())]
         head = ("entry", "acts at", one.metric, "gain, 95 % interval", "p, corrected", "verdict", "ms per step")
         facts = f"{comparison.title}: {comparison.settings.in_words}. {markdown(' '.join(words))}"
-        parts += [f"## {comparison.bench}", "", facts, ""]
+        parts += [f"## {comparison.name}", "", facts, ""]
         parts += [table(head, rows), "", *fenced(f"$ {comparison.settings.command}", "console"), ""]
     return "\n".join(parts)
 

@@ -27,7 +27,7 @@ def report(file: File) -> str:
         ))
     head = ("entry", "kind", metric, "gain, 95 %", "p (Holm)", "verdict", "step ms", "MiB", "added")
     lines = [
-        f"{comparison.bench}: {comparison.settings.in_words}",
+        f"{comparison.name}: {comparison.settings.in_words}",
         columns(rows, head=head),
     ]
     lines += comparison.told_apart

@@ -239,6 +239,13 @@ class Comparison(Strict):
         return {owner: known[metric] for row in rows for owner, known in row.items() if metric in known}
 
     @property
+    def name(self) -> str:
+        """The bench, and what was set in every run: ``shapes-gfl, recipe.calibrate=true``."""
+        changed = self.settings.overrides.items()
+        words = (f"{path}={str(value).lower() if isinstance(value, bool) else value}" for path, value in changed)
+        return ", ".join([self.bench, *words])
+
+    @property
     def told_apart(self) -> list[str]:
         """What each teacher reaches, how far that is above the plain student, and how far the latter's seeds spread."""
         metric, plain = self.settings.metric, list(self.entries[0].values_of(self.settings.metric).values())

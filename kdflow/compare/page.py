@@ -86,7 +86,7 @@ def read_folder(folder: Path) -> tuple[list[Shown], list[str]]:
             continue
         metric = file.comparison.settings.metric
         shown.append(Shown(f"c{len(shown)}", path.name, file, published_gains(metric)))
-    return sorted(shown, key=lambda one: (one.file.comparison.bench, one.source)), refused
+    return sorted(shown, key=lambda one: (one.file.comparison.name, one.source)), refused
 
 
 def published_gains(metric: str) -> dict[str, tuple[float, float]]:
@@ -106,7 +106,7 @@ def page(shown: Sequence[Shown], refused: Sequence[str] = ()) -> str:
         el("meta", http_equiv="Content-Security-Policy", content=POLICY), el("title", "Distillation methods compared"),
         el("link", rel="icon", href="data:,"), el("style", Html(style)),
     )
-    links = [("nodes", "By taxonomy node"), *((one.key, _title(one)) for one in shown)]
+    links = [("nodes", "By taxonomy node"), *((one.key, one.file.comparison.name) for one in shown)]
     sections = [el("section", _nodes(shown), id="nodes"), *(el("section", _comparison(one), id=one.key) for one in shown)]
     body = el(
         "body", el("a", "Skip to the results", href="#nodes", class_="skip"), _header(shown),
@@ -114,10 +114,6 @@ def page(shown: Sequence[Shown], refused: Sequence[str] = ()) -> str:
         el("main", sections), _footer(refused),
     )
     return f"<!doctype html>\n{el('html', head, body, lang='en')}\n"
-
-
-def _title(one: Shown) -> str:
-    return one.file.comparison.bench
 
 
 def _header(shown: Sequence[Shown]) -> Html:
@@ -165,7 +161,7 @@ def _node(node: str, title: str, shown: Sequence[Shown]) -> Html:
     )
     rows = [
         el(
-            "tr", el("th", el("a", entry.name, href=f"#{one.key}"), scope="row"), el("td", one.file.comparison.bench),
+            "tr", el("th", el("a", entry.name, href=f"#{one.key}"), scope="row"), el("td", one.file.comparison.name),
             _gain(row), _verdict(row), number(_literature(one, entry)),
         )
         for one, entry, row in found
@@ -184,7 +180,7 @@ def _comparison(one: Shown) -> Html:
     )
     taught = [f"{words[0].upper()}{words[1:]}." for words in comparison.told_apart]
     return join(
-        el("h2", comparison.bench), el("p", " ".join([facts, *taught])),
+        el("h2", comparison.name), el("p", " ".join([facts, *taught])),
         [el("p", f"Worth knowing: {words}.") for words in warnings_of(one.file)],
         _chart(one), _leaderboard(one), _rivals(one), _cost(one), _turns(one), _tuned(one), _audit(one), _left_out(one),
         el("p", "Once more: ", el("code", settings.command), ". File: ", el("code", one.source), ", content ",
@@ -199,7 +195,7 @@ def _chart(one: Shown) -> Html:
     ]
     if not marks:
         return el("p", "No entry has a seed that finished.", class_="soft")
-    name = f"Gain in {one.metric} over the plain student on {one.file.comparison.bench}"
+    name = f"Gain in {one.metric} over the plain student on {one.file.comparison.name}"
     return figure(
         gains(marks, one.metric, name),
         f"{name}: mean over paired seeds and its 95 % interval. A band behind a dot is the range of the gains published for that "
@@ -215,7 +211,7 @@ def _leaderboard(one: Shown) -> Html:
         "entry", "acts at", one.metric, "gain, 95 % interval", "verdict", "p, corrected", "published gain", "ms per step", "MiB",
         "added weights",
     )
-    return table(head, rows, f"Measured on the test split of {comparison.bench}, mean and standard deviation over seeds", words=2)
+    return table(head, rows, f"Measured on the test split of {comparison.name}, mean and standard deviation over seeds", words=2)
 
 
 def _row(one: Shown, entry: EntryRow, row: VerdictRow | None) -> Html:
@@ -275,7 +271,7 @@ def _cost(one: Shown) -> Html | None:
     ]
     if not points:
         return None
-    name = f"Gain over step cost on {one.file.comparison.bench}"
+    name = f"Gain over step cost on {one.file.comparison.name}"
     where = ", ".join(f"{key} {value}" for key, value in sorted(one.file.measured_on.items()))
     picture = scatter(points, "step time, as a multiple of the plain student's", one.metric, name)
     return join(el("h3", "Gain against cost"), figure(picture, f"{name}. Step times of one process: {where}."))

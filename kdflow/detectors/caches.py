@@ -36,7 +36,10 @@ def uncached() -> Iterator[None]:
 
 
 def remembered(entries: int) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Keep the last ``entries`` tensors that a function made, by its arguments; none where tensors are not plain ones."""
+    """Keep the last ``entries`` tensors that a function made, by its arguments; none where tensors are not plain ones.
+
+    As with ``functools.lru_cache``, ``cache_clear()`` of the result forgets them.
+    """
 
     def around(make: Callable[P, R]) -> Callable[P, R]:
         cached: Any = lru_cache(entries)(make)
@@ -48,6 +51,7 @@ def remembered(entries: int) -> Callable[[Callable[P, R]], Callable[P, R]]:
             value: R = cached(*args, **kwargs)
             return value
 
+        found.cache_clear = cached.cache_clear  # type: ignore[attr-defined]
         return found
 
     return around

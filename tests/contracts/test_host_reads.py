@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from kdflow.detectors import hf_parts
+from kdflow.detectors import hf_decoding, hf_parts
 from kdflow.engine import evaluate
 from kdflow.graph.compile import compile_method
 from kdflow.graph.plan import Plan
@@ -60,7 +60,7 @@ BUDGET = {
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_step_reads_the_host_within_its_budget(name: str) -> None:
-    hf_parts._grid.cache_clear()  # so that what lies on the host is made under the counter
+    hf_decoding._grid.cache_clear()  # so that what lies on the host is made under the counter
     plan, batch, found = plan_of(name), batch_of(name), HostReads()
     plan.advance(0, 10, 5)
     with found.counted():
@@ -78,7 +78,7 @@ def test_a_step_reads_the_host_within_its_budget(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["faster-rcnn", "detr", "rt-detr"])
 def test_an_evaluation_waits_once_for_each_batch(name: str) -> None:
-    hf_parts._grid.cache_clear()
+    hf_decoding._grid.cache_clear()
     detector, batch, found = detector_of(name, 1), batch_of(name), HostReads()
     batch.image_ids, batch.original_sizes = list(range(4)), list(batch.image_sizes)
     for _ in range(2):

@@ -13,6 +13,7 @@ from kdflow.functional.groups import How
 from kdflow.kinds import CELL_VALUES, CELLS, of_axes
 from kdflow.operation import OPS
 from kdflow.ops.losses.kl import kl
+from kdflow.ops.regions.image_of import image_of
 from kdflow.ops.transforms.reduce import reduce
 from kdflow.ops.transforms.softmax import softmax
 
@@ -87,3 +88,10 @@ def test_a_divergence_of_places_ignores_a_constant_per_channel() -> None:
     shifted = features + torch.tensor([1.0, -2.0, 5.0])[:, None, None]
     assert float(kl(shifted, features, over=("y", "x"), temperature=2.0, axes=axes).abs().max()) < 1e-5
     assert (kl(drawn(2, 3, 4, 4, seed=1), features, over=("y", "x"), axes=axes) > 0).all()
+
+
+def test_rows_of_an_image_are_a_group() -> None:
+    image = image_of([torch.zeros(2, 4), torch.zeros(0, 4), torch.zeros(1, 4)])
+    assert image.tolist() == [0, 0, 2]
+    positive = torch.tensor([True, True, True])
+    assert reduce(positive, ("n",), "sum", image, axes=("n",)).tolist() == [2, 2, 1]

@@ -20,8 +20,8 @@ METHODS = {
     "bckd", "clockdistill", "crosskd", "cwd", "d3etr", "ddf", "defeat", "detkds", "detrdistill", "dist", "dkd",
     "drkd", "dsig", "fgd", "fgfi", "fitnet", "freekd", "frs", "g-detkd", "gid", "head", "icd", "joint-detnas",
     "kd-detr", "kd-logits", "lad", "ld", "lekd", "maskd", "mgd", "mimic", "msrlr", "odgk", "pad", "pgd", "pkd",
-    "qskd", "reviewkd", "rm-pfi", "rt-detrv4", "ssim-kd", "taed", "tard", "teach-detr", "tf-head", "yolo-l2",
-    "yolov6",
+    "pp-yoloe", "qskd", "reviewkd", "rm-pfi", "rt-detrv4", "ssim-kd", "taed", "tard", "teach-detr", "tf-head",
+    "yolo-l2", "yolov6",
 }
 
 
