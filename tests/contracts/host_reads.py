@@ -16,10 +16,12 @@ known, so a first pass runs under the same counter.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
@@ -29,6 +31,11 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 from torch.utils.weak import WeakIdKeyDictionary
+
+import kdflow
+
+OWN = f"{Path(kdflow.__file__).parent}{os.sep}"
+"""Where the package lies: a checkout of any name has other folders beside it."""
 
 READS = {
     "_local_scalar_dense", "nonzero", "masked_select", "_unique", "_unique2", "unique_consecutive", "unique_dim", "bincount",
@@ -190,8 +197,8 @@ def _place() -> str:
     while frame is not None:
         file = frame.f_code.co_filename
         where = f"{file.partition('site-packages/')[2] or file}:{frame.f_lineno}"
-        if "/kdflow/" in file:
-            return f"kdflow/{where.rpartition('/kdflow/')[2]}{f' > {library}' if library else ''}"
+        if file.startswith(OWN):
+            return f"kdflow/{file.removeprefix(OWN)}:{frame.f_lineno}{f' > {library}' if library else ''}"
         if not library and "host_reads" not in file and "/torch/" not in file:
             library = where
         frame = frame.f_back  # type: ignore[assignment]
