@@ -124,6 +124,7 @@ class Stage:
             with the stage's first input as its first argument. An exported student is rewired at such modules.
         selective: ``run`` takes ``wanted`` too, the keys of its result that somebody reads, and makes these alone.
         nodes: Path of a module inside ``run`` -> taxonomy node that it stands at, where that is not the first port's.
+        sizes: Arguments of which only the sizes of maps (height and width) are read, and where they lie.
     """
 
     run: nn.Module
@@ -136,6 +137,7 @@ class Stage:
     library: str = ""
     selective: bool = False
     nodes: Mapping[str, str] = field(default_factory=dict)
+    sizes: tuple[str, ...] = ()
 
     @property
     def infer(self) -> Callable[..., dict[str, Any]] | None:

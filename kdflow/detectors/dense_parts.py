@@ -103,13 +103,13 @@ def _block_doc(key: str) -> dict[str, str]:
 def anchors_of(generator: Any, form: DenseForm) -> Stage:
     """The library's anchors as priors, on the maps that the head reads."""
     reads = {"pixels": "normalize.pixels", "maps": form.maps}
-    return Stage(Anchors(generator), reads, {"anchors": form.port("head.priors", form="xyxy")})
+    return Stage(Anchors(generator), reads, {"anchors": form.port("head.priors", form="xyxy")}, sizes=("maps",))
 
 
 def priors_of(make: Callable[[list[Tensor], tuple[int, ...]], list[Tensor]], form: DenseForm) -> Stage:
     """One prior per cell; ``make`` as :class:`kdflow.detectors.dense_stages.Priors` wants it."""
     priors = form.port("head.priors", form="xyxy")
-    return Stage(dense.Priors(make, form.strides), {"maps": form.maps}, {"anchors": priors})
+    return Stage(dense.Priors(make, form.strides), {"maps": form.maps}, {"anchors": priors}, sizes=("maps",))
 
 
 def dense_detector(

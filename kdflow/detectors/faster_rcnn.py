@@ -89,6 +89,7 @@ def rpn_stages(rpn: Any, strides: tuple[int, ...]) -> dict[str, Stage]:
             Anchors(rpn.anchor_generator),
             {"pixels": "normalize.pixels", "maps": "neck"},
             {"anchors": Port("rpn.anchors", strides=strides, form="xyxy")},
+            sizes=("maps",),
         ),
         "rpn.proposals": Stage(rcnn.Proposals(rpn), {**RPN, "anchors": "rpn.anchors", **SIZES}, proposed),
         "rpn.sample": Stage(rcnn.RpnSample(rpn), {"anchors": "rpn.anchors", **TARGETS}, sampled, stochastic=True),

@@ -15,6 +15,7 @@ from kdflow.graph.passes.infer import Inference, example_batch
 from kdflow.graph.passes.merge import merge_equal
 from kdflow.graph.passes.phases import check_learners, check_phases, check_wiring
 from kdflow.graph.passes.search import check_search
+from kdflow.graph.passes.sizes import spare_maps
 from kdflow.graph.passes.taxonomy import place_terms, rewired_nodes
 from kdflow.graph.passes.unused import report_unused
 from kdflow.graph.plan import Plan, PlanReport, TermInfo, op_weights
@@ -70,6 +71,8 @@ def compile_method(
     if given is None and not found.faults:
         check_wiring(method, graph, found)
     found.check()
+    if given is None:
+        spare_maps(graph, [term.name for term in terms], canvas)
     plan = Plan(method, graph, detectors, terms, streams, _report(graph, detectors, terms))
     if given is None:
         check_phases(method, plan, found)

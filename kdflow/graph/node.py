@@ -149,6 +149,13 @@ class Graph:
         self[name].inputs[key] = operand
         self.dag.add_edge(operand, name)
 
+    def disconnect(self, name: str, key: str) -> None:
+        """Take an input from a node."""
+        operand = self[name].inputs.pop(key)
+        for one in {operand} if isinstance(operand, str) else set(operand):
+            if one not in self[name].operands():
+                self.dag.remove_edge(one, name)
+
     def _repr_svg_(self) -> str:
         """Its drawing, in a notebook."""
         return layered_svg(self.boxes())
