@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from kdflow.graph.node import Graph, Node, Role, Value
-from kdflow.graph.terms import is_word
+from kdflow.graph.terms import OBJECTS, is_word
 from kdflow.kinds import ANY, LAYERS, MAP, PYRAMID, ROWS, SCALAR, TOKENS, Kind, stacked
+from kdflow.ports import BATCH_PORTS
 from kdflow.spec.load import Document, Steps
 
 
@@ -194,18 +195,22 @@ def _divisors(graph: Graph, node: Node, document: Document) -> bool:
     before = len(document.faults)
     for index, operand in zip(written, node.inputs.get("over", ())):
         kind, source = graph[operand].value.kind, graph[operand]
+        if operand == "targets.boxes" and node.term.reduce.over[index] == OBJECTS:
+            continue
         while source.role is Role.SLICE:
             source = graph[str(source.inputs["stack"])]
         port = source.port
         named = port is not None and source.name.rpartition(".")[2] in _INDICES
         compared = port is not None and (port.node is not None or bool(port.form))
-        measured = compared and kind.name not in ("masks", "scalar", "boxes")
-        places_or_names = kind.opaque or kind.name in ("boxes entry", "labels", "priors") or operand == "images"
+        chosen = kind.name == "boxes" and not source.owner and operand not in BATCH_PORTS  # by the method; they are counted
+        measured = compared and not chosen and kind.name not in ("masks", "scalar")
+        boxes = kind.name == "boxes entry" or (kind.name == "boxes" and not chosen)
+        places_or_names = kind.opaque or boxes or kind.name in ("labels", "priors") or operand == "images"
         if kind is not ANY and (places_or_names or named or measured):
             document.report(
                 (*node.path, "reduce", "over", index),
                 f"{operand} is {_article(kind)}, and its sum says nothing about how much is compared; divide by a mask, "
-                "weights, a count such as {op: stats.count, values: ...}, or boxes, which stand for their number",
+                "weights, a count such as {op: stats.count, values: ...}, or objects, the number of ground-truth objects",
             )
     return len(document.faults) == before
 
