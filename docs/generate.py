@@ -179,7 +179,7 @@ def leaderboards_page(folder: Path = COMPARISONS) -> str:
     parts = []
     for one in shown:
         comparison, (plain, *_) = one.file.comparison, one.file.comparison.entries
-        words = [f"{words[0].upper()}{words[1:]}." for words in comparison.told_apart]
+        words = [f"{told[0].upper()}{told[1:]}." for told in comparison.teachers_in_words]
         words += [f"Worth knowing: {said}." for said in warnings_of(one.file)]
         rows = [leader(one.file, plain, None), *(leader(one.file, entry, row) for entry, row in one.ranked())]
         head = ("entry", "acts at", one.metric, "gain, 95 % interval", "p, corrected", "verdict", "ms per step")

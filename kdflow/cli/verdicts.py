@@ -30,7 +30,7 @@ def report(file: File) -> str:
         f"{comparison.name}: {comparison.settings.in_words}",
         columns(rows, head=head),
     ]
-    lines += comparison.told_apart
+    lines += comparison.teachers_in_words
     for row in comparison.verdicts:
         if row.against != plain:
             lines.append(f"{row.entry} against {row.against}: {row.verdict}, {row.in_words}, p (Holm) {_corrected(row)}")

@@ -246,7 +246,7 @@ class Comparison(Strict):
         return ", ".join([self.bench, *words])
 
     @property
-    def told_apart(self) -> list[str]:
+    def teachers_in_words(self) -> list[str]:
         """What each teacher reaches, how far that is above the plain student, and how far the latter's seeds spread."""
         metric, plain = self.settings.metric, list(self.entries[0].values_of(self.settings.metric).values())
         found = []

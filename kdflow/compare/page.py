@@ -178,7 +178,7 @@ def _comparison(one: Shown) -> Html:
         f"{comparison.teacher or 'none'}, data {comparison.dataset}. {settings.in_words}. "
         f"{settings.metric} is {METRICS[settings.metric]}."
     )
-    taught = [f"{words[0].upper()}{words[1:]}." for words in comparison.told_apart]
+    taught = [f"{told[0].upper()}{told[1:]}." for told in comparison.teachers_in_words]
     return join(
         el("h2", comparison.name), el("p", " ".join([facts, *taught])),
         [el("p", f"Worth knowing: {words}.") for words in warnings_of(one.file)],

@@ -276,8 +276,8 @@ def _side_by_side(
     ]
     try:
         return [_result(job, done) for job, done in zip(group, group_runner(requests, **settings), strict=True)]
-    except HeldError as error:
-        why = str(error)
+    except HeldError:
+        why = f"one of {len(group)} runs is under way in another process"
     except Exception as error:
         if "out of memory" not in str(error).lower():
             return [JobResult(job, FAILED, reason=_words(error)) for job in group]

@@ -18,6 +18,7 @@ from kdflow.experiment.run import RunResult
 from kdflow.experiment.sweep import Job, JobResult, grid, plan_jobs, record_of, run_jobs, summary
 from kdflow.experiment.sweep_file import read_sweep
 from kdflow.results.measured import read_records
+from kdflow.tracking.lock import HeldError
 from kdflow.tracking.store import open_client
 from tests.paths import BENCH
 from tests.results.store import write_run
@@ -112,6 +113,27 @@ def test_jobs_of_one_stream_train_together_and_a_group_too_large_is_halved(tmp_p
     assert any("3 students together do not fit in memory" in line for line in said)
     again = list(run_jobs(jobs, None, tmp_path, resume=True, together=3, notify=said.append, group_runner=side_by_side))  # type: ignore[arg-type]
     assert sum(r.reused for r in again) == 6
+
+
+def test_run_that_is_under_way_elsewhere_is_left_alone_and_the_rest_of_its_group_trains(tmp_path: Path) -> None:
+    jobs = plan_jobs(["fitnet"], [TINY], [0], {"terms.hint.weight": [1, 2]})
+    alone = Runs()
+
+    def one(spec: str, **settings: Any) -> RunResult:
+        if settings["overrides"]["terms.hint.weight"] == 2:
+            raise HeldError("in use by process 7")
+        return alone(spec, **settings)
+
+    def side_by_side(requests: Any, **settings: Any) -> list[RunResult]:
+        raise HeldError("in use by process 7")
+
+    said = list[str]()
+    done = list(
+        run_jobs(jobs, None, tmp_path, together=2, notify=said.append, runner=one, group_runner=side_by_side)  # type: ignore[arg-type]
+    )
+    assert [(r.status, r.reason) for r in done] == [("finished", ""), ("held", "in use by process 7")]
+    assert "one of 2 runs is under way in another process; they go on in two halves" in said
+    assert record_of(jobs[1], tmp_path) is None, "it is the other process that says what became of it"
 
 
 def test_job_whose_files_are_gone_is_missing(tmp_path: Path) -> None:

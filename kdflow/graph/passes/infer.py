@@ -357,7 +357,6 @@ class Inference:
             )
             return None
 
-
     def _join_fits(self, node: Node) -> bool:
         """Weights of a stack's entries are as many as the entries."""
         value, levels = self.graph[str(node.inputs["value"])].value, node.term.reduce.levels if node.term else None

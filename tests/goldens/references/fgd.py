@@ -21,14 +21,19 @@ def cases() -> Iterator[Draw]:
         draw.maps("student.neck", len(counts), ours, sizes).maps("teacher.neck", len(counts), theirs, sizes)
         draw.boxes(counts, (80, 70)).put("image_sizes", [(80 - 8 * i, 70 + 4 * i) for i in range(len(counts))])
         for level in range(len(sizes)):
-            if ours != theirs:
-                draw.convolution(f"param.{level}.align", theirs, ours)
-            for side in ("student_context", "teacher_context"):
-                key, half = f"param.{level}.{side}", theirs // 2
-                draw.convolution(f"{key}.key", 1, theirs).convolution(f"{key}.reduce", half, theirs)
-                draw.convolution(f"{key}.expand", theirs, half)
-                draw.normal(f"{key}.norm.weight", half, 1, 1).normal(f"{key}.norm.bias", half, 1, 1)
+            draw_weights(draw, level, ours, theirs)
         yield draw
+
+
+def draw_weights(draw: Draw, level: int, ours: int, theirs: int) -> None:
+    """Those of a level: the adapter, where widths differ, and a context block for each side."""
+    if ours != theirs:
+        draw.convolution(f"param.{level}.align", theirs, ours)
+    for side in ("student_context", "teacher_context"):
+        key, half = f"param.{level}.{side}", theirs // 2
+        draw.convolution(f"{key}.key", 1, theirs).convolution(f"{key}.reduce", half, theirs)
+        draw.convolution(f"{key}.expand", theirs, half)
+        draw.normal(f"{key}.norm.weight", half, 1, 1).normal(f"{key}.norm.bias", half, 1, 1)
 
 
 def reference(case: Case) -> dict[str, Tensor]:

@@ -32,13 +32,7 @@ def cases() -> Iterator[Draw]:
                 far = near + draw.random.uniform(4, 20, corner.shape)
                 draw.put(f"{name}.{level}", np.concatenate([near, far], 2).astype(np.float32))
             draw.put(f"positive.{level}", draw.random.uniform(size=(batch, height * width)) < share)
-            if ours != theirs:
-                draw.convolution(f"param.{level}.align", theirs, ours)
-            for side in ("student_context", "teacher_context"):
-                key, half = f"param.{level}.{side}", theirs // 2
-                draw.convolution(f"{key}.key", 1, theirs).convolution(f"{key}.reduce", half, theirs)
-                draw.convolution(f"{key}.expand", theirs, half)
-                draw.normal(f"{key}.norm.weight", half, 1, 1).normal(f"{key}.norm.bias", half, 1, 1)
+            fgd.draw_weights(draw, level, ours, theirs)
         yield draw.boxes(counts, (80, 70)).put("image_sizes", [(80, 70)] * batch)
 
 
